@@ -1,0 +1,46 @@
+# docdb-stream: every command works on a clean clone with Python 3.11+ and make, and installs what it needs into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test unit check lint format clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+dev: $(READY) ## Create .venv and install the project with everything for development
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: docdb-stream needs Python 3.11 or later; say: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "installing into $(VENV), this takes about a minute ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Stream a shop's changes to five targets on real local servers, kill the poller, count what arrived
+	@$(BIN)/docdb-stream demo $(ARGS)
+
+test: $(READY) ## Run every test: unit, contract and integration on real local servers, packaging
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: $(READY) ## Run the tests that need no server
+	@$(BIN)/python -m pytest -m "not integration" tests/unit tests/contract $(ARGS)
+
+lint: $(READY) ## ruff, formatting, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+check: lint test ## Everything that has to pass before a change lands
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove .venv and everything that was built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cdk.out

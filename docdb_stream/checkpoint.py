@@ -1,0 +1,146 @@
+"""Checkpoints and leases: what is saved, and who may save it.
+
+Owns the types and the store's contract. The stores themselves are in ``stores``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from docdb_stream.errors import CheckpointConflictError, StateStoreError
+from docdb_stream.events import Namespace, Position
+
+FORMAT_VERSION = 1
+"""Version of the stored checkpoint. A store reads every earlier one and refuses later ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to move one stream's checkpoint.
+
+    Attributes:
+        stream: The stream's name.
+        owner: Names the run that holds it, unique per run.
+        epoch: Grows by one with each holder; a save under an older epoch is refused.
+        duration_s: Seconds from the last renewal or save until another run may take it.
+    """
+
+    stream: str
+    owner: str
+    epoch: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The saved position of a stream, and who works on it.
+
+    Attributes:
+        stream: The stream's name.
+        scope: What the stream watches; None is the whole deployment.
+        position: Where it stands; None as long as nothing was saved.
+        epoch: The epoch of the last holder.
+        updated_at: When the position was saved, by the store's clock.
+        owner: The run that holds the lease, or None.
+        expires_at: When its lease runs out.
+        events: Events delivered since the checkpoint was made first.
+    """
+
+    stream: str
+    scope: Namespace | None = None
+    position: Position | None = None
+    epoch: int = 0
+    updated_at: dt.datetime | None = None
+    owner: str | None = None
+    expires_at: dt.datetime | None = None
+    events: int = 0
+
+
+class CheckpointStore(Protocol):
+    """Keeps checkpoints. Every method may be called from any thread.
+
+    Each raises StateStoreError when the store cannot be reached or refuses.
+    """
+
+    def load(self, stream: str) -> Checkpoint | None:
+        """The stream's checkpoint, or None when there is none."""
+        ...
+
+    def list(self) -> Sequence[Checkpoint]:
+        """Every checkpoint of this store, by stream name."""
+        ...
+
+    def acquire(self, stream: str, scope: Namespace | None, owner: str, duration_s: float) -> Lease:
+        """Take the stream's lease, creating the checkpoint (without a position) when there is none.
+
+        Raises:
+            LeaseHeldError: Another owner holds it and it has not run out. Nothing was changed.
+        """
+        ...
+
+    def renew(self, lease: Lease) -> None:
+        """Make the lease last ``duration_s`` from now.
+
+        Raises:
+            CheckpointConflictError: It ran out, or another owner took it.
+        """
+        ...
+
+    def save(self, lease: Lease, position: Position, events: int = 0) -> None:
+        """Save the position durably, add ``events`` to the count, and renew the lease.
+
+        Raises:
+            CheckpointConflictError: The lease ran out, or another owner took it. Nothing was saved.
+        """
+        ...
+
+    def inherited_position(self, scope: Namespace | None) -> Position | None:
+        """Where another system that kept its state here stopped on ``scope``, for a stream without a position."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back, so that the next run need not wait for it to run out. No error if it is lost."""
+        ...
+
+
+class LeaseKeeper:
+    """Renews a lease in a thread while a run works, and knows when it is lost.
+
+    Use as a context manager. ``check()`` raises once the lease is lost.
+    """
+
+    def __init__(self, store: CheckpointStore, lease: Lease) -> None:
+        self._store = store
+        self._lease = lease
+        self._over = threading.Event()
+        self._lost: CheckpointConflictError | None = None
+        self._thread = threading.Thread(target=self._renew, name=f"lease {lease.stream}", daemon=True)
+
+    def __enter__(self) -> LeaseKeeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=self._lease.duration_s)
+
+    def check(self) -> None:
+        """Raise CheckpointConflictError when the lease is lost."""
+        if self._lost is not None:
+            raise self._lost
+
+    def _renew(self) -> None:
+        # A third of the duration leaves room for two failed attempts before the lease runs out. While the store cannot
+        # be reached the lease may run out; the next save then says so, therefore the error itself is not one yet.
+        while not self._over.wait(self._lease.duration_s / 3):
+            try:
+                self._store.renew(self._lease)
+            except CheckpointConflictError as error:
+                self._lost = error
+                return
+            except StateStoreError:
+                continue

@@ -1,0 +1,197 @@
+"""Hands batches to every target, side by side.
+
+Owns one worker thread per target, the barrier before a checkpoint, and the per-target figures. Knows nothing of
+positions.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from docdb_stream.errors import DocdbStreamError, TargetError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.retry import Deadline, current_deadline
+from docdb_stream.target import Buffering, Rejection, Target
+
+QUEUED_BATCHES = 2
+"""Batches waiting before one target: enough to hide the others' pace from it, few enough to bound memory."""
+
+
+@dataclass(slots=True)
+class TargetFigures:
+    """What one target did in a run.
+
+    Attributes:
+        events: Events it has made durable.
+        rejections: Events among the delivered ones that it refused for good.
+        write_s: Seconds spent writing.
+        flush_s: Seconds spent flushing.
+    """
+
+    events: int = 0
+    rejections: int = 0
+    write_s: float = 0.0
+    flush_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Flush:
+    """A request to flush: done when every worker has counted down."""
+
+    remaining: int
+    done: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def arrive(self) -> None:
+        with self.lock:
+            self.remaining -= 1
+            if self.remaining <= 0:
+                self.done.set()
+
+
+class _Worker:
+    """The thread of one target: everything it is asked to do happens there, in order."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.figures = TargetFigures()
+        self.error: DocdbStreamError | None = None
+        self.rejections: list[Rejection] = []
+        self._unflushed = 0
+        self._tasks: queue.Queue[Sequence[ChangeEvent] | _Flush | None] = queue.Queue(QUEUED_BATCHES)
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._work,), name=target.name, daemon=True)
+        self._thread.start()
+
+    def offer(self, task: Sequence[ChangeEvent] | _Flush | None, deadline: Deadline) -> None:
+        """Queue a task; raises TargetError when the target stays busy past the deadline."""
+        while True:
+            try:
+                self._tasks.put(task, timeout=min(1.0, max(0.01, deadline.remaining_s)))
+                return
+            except queue.Full:
+                if self.error is not None:
+                    raise self.error from None
+                if deadline.remaining_s <= 0:
+                    raise TargetError(
+                        self.target.name,
+                        "still busy at the run's deadline",
+                        hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
+                    ) from None
+
+    def stop(self, wait_s: float) -> None:
+        """End the thread; one that hangs in its target is left behind, it is a daemon."""
+        try:
+            self._tasks.put_nowait(None)
+        except queue.Full:
+            self.error = self.error or TargetError(self.target.name, "stopped")
+            return
+        self._thread.join(timeout=wait_s)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if isinstance(task, _Flush):
+                if self.error is None:
+                    self._guarded(self._flush)
+                task.arrive()
+            elif self.error is None:
+                events = task
+                self._guarded(lambda events=events: self._write(events))
+
+    def _write(self, events: Sequence[ChangeEvent]) -> None:
+        started = time.monotonic()
+        rejected = self.target.write(events)
+        self.figures.write_s += time.monotonic() - started
+        self._unflushed += len(events)
+        self._refused(rejected)
+
+    def _flush(self) -> None:
+        started = time.monotonic()
+        rejected = self.target.flush()
+        self.figures.flush_s += time.monotonic() - started
+        self._refused(rejected)
+        self.figures.events += self._unflushed
+        self._unflushed = 0
+
+    def _refused(self, rejections: Sequence[Rejection] | None) -> None:
+        if rejections:
+            self.rejections += rejections
+            self.figures.rejections += len(rejections)
+            self.figures.events -= len(rejections)
+
+    def _guarded(self, step: object) -> None:
+        try:
+            step()  # type: ignore[operator]
+        except DocdbStreamError as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001 - a target may raise anything; the operator sees which and what
+            self.error = TargetError(self.target.name, f"{type(error).__name__}: {error}")
+            self.error.__cause__ = error
+
+
+class Delivery:
+    """Writes batches to all targets at once. A context manager; leaving it ends the threads and closes nothing.
+
+    Created within the run's deadline (see ``retry.deadline``), which its workers inherit.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._workers = [_Worker(target) for target in targets]
+
+    def __enter__(self) -> Delivery:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        failed = exc_info[0] is not None
+        for worker in self._workers:
+            worker.stop(wait_s=0.0 if failed else 5.0)
+
+    @property
+    def figures(self) -> dict[str, TargetFigures]:
+        """Per target, by name."""
+        return {worker.target.name: worker.figures for worker in self._workers}
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether a target holds as much as it wants to hold."""
+        return any(isinstance(worker.target, Buffering) and worker.target.wants_flush for worker in self._workers)
+
+    def write(self, events: Sequence[ChangeEvent]) -> None:
+        """Give ``events`` to every target; returns once each has them queued, not when they are durable.
+
+        Raises:
+            TargetError: A target failed, now or since the last call.
+        """
+        self._raise_failure()
+        for worker in self._workers:
+            worker.offer(events, current_deadline())
+
+    def flush(self) -> list[Rejection]:
+        """Wait until everything written so far is durable in every target; returns the rejections since the last call.
+
+        Raises:
+            TargetError: Something is not durable. Every target has been waited for, so the others' work is done too.
+        """
+        barrier = _Flush(len(self._workers))
+        limit = current_deadline()
+        for worker in self._workers:
+            worker.offer(barrier, limit)
+        while not barrier.done.wait(timeout=min(1.0, max(0.01, limit.remaining_s))) and self._workers:
+            if limit.remaining_s <= 0:
+                slow = ", ".join(worker.target.name for worker in self._workers)
+                raise TargetError(slow, "not durable by the run's deadline", hint="the next run delivers again")
+        self._raise_failure()
+        rejections = [rejection for worker in self._workers for rejection in worker.rejections]
+        for worker in self._workers:
+            worker.rejections = []
+        return rejections
+
+    def _raise_failure(self) -> None:
+        for worker in self._workers:
+            if worker.error is not None:
+                raise worker.error

@@ -1,0 +1,435 @@
+"""Decoding of BSON change events, and their rendering as JSON.
+
+Rendering has a fast path (orjson over the documents that pymongo decoded) and an exact one (`docdb_stream.rawbson`). The
+fast path is trusted only after proof that nothing was lost on the way, so no value is ever altered silently: it arrives,
+or `UnrenderableError` says which key cannot.
+
+Extended JSON v2: https://github.com/mongodb/specifications/blob/master/source/extended-json/extended-json.md
+"""
+
+import math
+import re
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import bson
+import orjson
+from bson import json_util
+from bson.binary import ALL_UUID_SUBTYPES, UUID_SUBTYPE, Binary, UuidRepresentation
+from bson.code import Code
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.dbref import DBRef
+from bson.decimal128 import Decimal128
+from bson.errors import InvalidBSON
+from bson.int64 import Int64
+from bson.max_key import MaxKey
+from bson.min_key import MinKey
+from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
+from bson.regex import Regex
+from bson.timestamp import Timestamp
+
+from docdb_stream import rawbson
+from docdb_stream.rawbson import UnrenderableError
+
+__all__ = [
+    "DECODE_OPTIONS",
+    "UnrenderableError",
+    "decode",
+    "decode_lossy",
+    "document_json",
+    "extended_json",
+    "key_json",
+    "plain_json",
+]
+
+DECODE_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    document_class=dict,
+    tz_aware=False,
+    uuid_representation=UuidRepresentation.UNSPECIFIED,
+    unicode_decode_error_handler="strict",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # DatetimeMS where a datetime cannot hold the date
+)
+_LOSSY_OPTIONS: Final = DECODE_OPTIONS.with_options(unicode_decode_error_handler="replace")
+
+# The keys of the specification's conversion table, which a parser must not leave as they are. Missing on purpose: $ref,
+# $id and $db (a DBRef *is* a document with these keys).
+_WRAPPER_KEYS: Final = frozenset(
+    "$oid $symbol $numberInt $numberLong $numberDouble $numberDecimal $binary $uuid $code $scope $timestamp "
+    "$regularExpression $dbPointer $date $minKey $maxKey $undefined".split()
+)
+_WRAPPER_KEY_BYTES: Final = re.compile(rb"\$(?:regex|%b)\0" % "|".join(key[1:] for key in _WRAPPER_KEYS).encode())
+# Bytes 6 and 7 of a double (little-endian) whose exponent is all ones: an infinity or NaN. A key's NUL comes before it.
+_NON_FINITE_BYTES: Final = re.compile(rb"[\xf0-\xff](?=[\x7f\xff])(?<=\0.{7})", re.DOTALL)
+
+_EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_MIN_DATE_MS: Final = (datetime.min - _EPOCH) // _MILLISECOND
+_MAX_DATE_MS: Final = (datetime.max - _EPOCH) // _MILLISECOND
+
+_ORJSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS  # Code is a str subclass
+_ORJSON_UTC: Final = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """Decode one BSON document with `DECODE_OPTIONS`.
+
+    Raises:
+        UnrenderableError: the bytes are not valid BSON, or hold a string that is not valid UTF-8.
+    """
+    try:
+        return bson.decode(raw, DECODE_OPTIONS)
+    except (InvalidBSON, RecursionError) as error:
+        rawbson.read(raw)  # raises with the path of the key
+        raise UnrenderableError("document: not valid BSON") from error
+
+
+def decode_lossy(raw: bytes) -> dict[str, Any]:
+    """Decode what can be read of a change event that `decode` refuses, to identify it for the dead letters.
+
+    Returns:
+        The event with invalid UTF-8 replaced by U+FFFD, without those of its fields that are not valid BSON. Enough for
+        the token, the namespace and the document key; never to be delivered as the event.
+
+    Raises:
+        UnrenderableError: not even the event's own fields can be told apart.
+    """
+    try:
+        shallow = bson.decode(raw, CodecOptions(RawBSONDocument, unicode_decode_error_handler="replace"))
+    except InvalidBSON as error:
+        raise UnrenderableError("document: not valid BSON") from error
+    event = {}
+    for key, value in shallow.items():
+        try:
+            event[key] = bson.decode(value.raw, _LOSSY_OPTIONS) if isinstance(value, RawBSONDocument) else value
+        except (InvalidBSON, RecursionError):
+            continue
+    return event
+
+
+def extended_json(document: Mapping[str, Any], raw: bytes | None = None) -> bytes:
+    """Render a document as relaxed MongoDB Extended JSON v2, compact, in the document's key order.
+
+    Every BSON type arrives as the specification's table has it, the deprecated ones and keys that occur twice included.
+
+    Args:
+        document: a document as `decode` returns it.
+        raw: the bytes it was decoded from. Without them (an event that came as JSON) what the decoder drops is unknown.
+
+    Raises:
+        UnrenderableError: a stored document has a key by which a parser would take it for a type wrapper, such as
+            `{"$oid": ...}` (Extended JSON has no escape for it), or is nested more than 254 levels deep. Parsers also
+            read the legacy `{"$regex": "text"}`, so that one is refused too; the query operator around a real regular
+            expression is not.
+    """
+    return _render(_EXTENDED, document, raw)
+
+
+def plain_json(document: Mapping[str, Any], raw: bytes | None = None) -> bytes:
+    """Render a document as plain JSON, for search engines and readers that know nothing of BSON.
+
+    - ObjectId: its 24 hexadecimal digits. DBRef: an object with `$ref`, `$id` and perhaps `$db`; DBPointer likewise.
+    - Date: ISO 8601 in UTC with milliseconds; outside the years 1 to 9999, which ISO 8601 lacks, integer epoch
+      milliseconds. Timestamp: its seconds as such a date; the increment only orders events within a second.
+    - Int64: a number, whole, though some readers are exact only to 2^53. Decimal128: a string, which keeps every digit.
+    - NaN and the infinities: the strings "NaN", "Infinity", "-Infinity", because JSON has no such numbers.
+    - Binary: base64; a UUID (subtype 4) its canonical text. The older UUIDs of subtype 3 stay base64: drivers disagree
+      about their byte order.
+    - Regular expression: "/pattern/options". Code: its text, without the scope. Symbol: its text. Undefined: null.
+    - MinKey and MaxKey: the strings "MinKey" and "MaxKey".
+    - Keys with `$` and keys that occur twice: as they are.
+
+    Args:
+        document: a document as `decode` returns it.
+        raw: the bytes it was decoded from, when known.
+
+    Raises:
+        UnrenderableError: the document is nested more than 254 levels deep.
+    """
+    return _render(_PLAIN, document, raw)
+
+
+def key_json(value: Any) -> str:
+    """Render a document key's `_id` for partitioning: relaxed Extended JSON of `{"_id": value}`.
+
+    Equal keys give equal text, with integers of either size alike, as the server compares them.
+
+    Raises:
+        UnrenderableError: as `extended_json`.
+    """
+    return extended_json({"_id": value}).decode()
+
+
+class _Format(NamedTuple):
+    """What tells extended from plain rendering."""
+
+    default: Callable[[Any], Any]
+    non_finite: Callable[[str], Any]
+    has_wrappers: bool
+
+
+def _render(form: _Format, document: Mapping[str, Any], raw: bytes | None) -> bytes:
+    try:
+        rendered = orjson.dumps(document, form.default, _ORJSON_OPTIONS)
+        if not _is_proven(form, document, raw, rendered):
+            whole = _exact(form, document if raw is None else rawbson.read(raw), "")
+            rendered = orjson.dumps(whole, form.default, _ORJSON_OPTIONS)
+    except RecursionError:
+        raise UnrenderableError("nested too deeply") from None
+    except orjson.JSONEncodeError as error:
+        raise UnrenderableError(str(error)) from error
+    return rendered
+
+
+def _is_proven(form: _Format, document: Mapping[str, Any], raw: bytes | None, rendered: bytes) -> bool:
+    """Whether `rendered` is known to be exact. A false no costs time only."""
+    if form.has_wrappers and (raw is None or _WRAPPER_KEY_BYTES.search(raw)):
+        return False
+    # orjson writes NaN and the infinities as null.
+    if b"null" in rendered and (raw is None or _may_hold_non_finite(raw)):
+        return False
+    # A document that encodes to the very bytes it came from has lost nothing: neither type, order nor repeated key.
+    return raw is None or bson.encode(document, codec_options=DECODE_OPTIONS) == raw
+
+
+def _may_hold_non_finite(raw: bytes) -> bool:
+    for match in _NON_FINITE_BYTES.finditer(raw):
+        key_end = match.start() - 7
+        if b"\x01" in raw[raw.rfind(b"\0", 0, key_end) + 1 : key_end]:  # a double's type number, then the key
+            return True
+    return False
+
+
+def _exact(form: _Format, value: Any, path: str) -> Any:
+    """Copy a value into one that orjson renders whole, or raise for what has no rendering."""
+    match value:
+        case rawbson.Document():
+            return _exact_document(form, value, path)
+        case dict():
+            return _exact_document(form, value.items(), path)
+        case list():
+            return [_exact(form, item, f"{path}.{index}") for index, item in enumerate(value)]
+        case float() if not math.isfinite(value):
+            return form.non_finite(_non_finite_name(value))
+        case DBRef():
+            return _exact_document(form, value.as_doc().items(), path)
+        case rawbson.CodeWithScope():
+            return rawbson.CodeWithScope(value.code, _exact(form, value.scope, f"{path}.$scope"))
+        case Code() if value.scope is not None:
+            return rawbson.CodeWithScope(str(value), _exact(form, value.scope, f"{path}.$scope"))
+    return value
+
+
+def _exact_document(form: _Format, elements: Iterable[tuple[str, Any]], path: str) -> Any:
+    pairs = []
+    for key, value in elements:
+        inner = f"{path}.{key}" if path else key
+        if form.has_wrappers and (key in _WRAPPER_KEYS or (key == "$regex" and type(value) is str)):
+            raise UnrenderableError(f"{inner}: a stored key that Extended JSON reserves for type wrappers")
+        pairs.append((key, _exact(form, value, inner)))
+    document = dict(pairs)
+    if len(document) == len(pairs):
+        return document
+    members = (orjson.dumps(key) + b":" + orjson.dumps(value, form.default, _ORJSON_OPTIONS) for key, value in pairs)
+    return orjson.Fragment(b"{%b}" % b",".join(members))
+
+
+def _non_finite_name(value: float) -> str:
+    return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+
+
+def _decimal_text(value: Decimal128) -> str:
+    """`str(value)` for the common range at a fifth of the time, which would else be a third of rendering an event.
+
+    Layout and text: https://github.com/mongodb/specifications/blob/master/source/bson-decimal128/decimal128.md
+    """
+    bits = int.from_bytes(value.bid, "little")
+    coefficient = bits & (1 << 113) - 1
+    exponent = (bits >> 113 & 0x3FFF) - 6176
+    digits = str(coefficient)
+    point = len(digits) + exponent
+    # Infinity and NaN, coefficients that mean zero, and whatever is written with an exponent.
+    if bits >> 125 & 3 == 3 or len(digits) > 34 or exponent > 0 or point < -5:
+        return str(value)
+    if exponent:
+        digits = f"{digits[:point]}.{digits[point:]}" if point > 0 else "0." + "0" * -point + digits
+    return "-" + digits if bits >> 127 else digits
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+
+
+def _from_ms(value: DatetimeMS) -> datetime | None:
+    milliseconds = int(value)
+    return _EPOCH + milliseconds * _MILLISECOND if _MIN_DATE_MS <= milliseconds <= _MAX_DATE_MS else None
+
+
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def _extended_date(value: datetime) -> Any:
+    value = _utc(value)
+    if value.year < 1970:
+        return {"$date": {"$numberLong": str((value - _EPOCH) // _MILLISECOND)}}
+    text = orjson.dumps(value, option=_ORJSON_UTC)  # "...123000Z"; the specification wants milliseconds, or none if zero
+    return orjson.Fragment(b'{"$date":%bZ"}' % text[:-5] if value.microsecond else b'{"$date":%b}' % text)
+
+
+def _extended_date_ms(value: DatetimeMS) -> Any:
+    date = _from_ms(value)
+    return {"$date": {"$numberLong": str(int(value))}} if date is None else _extended_date(date)
+
+
+def _extended_binary(value: bytes, subtype: int = 0) -> Any:
+    return {"$binary": {"base64": _base64(value), "subType": f"{subtype:02x}"}}
+
+
+def _extended_regex(pattern: str, options: str) -> Any:
+    return {"$regularExpression": {"pattern": pattern, "options": "".join(sorted(options))}}
+
+
+def _regex_options(value: Regex[Any]) -> str:
+    letters = {re.I: "i", re.L: "l", re.M: "m", re.S: "s", re.U: "u", re.X: "x"}
+    return "".join(letter for flag, letter in letters.items() if value.flags & flag)
+
+
+def _plain_date(value: datetime) -> str:
+    return _utc(value).isoformat(timespec="milliseconds") + "Z"
+
+
+def _plain_date_ms(value: DatetimeMS) -> str | int:
+    date = _from_ms(value)
+    return int(value) if date is None else _plain_date(date)
+
+
+def _plain_binary(value: Binary) -> str:
+    return str(uuid.UUID(bytes=value)) if value.subtype == UUID_SUBTYPE and len(value) == 16 else _base64(value)
+
+
+_EXTENDED_RENDERERS: Final[dict[type, Callable[[Any], Any]]] = {
+    ObjectId: lambda value: {"$oid": str(value)},
+    datetime: _extended_date,
+    DatetimeMS: _extended_date_ms,
+    Int64: int,
+    Decimal128: lambda value: {"$numberDecimal": _decimal_text(value)},
+    Binary: lambda value: _extended_binary(value, value.subtype),
+    bytes: _extended_binary,
+    Timestamp: lambda value: {"$timestamp": {"t": value.time, "i": value.inc}},
+    Regex: lambda value: _extended_regex(value.pattern, _regex_options(value)),
+    Code: lambda value: {"$code": str(value)} | ({} if value.scope is None else {"$scope": value.scope}),
+    DBRef: lambda value: dict(value.as_doc()),
+    MinKey: lambda _: {"$minKey": 1},
+    MaxKey: lambda _: {"$maxKey": 1},
+    rawbson.Undefined: lambda _: {"$undefined": True},
+    rawbson.Symbol: lambda value: {"$symbol": value.text},
+    rawbson.DBPointer: lambda value: {"$dbPointer": {"$ref": value.namespace, "$id": value.id}},
+    rawbson.RegularExpression: lambda value: _extended_regex(value.pattern, value.options),
+    rawbson.CodeWithScope: lambda value: {"$code": value.code, "$scope": value.scope},
+}
+_PLAIN_RENDERERS: Final[dict[type, Callable[[Any], Any]]] = {
+    ObjectId: str,
+    datetime: _plain_date,
+    DatetimeMS: _plain_date_ms,
+    Int64: int,
+    Decimal128: _decimal_text,
+    Binary: _plain_binary,
+    bytes: _base64,
+    Timestamp: lambda value: _plain_date(_EPOCH + timedelta(seconds=value.time)),
+    Regex: lambda value: f"/{value.pattern}/{_regex_options(value)}",
+    Code: lambda value: str(value),
+    DBRef: lambda value: dict(value.as_doc()),
+    MinKey: lambda _: "MinKey",
+    MaxKey: lambda _: "MaxKey",
+    rawbson.Undefined: lambda _: None,
+    rawbson.Symbol: lambda value: value.text,
+    rawbson.DBPointer: lambda value: {"$ref": value.namespace, "$id": value.id},
+    rawbson.RegularExpression: lambda value: f"/{value.pattern}/{''.join(sorted(value.options))}",
+    rawbson.CodeWithScope: lambda value: value.code,
+}
+_EXTENDED: Final = _Format(
+    default=lambda value: _EXTENDED_RENDERERS[type(value)](value),
+    non_finite=lambda name: {"$numberDouble": name},
+    has_wrappers=True,
+)
+_PLAIN: Final = _Format(
+    default=lambda value: _PLAIN_RENDERERS[type(value)](value),
+    non_finite=str,
+    has_wrappers=False,
+)
+
+
+def document_json(event: Mapping[str, Any]) -> bytes:
+    """Render a decoded change event as the AWS change-stream sample did, byte for byte (it ran on PyMongo 3.10.1).
+
+    - insert, update, replace: `_id` as text, the document, then `operation`, `timestamp` (seconds, as text) and
+      `timestampReadable` (ISO 8601 in UTC without a zone); these overwrite fields of their names in place.
+    - delete, and an update whose document was gone when it was looked up: the same without the document.
+    - any other operation, which the sample never sent: the same without `_id`, with `db` and `coll` as far as it has them.
+
+    Values are in PyMongo's legacy Extended JSON: `{"$date": milliseconds}`, `{"$binary": base64, "$type": hex}`,
+    `{"$uuid": hex}`, `{"$regex": ..., "$options": ...}`. The one exception are NaN and the infinities: the sample wrote
+    them bare, which is not JSON, so they are `{"$numberDouble": "NaN"}` here.
+
+    Raises:
+        UnrenderableError: the event lacks a field that the payload is made of, or is nested too deeply.
+    """
+    try:
+        payload = _document_payload(event)
+        try:
+            text = json_util.dumps(payload, json_options=json_util.LEGACY_JSON_OPTIONS, allow_nan=False)
+        except ValueError:
+            payload = _replace_leaves(payload, _without_non_finite)
+            text = json_util.dumps(payload, json_options=json_util.LEGACY_JSON_OPTIONS)
+    except KeyError as error:
+        raise UnrenderableError(f"{error.args[0]}: missing in the event") from error
+    except RecursionError:
+        raise UnrenderableError("nested too deeply") from None
+    return text.encode()
+
+
+def _document_payload(event: Mapping[str, Any]) -> dict[str, Any]:
+    operation, seconds = event["operationType"], event["clusterTime"].time
+    metadata = {
+        "operation": operation,
+        "timestamp": str(seconds),
+        "timestampReadable": (_EPOCH + timedelta(seconds=seconds)).isoformat(),
+    }
+    if operation not in ("insert", "update", "replace", "delete"):
+        namespace = event.get("ns", {})
+        return metadata | {part: namespace[part] for part in ("db", "coll") if part in namespace}
+    # A later insert may already be visible to the look-up, so a delete's own key is all that counts.
+    document = None if operation == "delete" else event.get("fullDocument")
+    identified = _replace_leaves(event["documentKey"] if document is None else document, _as_uuid)
+    payload = {"_id": str(identified.pop("_id", None))}
+    if document is not None:
+        payload |= identified
+    return payload | metadata
+
+
+def _replace_leaves(value: Any, replace: Callable[[Any], Any]) -> Any:
+    match value:
+        case dict():
+            return {key: _replace_leaves(inner, replace) for key, inner in value.items()}
+        case list():
+            return [_replace_leaves(inner, replace) for inner in value]
+        case DBRef():
+            return _replace_leaves(value.as_doc(), replace)
+        case Code() if value.scope is not None:
+            return Code(str(value), _replace_leaves(value.scope, replace))
+    return replace(value)
+
+
+def _as_uuid(value: Any) -> Any:
+    """PyMongo 3 decoded both UUID subtypes to UUIDs, the bytes in the order they have."""
+    is_uuid = type(value) is Binary and value.subtype in ALL_UUID_SUBTYPES and len(value) == 16
+    return uuid.UUID(bytes=value) if is_uuid else value
+
+
+def _without_non_finite(value: Any) -> Any:
+    return {"$numberDouble": _non_finite_name(value)} if isinstance(value, float) and not math.isfinite(value) else value

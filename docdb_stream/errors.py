@@ -1,0 +1,94 @@
+"""The errors an operator can meet, grouped by what there is to do about them.
+
+Each carries a ``hint`` (what to do next) and the exit code of the command line. A message never contains credentials or
+a document's content.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DocdbStreamError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        message: What happened, in one line.
+        hint: What the operator should do next, in one line.
+    """
+
+    exit_code: ClassVar[int] = 1
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(DocdbStreamError):
+    """Settings are missing or wrong: correct them; nothing was read or written.
+
+    ``problems`` holds one line per problem: all that were found, not the first.
+    """
+
+    exit_code = 2
+    kind = "settings"
+
+    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class SourceUnavailableError(DocdbStreamError):
+    """The cluster cannot be reached, refuses the credentials, or has no change streams.
+
+    The next run goes on from the checkpoint.
+    """
+
+    exit_code = 3
+    kind = "source"
+
+
+class TargetError(DocdbStreamError):
+    """A target did not take events it should take; the checkpoint was not moved past them.
+
+    The next run delivers them again.
+    """
+
+    exit_code = 4
+    kind = "target"
+
+    def __init__(self, target: str, message: str, *, hint: str = "") -> None:
+        super().__init__(f"target {target}: {message}", hint=hint)
+        self.target = target
+
+
+class HistoryLostError(DocdbStreamError):
+    """The saved position is no longer in the change log: the operator decides where to start again.
+
+    The checkpoint is left as it is; nothing restarts "from now" silently.
+    """
+
+    exit_code = 5
+    kind = "history-lost"
+
+
+class LeaseHeldError(DocdbStreamError):
+    """Another run works on this stream; this one did nothing."""
+
+    exit_code = 6
+    kind = "lease-held"
+
+
+class CheckpointConflictError(DocdbStreamError):
+    """The run lost its lease, so it may save nothing any more; the new holder goes on from the checkpoint."""
+
+    exit_code = 6
+    kind = "lease-lost"
+
+
+class StateStoreError(DocdbStreamError):
+    """The state database refuses or cannot be reached: checkpoints can be neither read nor saved."""
+
+    exit_code = 3
+    kind = "state"

@@ -1,0 +1,257 @@
+"""The change event and what it is made of: token, namespace, position, batch.
+
+Owns how an event is looked at and rendered (once per format, shared by all targets). Does not read, deliver or save.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from bson import Timestamp
+
+from docdb_stream import encoding
+
+PayloadFormat = Literal["extended", "document"]
+"""How an event is written for a target: the whole change event as Extended JSON, or the AWS sample's flat document."""
+
+# First byte of a token's _data: how the server encoded it. MongoDB's KeyString tokens start with the type byte of a
+# timestamp (0x82); DocumentDB's published samples start with 0x01. Both are followed by the cluster time, big-endian
+# seconds and increment. The time is only read, never trusted for resuming.
+_TOKEN_KINDS = (0x82, 0x01)
+
+
+class Namespace(NamedTuple):
+    """A database and, unless the event or the stream concerns the whole database, a collection."""
+
+    db: str
+    coll: str | None = None
+
+    def __str__(self) -> str:
+        return self.db if self.coll is None else f"{self.db}.{self.coll}"
+
+    @property
+    def label(self) -> str:
+        """``db-coll``, the name the AWS sample gives to topics, indexes and groups; ``db`` without a collection."""
+        return self.db if self.coll is None else f"{self.db}-{self.coll}"
+
+
+def scope_name(scope: Namespace | None) -> str:
+    """How what a stream watches is written: ``db.coll``, ``db.*``, or ``*`` for the whole deployment."""
+    return "*" if scope is None else f"{scope.db}.{scope.coll or '*'}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeToken:
+    """A resume token, opaque and stored as the server gave it."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def data(self) -> str:
+        """The token's ``_data`` as text: MongoDB and DocumentDB send a hexadecimal string, 4.0.0 to 4.0.6 binary."""
+        value = self.document.get("_data")
+        if isinstance(value, str):
+            return value
+        if isinstance(value, bytes):
+            return value.hex()
+        return json.dumps(self.document, default=str, sort_keys=True)
+
+    @property
+    def cluster_time(self) -> Timestamp | None:
+        """The cluster time inside the token, or None when the token's encoding is not a known one."""
+        try:
+            head = bytes.fromhex(self.data[:18])
+        except ValueError:
+            return None
+        if len(head) < 9 or head[0] not in _TOKEN_KINDS:
+            # DocumentDB's post-batch token may be cut after the seconds.
+            return Timestamp(int.from_bytes(head[1:5], "big"), 0) if len(head) >= 5 and head[0] == 0x01 else None
+        return Timestamp(int.from_bytes(head[1:5], "big"), int.from_bytes(head[5:9], "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a stream stands: everything up to here has been delivered, nothing after it.
+
+    Either a token, or, before the first token, an operation time (exclusive: events *after* it are still to come).
+
+    Attributes:
+        token: The last token, or None before the first.
+        operation_time: The cluster time of the position, as far as it is known.
+        after_invalidate: The token belongs to an ``invalidate`` event, which ``resumeAfter`` refuses (server error
+            260); the stream is opened again with ``startAfter``, or by time where the server has none.
+    """
+
+    token: ResumeToken | None = None
+    operation_time: Timestamp | None = None
+    after_invalidate: bool = False
+
+    @property
+    def time(self) -> dt.datetime | None:
+        """The position's cluster time as an aware datetime, or None when unknown."""
+        return None if self.operation_time is None else self.operation_time.as_datetime()
+
+    @classmethod
+    def at_token(cls, token: ResumeToken, *, time: Timestamp | None = None, after_invalidate: bool = False) -> Position:
+        """The position of ``token``; ``time`` is the event's cluster time when known, else the token is asked."""
+        return cls(token, time or token.cluster_time, after_invalidate)
+
+
+class ChangeEvent:
+    """One change event, as the server sent it.
+
+    Every property reads the raw document; nothing is copied. Rendering is done at most once per format and shared by
+    every target.
+
+    Args:
+        raw: The event's BSON bytes as the server sent them; decoded when first looked at. Rendering uses them to be
+            exact where decoding is not.
+        document: The decoded event, for events that did not come as BSON.
+    """
+
+    __slots__ = ("_document", "_problem", "_rendered", "raw")
+
+    def __init__(self, raw: bytes | None = None, *, document: Mapping[str, Any] | None = None) -> None:
+        if raw is None and document is None:
+            raise ValueError("an event needs its BSON bytes or its document")
+        self.raw = raw
+        self._document = document
+        self._problem: str | None = None
+        self._rendered: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<ChangeEvent {self.operation} {self.namespace} {self.event_id}>"
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The decoded change event.
+
+        Where the bytes cannot be decoded faithfully (text that is not UTF-8) it is an approximation, good enough to
+        say which event it is, and every rendering raises UnrenderableError.
+        """
+        document = self._document
+        if document is None:
+            assert self.raw is not None
+            try:
+                document = encoding.decode(self.raw)
+            except encoding.UnrenderableError as error:
+                self._problem = str(error)
+                document = encoding.decode_lossy(self.raw)
+            self._document = document
+        return document
+
+    @property
+    def token(self) -> ResumeToken:
+        """The event's resume token."""
+        return ResumeToken(self.document["_id"])
+
+    @property
+    def event_id(self) -> str:
+        """The token's ``_data``: the same for every delivery of the same event, different for different events."""
+        data = self.document["_id"].get("_data")
+        return data if isinstance(data, str) else self.token.data
+
+    @property
+    def operation(self) -> str:
+        """MongoDB's ``operationType``: insert, update, replace, delete, drop, rename, dropDatabase, invalidate, ..."""
+        return str(self.document["operationType"])
+
+    @property
+    def namespace(self) -> Namespace:
+        """The namespace; an ``invalidate`` has none and gives an empty database name."""
+        ns = self.document.get("ns") or {}
+        return Namespace(ns.get("db", ""), ns.get("coll"))
+
+    @property
+    def document_key(self) -> Mapping[str, Any] | None:
+        """``{"_id": ...}`` and, on sharded collections, the shard key; None for events about no single document."""
+        return self.document.get("documentKey")
+
+    @property
+    def full_document(self) -> Mapping[str, Any] | None:
+        """The document after the change, or None: for deletes, or when it was gone before it could be looked up."""
+        return self.document.get("fullDocument")
+
+    @property
+    def update_description(self) -> Mapping[str, Any] | None:
+        """What an update changed."""
+        return self.document.get("updateDescription")
+
+    @property
+    def cluster_time(self) -> Timestamp:
+        """When the change was committed; taken from the token where the server leaves the field out."""
+        time = self.document.get("clusterTime")
+        return time if isinstance(time, Timestamp) else (self.token.cluster_time or Timestamp(0, 0))
+
+    @property
+    def wall_time(self) -> dt.datetime | None:
+        """The server's wall clock at the change (MongoDB 6.0 and later)."""
+        return self.document.get("wallTime")
+
+    @property
+    def key(self) -> str | None:
+        """The document key as text, for partitioning: equal exactly for events of one document of one collection.
+
+        Only ``_id`` counts, because a document keeps it when its shard key changes. None for events about no single
+        document.
+        """
+        key = self.document_key
+        return None if key is None else encoding.key_json(key["_id"])
+
+    @property
+    def size_bytes(self) -> int:
+        """The event's size as BSON where known, else as rendered."""
+        return len(self.raw) if self.raw is not None else len(self.extended_json())
+
+    def render(self, payload_format: PayloadFormat) -> bytes:
+        """The event as ``payload_format`` asks for it, without a final newline.
+
+        Raises:
+            UnrenderableError: The event holds something that the format cannot say without altering it.
+        """
+        return self.document_json() if payload_format == "document" else self.extended_json()
+
+    def extended_json(self) -> bytes:
+        """The whole change event as relaxed MongoDB Extended JSON v2. Raises UnrenderableError as ``render`` does."""
+        return self._once("extended", lambda: encoding.extended_json(self.document, self.raw))
+
+    def document_json(self) -> bytes:
+        """The AWS sample's payload. Raises UnrenderableError as ``render`` does."""
+        return self._once("document", lambda: encoding.document_json(self.document))
+
+    def full_document_json(self) -> bytes | None:
+        """The full document as plain JSON (see ``encoding.plain_json``), or None where there is no full document."""
+        full = self.full_document
+        return None if full is None else self._once("plain", lambda: encoding.plain_json(full))
+
+    def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        # Two threads may both render; they make the same bytes, so the loser's work is only wasted.
+        done = self._rendered.get(name)
+        if done is None:
+            if self.document and self._problem is not None:
+                raise encoding.UnrenderableError(self._problem)
+            done = self._rendered[name] = make()
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Up to BATCH_SIZE change events in the server's order, and the position after them.
+
+    A batch may be empty and still move the position: the server said that nothing happened until then.
+
+    Attributes:
+        events: The events, possibly none.
+        position: Where the stream stands once they are delivered.
+        size_bytes: Their size as BSON.
+        quiet: The server had nothing to say for several full waits in a row.
+    """
+
+    events: Sequence[ChangeEvent]
+    position: Position
+    size_bytes: int = 0
+    quiet: bool = False

@@ -1,0 +1,325 @@
+"""The run: reads batches, hands them to the targets, saves checkpoints, knows when to stop.
+
+Owns the order of things on which the guarantees rest: a position is saved only after every target's flush returned and
+every rejection is durable. Only the poller saves checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from bson import Timestamp
+
+from docdb_stream.checkpoint import CheckpointStore, Lease, LeaseKeeper
+from docdb_stream.connection import Client, connect
+from docdb_stream.dead_letters import DeadLetters, MongoDeadLetters
+from docdb_stream.delivery import Delivery, TargetFigures
+from docdb_stream.events import Position
+from docdb_stream.readahead import ReadAhead
+from docdb_stream.retry import Deadline, deadline
+from docdb_stream.settings import Settings
+from docdb_stream.source import ChangeSource, MongoChangeSource
+from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.target import Target
+
+logger = logging.getLogger(__name__)
+
+IDLE_SYNC_S = 10.0
+"""While following, a checkpoint is made at least this often when something moved: an idle stream stays fresh, and what
+a buffering target holds gets out."""
+
+TAKE_WAIT_S = 0.25
+"""How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
+
+MIN_DEADLINE_MARGIN_S = 1.0
+"""Kept free before the deadline besides what flushing and saving have been measured to take."""
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        stream: The stream's name.
+        events: Events delivered to every target and covered by the last checkpoint.
+        read: Events read, delivered or not.
+        loops: Batches that held events.
+        checkpoints: Checkpoints saved.
+        caught_up: Everything that was committed when the run began has been delivered: proven, not assumed.
+        lag_s: Seconds of cluster time from the position to the operation time the run aimed at; 0 when caught up.
+        rejections: Events that a target refused and that are in the dead letters.
+        stopped_by: Why the run ended: caught-up, max-loop, deadline or signal.
+        duration_s: Seconds the run took.
+        targets: Figures per target.
+        position: Where the stream stands.
+    """
+
+    stream: str
+    events: int = 0
+    read: int = 0
+    loops: int = 0
+    checkpoints: int = 0
+    caught_up: bool = False
+    lag_s: float | None = None
+    rejections: int = 0
+    stopped_by: str = ""
+    duration_s: float = 0.0
+    targets: dict[str, TargetFigures] = field(default_factory=dict)
+    position: Position | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain values, ready for JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["targets"] = {name: asdict(figures) for name, figures in self.targets.items()}
+        time_ = self.position.time if self.position else None
+        values["position"] = {
+            "token": None if not self.position or self.position.token is None else self.position.token.data,
+            "time": None if time_ is None else time_.isoformat(),
+        }
+        return values
+
+
+class Poller:
+    """Runs one stream. Keep it for several runs: connections and targets are reused; ``close()`` ends them.
+
+    Args:
+        settings: The stream.
+        source: Where events come from; opened at the checkpoint by each run.
+        store: Where checkpoints are.
+        targets: Where events go.
+        dead_letters: Where rejections go.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: ChangeSource,
+        store: CheckpointStore,
+        targets: Sequence[Target],
+        dead_letters: DeadLetters,
+    ) -> None:
+        self.settings = settings
+        self._source = source
+        self._store = store
+        self._targets = list(targets)
+        self._dead_letters = dead_letters
+        self._client: Client | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings, targets: Sequence[Target] | None = None) -> Self:
+        """A poller on the cluster of ``settings``.
+
+        Args:
+            settings: The stream.
+            targets: Instead of those that the settings switch on.
+
+        Raises:
+            ConfigError: The settings cannot be used, or switch no target on.
+        """
+        if targets is None:
+            from docdb_stream.targets import build_targets
+
+            targets = build_targets(settings)
+        client = connect(settings)
+        poller = cls(
+            settings,
+            source=MongoChangeSource(settings, client),
+            store=MongoCheckpointStore(settings, client),
+            targets=targets,
+            dead_letters=MongoDeadLetters(settings, client),
+        )
+        poller._client = client
+        return poller
+
+    def run(
+        self,
+        *,
+        limit: Deadline | None = None,
+        follow: bool = False,
+        progress: Callable[[RunResult], None] | None = None,
+    ) -> RunResult:
+        """Read from the checkpoint on until caught up, MAX_LOOP loops are done, the deadline nears, or a stop is asked.
+
+        Args:
+            limit: The deadline, and the event by which to ask for a stop. Default: none.
+            follow: Never end by being caught up or by MAX_LOOP.
+            progress: Called after every loop and checkpoint with the result so far.
+
+        Returns:
+            What was done, after the final checkpoint.
+
+        Raises:
+            LeaseHeldError: Another run works on the stream. Nothing was done.
+            SourceUnavailableError, StateStoreError, TargetError, HistoryLostError, CheckpointConflictError: The
+                checkpoint stands where it was last saved; the next run delivers again what came after it.
+        """
+        with deadline(limit or Deadline()) as current:
+            return _Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current).run(
+                follow
+            )
+
+    def close(self) -> None:
+        """Close the targets and connections. Safe to call twice."""
+        for target in self._targets:
+            target.close()
+        self._source.close()
+        if self._client is not None:
+            self._client.close()
+
+
+class _Run:
+    """One run's state: the lease, the position reached, and what is not saved yet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: ChangeSource,
+        store: CheckpointStore,
+        targets: Sequence[Target],
+        dead_letters: DeadLetters,
+        limit: Deadline,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._store = store
+        self._targets = targets
+        self._dead_letters = dead_letters
+        self._limit = limit
+        self._started_s = limit.clock()
+        self._result = RunResult(settings.stream_name)
+        self._unsaved_events = 0
+        self._unsaved_loops = 0
+        self._saved: Position | None = None
+        self._saved_at_s = self._started_s
+        self._longest_sync_s = 0.0
+        self.progress: Callable[[RunResult], None] = lambda result: None
+
+    def run(self, follow: bool) -> RunResult:
+        settings, result = self._settings, self._result
+        lease = self._store.acquire(settings.stream_name, settings.scope, _owner(), settings.lease_seconds)
+        try:
+            with LeaseKeeper(self._store, lease) as keeper:
+                until = self._source.operation_time()
+                result.position = self._start(lease)
+                self._source.open(result.position)
+                with ExitStack() as stack:
+                    delivery = stack.enter_context(Delivery(self._targets))
+                    result.targets = delivery.figures
+                    ahead = stack.enter_context(
+                        ReadAhead(
+                            self._source,
+                            until=None if follow else until,
+                            batch_size=settings.batch_size,
+                            max_bytes=settings.read_ahead_bytes,
+                        )
+                    )
+                    self._loop(ahead, delivery, keeper, lease, follow)
+                    self._sync(delivery, keeper, lease)
+        finally:
+            self._store.release(lease)
+        self._finish(until)
+        return result
+
+    def _start(self, lease: Lease) -> Position:
+        """The position to go on from; a new stream's is saved before anything is read."""
+        checkpoint = self._store.load(lease.stream)
+        if checkpoint is not None and checkpoint.position is not None:
+            self._saved = checkpoint.position
+            return checkpoint.position
+        position = self._store.inherited_position(self._settings.scope)
+        if position is not None:
+            logger.info("stream %s goes on where the AWS sample stopped, at %s", lease.stream, position.time)
+        else:
+            position = self._source.start_position(self._settings.start_at)
+            logger.info("stream %s is new and starts at %s", lease.stream, position.time)
+        self._save(lease, position)
+        return position
+
+    def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, lease: Lease, follow: bool) -> None:
+        result = self._result
+        while not self._over(follow):
+            keeper.check()
+            batch = ahead.take(TAKE_WAIT_S)
+            if batch is None:
+                if ahead.caught_up:
+                    result.stopped_by, result.caught_up = "caught-up", True
+                    return
+            else:
+                if batch.events:
+                    delivery.write(batch.events)
+                    result.loops += 1
+                    result.read += len(batch.events)
+                    self._unsaved_loops += 1
+                    self._unsaved_events += len(batch.events)
+                result.position = batch.position
+                self.progress(result)
+            if self._is_sync_due(delivery, follow):
+                self._sync(delivery, keeper, lease)
+
+    def _over(self, follow: bool) -> bool:
+        """Whether the run has to end now, and why."""
+        result, max_loop = self._result, self._settings.max_loop
+        if self._limit.stop.is_set():
+            result.stopped_by = "signal"
+        elif self._limit.remaining_s < self._margin_s():
+            result.stopped_by = "deadline"
+        elif not follow and max_loop and result.loops >= max_loop:
+            result.stopped_by = "max-loop"
+        return bool(result.stopped_by)
+
+    def _margin_s(self) -> float:
+        """How long before the deadline to stop: what flushing and saving took so far, twice, and a little."""
+        total_s = self._limit.at_s - self._started_s
+        return min(MIN_DEADLINE_MARGIN_S, 0.2 * total_s) + 2 * self._longest_sync_s
+
+    def _is_sync_due(self, delivery: Delivery, follow: bool) -> bool:
+        if self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush:
+            return True
+        return follow and self._limit.clock() - self._saved_at_s >= IDLE_SYNC_S
+
+    def _sync(self, delivery: Delivery, keeper: LeaseKeeper, lease: Lease) -> None:
+        """Make everything durable, then save the position. The one place where a position passes events."""
+        position = self._result.position
+        assert position is not None
+        if position == self._saved and not self._unsaved_loops:
+            self._saved_at_s = self._limit.clock()
+            return
+        started_s = self._limit.clock()
+        rejections = delivery.flush()
+        if rejections:
+            self._dead_letters.write(lease.stream, rejections)
+            self._result.rejections += len(rejections)
+        keeper.check()
+        self._save(lease, position)
+        self._longest_sync_s = max(self._longest_sync_s, self._limit.clock() - started_s)
+        logger.info("checkpoint: stream=%s position=%s events=%d", lease.stream, position.time, self._result.events)
+
+    def _save(self, lease: Lease, position: Position) -> None:
+        self._store.save(lease, position, self._unsaved_events)
+        self._saved, self._saved_at_s = position, self._limit.clock()
+        self._result.checkpoints += 1
+        self._result.events += self._unsaved_events
+        self._unsaved_events = self._unsaved_loops = 0
+
+    def _finish(self, until: Timestamp) -> None:
+        result = self._result
+        reached = result.position.operation_time if result.position else None
+        result.caught_up = result.caught_up or (reached is not None and reached >= until)
+        if result.caught_up:
+            result.lag_s = 0.0
+        elif reached is not None:
+            result.lag_s = float(max(0, until.time - reached.time))
+        result.duration_s = round(self._limit.clock() - self._started_s, 3)
+
+
+def _owner() -> str:
+    """Names this run: where it is, and unique."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,76 @@
+"""Credentials by reference: Secrets Manager, the environment, or a file. Never by value.
+
+Owns the reading of ``{"username": ..., "password": ...}``. Never logs or shows what it read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from docdb_stream.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user name and a password that does not show in a repr."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+def read_credentials(reference: str) -> Credentials:
+    """Read the secret that ``reference`` names; each call reads it anew, so that a rotated one is seen.
+
+    Args:
+        reference: ``env:NAME``, ``file:PATH``, or the name or ARN of a Secrets Manager secret. Each holds JSON with
+            ``username`` and ``password``, as the secrets do that Amazon DocumentDB and MSK make.
+
+    Raises:
+        ConfigError: It cannot be read, or holds something else.
+    """
+    text = _read(reference)
+    try:
+        secret = json.loads(text)
+        username, password = secret["username"], secret["password"]
+    except (ValueError, TypeError, KeyError):
+        username = password = None
+    if not (isinstance(username, str) and isinstance(password, str) and username and password):
+        raise ConfigError(
+            f"the secret {reference} does not hold username and password",
+            hint='store JSON such as {"username": "...", "password": "..."} in it',
+        )
+    return Credentials(username, password)
+
+
+def _read(reference: str) -> str:
+    scheme, _, rest = reference.partition(":")
+    if scheme == "env":
+        if rest not in os.environ:
+            raise ConfigError(f"the environment variable {rest} is not set", hint=f"set {rest}, named by {reference}")
+        return os.environ[rest]
+    if scheme == "file":
+        try:
+            return Path(rest).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the secret file {rest}: {error.strerror}") from error
+    return _read_secrets_manager(reference)
+
+
+def _read_secrets_manager(name: str) -> str:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    hint = "check the secret's name, the region, and secretsmanager:GetSecretValue for this role"
+    try:
+        answer = boto3.client("secretsmanager").get_secret_value(SecretId=name)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        raise ConfigError(f"cannot read the secret {name}: {code}", hint=hint) from error
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigError(f"cannot read the secret {name}: {error}", hint=hint) from error
+    if "SecretString" not in answer:
+        raise ConfigError(f"the secret {name} is binary", hint="store it as a JSON string")
+    return str(answer["SecretString"])

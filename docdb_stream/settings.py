@@ -1,0 +1,230 @@
+"""What can be set: one frozen object per stream, each field declared once.
+
+A field's environment name is its name in upper case; in config.ini it stands as it is here. Owns names, types, defaults
+and meaning. Reading files and the environment is ``config``'s.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from docdb_stream.events import Namespace, PayloadFormat, scope_name
+
+StartAt = Literal["now", "earliest"] | dt.datetime
+
+
+def _start_at(value: object) -> object:
+    """``now`` and ``earliest`` in any case; a timestamp without a zone is UTC."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("now", "earliest"):
+            return word
+        try:
+            value = dt.datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError("expected now, earliest or an ISO 8601 timestamp such as 2026-01-31T12:00:00Z") from None
+    if isinstance(value, dt.datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=dt.UTC)
+    return value
+
+
+def _words(value: object) -> object:
+    """A list written with commas."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """Everything about one stream. Frozen; made by keyword, ``Settings.from_env()`` or ``Settings.from_config()``.
+
+    Raises:
+        ConfigError: From the two constructors: every problem at once. By keyword, pydantic's ValidationError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, str_strip_whitespace=True)
+
+    # The cluster
+    documentdb_uri: str = Field(
+        min_length=1,
+        description="MongoDB connection string of the replica set or DocumentDB cluster. A host name alone is taken "
+        "as an Amazon DocumentDB cluster endpoint.",
+        examples=["mongodb://127.0.0.1:27017/?replicaSet=rs0"],
+    )
+    documentdb_secret: str | None = Field(
+        None,
+        description="Where username and password are: the name or ARN of a Secrets Manager secret, env:NAME or "
+        "file:PATH, each holding JSON with username and password. Absent: those of the connection string, if any.",
+    )
+    documentdb_tls_ca: str | None = Field(
+        None,
+        description="CA bundle of the cluster's TLS certificate: a path or s3://bucket/key, fetched once per process. "
+        "Setting it turns TLS on.",
+    )
+
+    # The stream
+    watched_db_name: str | None = Field(None, description="The watched database. Absent: the whole deployment.")
+    watched_collection_name: str | None = Field(
+        None, description="The watched collection. Absent: every collection of the database."
+    )
+    stream_name: str = Field(
+        "", description="Names the stream and its checkpoint. Default: db.coll, db.* or *, after what is watched."
+    )
+    start_at: Annotated[StartAt, BeforeValidator(_start_at)] = Field(
+        "now", description="Where a stream without a checkpoint starts: now, earliest, or an ISO 8601 timestamp."
+    )
+    batch_size: int = Field(1000, ge=1, le=100_000, description="Events read and delivered in one loop, at most.")
+    max_loop: int = Field(
+        45,
+        ge=0,
+        validation_alias=AliasChoices("max_loop", "documents_per_run"),
+        description="Loops of one run, at most; 0: as many as the deadline allows. Ignored when following.",
+    )
+    state_sync_count: int = Field(
+        15,
+        ge=1,
+        validation_alias=AliasChoices("state_sync_count", "iterations_per_sync"),
+        description="Loops from one checkpoint to the next.",
+    )
+    read_ahead_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="BSON bytes read ahead of delivery and waiting in memory, at most, beyond one reply of the server.",
+    )
+    payload_format: PayloadFormat = Field(
+        "extended",
+        description="extended: the whole change event as relaxed Extended JSON. document: the AWS sample's payload.",
+    )
+    on_history_lost: Literal["fail", "now", "earliest"] = Field(
+        "fail", description="What to do when the position is no longer in the change log."
+    )
+    dead_letters: str | None = Field(
+        None,
+        description="Where rejected events go. Absent: the collection STATE_COLLECTION + '_dead_letters' in STATE_DB.",
+    )
+    lease_seconds: float = Field(
+        60, gt=0, le=3600, description="Seconds after which the lease of a run that died is free again."
+    )
+
+    # The state
+    state_db: str = Field("docdb_stream", min_length=1, description="Database of the checkpoints.")
+    state_collection: str = Field("checkpoints", min_length=1, description="Collection of the checkpoints.")
+    sns_topic_arn_alert: str | None = Field(None, description="SNS topic that is told when a run fails.")
+
+    # Kinesis
+    kinesis_stream: str | None = Field(None, description="Kinesis data stream, name or ARN: switches the target on.")
+    kinesis_record_bytes: int = Field(
+        1024 * 1024,
+        ge=1024,
+        le=10 * 1024 * 1024,
+        description="Largest record the stream takes, key included: 1 MiB unless raised by UpdateMaxRecordSize.",
+    )
+
+    # SQS
+    sqs_query_url: str | None = Field(None, description="SQS queue URL, standard or FIFO: switches the target on.")
+    sqs_message_group: Literal["document_key", "collection"] = Field(
+        "document_key", description="FIFO queues: what shares a message group, and with it the order."
+    )
+
+    # Kafka
+    msk_bootstrap_srv: str | None = Field(
+        None, description="Kafka bootstrap servers, host:port with commas: switches the target on."
+    )
+    kafka_topic_prefix: str = Field("", description="Put before the topic's name, which is db-coll.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to the brokers."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism, for the SASL_ protocols. MSK uses SCRAM-SHA-512."
+    )
+    kafka_secret: str | None = Field(
+        None, description="Username and password for SASL: a reference as for DOCUMENTDB_SECRET."
+    )
+    kafka_tls_ca: str | None = Field(None, description="CA bundle of the brokers: a path. Absent: the system's.")
+    kafka_message_bytes: int = Field(
+        1024 * 1024,
+        ge=1024,
+        description="Largest record the topics take (the brokers' message.max.bytes, about 1 MiB by default).",
+    )
+
+    # OpenSearch
+    elasticsearch_uri: str | None = Field(
+        None,
+        validation_alias=AliasChoices("elasticsearch_uri", "opensearch_uri"),
+        description="URI of the OpenSearch or Elasticsearch domain: switches the target on. Also OPENSEARCH_URI.",
+    )
+    opensearch_auth: Literal["none", "basic", "sigv4"] | None = Field(
+        None,
+        description="How to sign in. Absent: basic with OPENSEARCH_SECRET, sigv4 for *.amazonaws.com, else none.",
+    )
+    opensearch_secret: str | None = Field(
+        None, description="Username and password for basic: a reference as for DOCUMENTDB_SECRET."
+    )
+    opensearch_service: Literal["es", "aoss"] = Field(
+        "es", description="sigv4: es for a domain, aoss for OpenSearch Serverless."
+    )
+    opensearch_index_prefix: str = Field("", description="Put before the index's name, which is db-coll.")
+    opensearch_request_bytes: int = Field(
+        10 * 1024 * 1024,
+        ge=1024,
+        description="Largest bulk request: 10 MiB for small instances, 100 MiB for others (AWS service quotas).",
+    )
+    opensearch_on_drop: Literal["delete", "keep"] = Field(
+        "delete",
+        description="When the collection is dropped or renamed: delete its documents from the index, or keep them.",
+    )
+    opensearch_tls_ca: str | None = Field(None, description="CA bundle of the domain: a path. Absent: the system's.")
+
+    # S3
+    bucket_name: str | None = Field(None, description="S3 bucket for micro-batches: switches the target on.")
+    bucket_path: str = Field("", description="Key prefix of the micro-batches.")
+    s3_object_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        description="Uncompressed bytes held before an early checkpoint is made, so about the largest object.",
+    )
+
+    # Local targets, and those of others
+    file_path: str | None = Field(None, description="File that events are appended to as JSON Lines: switches it on.")
+    stdout: bool = Field(False, description="Write events to standard output as JSON Lines.")
+    extra_targets: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        (), description="Targets of other packages (entry points of docdb_stream.targets), names with commas."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_absent(cls, values: Any) -> Any:
+        """An empty variable is one that is not set: CloudFormation and shells cannot always leave one out."""
+        if isinstance(values, dict):
+            return {key: value for key, value in values.items() if not (isinstance(value, str) and not value.strip())}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.watched_collection_name and not self.watched_db_name:
+            raise ValueError("watched_collection_name needs watched_db_name")
+        if not self.stream_name:
+            object.__setattr__(self, "stream_name", scope_name(self.scope))
+        return self
+
+    @property
+    def scope(self) -> Namespace | None:
+        """What is watched: a collection, a database (no collection), or the whole deployment (None)."""
+        if self.watched_db_name is None:
+            return None
+        return Namespace(self.watched_db_name, self.watched_collection_name)
+
+    @classmethod
+    def from_env(cls, environ: dict[str, str] | None = None) -> Settings:
+        """One stream's settings from the environment alone, as a Lambda has them. Raises ConfigError."""
+        from docdb_stream.config import settings_from_env
+
+        return settings_from_env(environ)
+
+    @classmethod
+    def from_config(cls, path: str, environ: dict[str, str] | None = None) -> list[Settings]:
+        """The settings of every stream of a config.ini, overlaid by the environment. Raises ConfigError."""
+        from docdb_stream.config import settings_from_config
+
+        return settings_from_config(path, environ)

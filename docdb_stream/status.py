@@ -1,0 +1,141 @@
+"""Where streams stand: their checkpoints, beside the clock of the cluster.
+
+Owns the reading and the figures. How they are shown is the command line's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson import Timestamp
+
+from docdb_stream.checkpoint import Checkpoint
+from docdb_stream.connection import connect
+from docdb_stream.events import scope_name
+from docdb_stream.settings import Settings
+from docdb_stream.source import MongoChangeSource
+from docdb_stream.stores.mongodb import MongoCheckpointStore
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream's checkpoint, seen at one moment.
+
+    Attributes:
+        stream: The stream's name.
+        checkpoint: What is saved, or None for a stream that has not run yet.
+        operation_time: The cluster's operation time at that moment.
+        now: The moment.
+    """
+
+    stream: str
+    checkpoint: Checkpoint | None
+    operation_time: Timestamp
+    now: dt.datetime
+
+    @property
+    def position_time(self) -> dt.datetime | None:
+        """The cluster time of the position."""
+        position = self.checkpoint.position if self.checkpoint else None
+        return None if position is None else position.time
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the position was saved."""
+        saved = self.checkpoint.updated_at if self.checkpoint else None
+        return None if saved is None else max(0.0, (self.now - saved).total_seconds())
+
+    @property
+    def lag_s(self) -> float | None:
+        """Seconds of cluster time from the position to the cluster's latest operation, of whatever collection."""
+        position = self.checkpoint.position if self.checkpoint else None
+        if position is None or position.operation_time is None:
+            return None
+        return float(max(0, self.operation_time.time - position.operation_time.time))
+
+    @property
+    def lease(self) -> str:
+        """Who works on the stream and for how long the lease lasts, or ``free``."""
+        found = self.checkpoint
+        if found is None or found.owner is None or found.expires_at is None or found.expires_at <= self.now:
+            return "free"
+        return f"{found.owner} for {(found.expires_at - self.now).total_seconds():.0f} s"
+
+    def cells(self) -> tuple[str, ...]:
+        """A table row: stream, position, age, lag, saved, events, lease."""
+        saved = self.checkpoint.updated_at if self.checkpoint else None
+        return (
+            self.stream,
+            _time(self.position_time) if self.checkpoint else "never run",
+            _seconds(self.age_s),
+            _seconds(self.lag_s),
+            _time(saved),
+            f"{self.checkpoint.events:,}" if self.checkpoint else "0",
+            self.lease,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; times are ISO 8601."""
+        found = self.checkpoint
+        position = found.position if found else None
+        held = self.lease != "free"
+        return {
+            "stream": self.stream,
+            "scope": scope_name(found.scope) if found else None,
+            "position_time": self.position_time.isoformat() if self.position_time else None,
+            "token": position.token.data if position is not None and position.token is not None else None,
+            "age_s": self.age_s,
+            "lag_s": self.lag_s,
+            "saved_at": found.updated_at.isoformat() if found and found.updated_at else None,
+            "events": found.events if found else 0,
+            "epoch": found.epoch if found else 0,
+            "lease": {
+                "held": held,
+                "owner": found.owner if found and held else None,
+                "expires_at": found.expires_at.isoformat() if found and found.expires_at and held else None,
+            },
+        }
+
+
+def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
+    """The status of every stream that has a checkpoint where ``streams`` keep theirs, and of those that have none yet.
+
+    Raises:
+        ConfigError, SourceUnavailableError, StateStoreError: As for a run.
+    """
+    found: dict[tuple[str, str, str, str], StreamStatus] = {}
+    read: set[tuple[str, str, str]] = set()
+    for settings in streams:
+        place = (settings.documentdb_uri, settings.state_db, settings.state_collection)
+        if place in read:
+            continue
+        read.add(place)
+        with connect(settings) as client:
+            operation_time = MongoChangeSource(settings, client).operation_time()
+            checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, client).list()}
+        named = [
+            each.stream_name
+            for each in streams
+            if (each.documentdb_uri, each.state_db, each.state_collection) == place
+            and (each.scope is not None or len(streams) > 1)
+        ]
+        now = dt.datetime.now(dt.UTC)
+        for name in dict.fromkeys([*named, *checkpoints]):
+            found[(*place, name)] = StreamStatus(name, checkpoints.get(name), operation_time, now)
+    return list(found.values())
+
+
+def _time(value: dt.datetime | None) -> str:
+    return "-" if value is None else f"{value:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _seconds(value: float | None) -> str:
+    """Seconds as a person reads them."""
+    if value is None:
+        return "-"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""Where checkpoints are kept: ``mongodb`` (the default) and ``memory`` (for tests and one-off programs)."""

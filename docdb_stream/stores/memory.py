@@ -1,0 +1,95 @@
+"""Checkpoints in memory: gone with the process. For tests, examples and one-off programs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from docdb_stream.checkpoint import Checkpoint, Lease
+from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
+from docdb_stream.events import Namespace, Position
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class MemoryCheckpointStore:
+    """A CheckpointStore that keeps everything in a dictionary.
+
+    Args:
+        clock: Gives the current time, aware; tests pass their own.
+    """
+
+    def __init__(self, clock: Callable[[], dt.datetime] = _now) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._checkpoints: dict[str, Checkpoint] = {}
+
+    def load(self, stream: str) -> Checkpoint | None:
+        """See CheckpointStore."""
+        return self._checkpoints.get(stream)
+
+    def list(self) -> Sequence[Checkpoint]:
+        """See CheckpointStore."""
+        return [self._checkpoints[name] for name in sorted(self._checkpoints)]
+
+    def acquire(self, stream: str, scope: Namespace | None, owner: str, duration_s: float) -> Lease:
+        """See CheckpointStore."""
+        with self._lock:
+            known = self._checkpoints.get(stream) or Checkpoint(stream, scope)
+            if known.owner is not None and known.expires_at is not None and known.expires_at > self._clock():
+                raise LeaseHeldError(
+                    f"stream {stream} is being worked on by {known.owner}",
+                    hint="let that run end; a dead one's lease runs out by itself",
+                )
+            lease = Lease(stream, owner, known.epoch + 1, duration_s)
+            self._checkpoints[stream] = replace(known, epoch=lease.epoch, owner=owner, expires_at=self._expiry(lease))
+            return lease
+
+    def renew(self, lease: Lease) -> None:
+        """See CheckpointStore."""
+        with self._lock:
+            self._checkpoints[lease.stream] = replace(self._held(lease), expires_at=self._expiry(lease))
+
+    def save(self, lease: Lease, position: Position, events: int = 0) -> None:
+        """See CheckpointStore."""
+        with self._lock:
+            known = self._held(lease)
+            self._checkpoints[lease.stream] = replace(
+                known,
+                position=position,
+                events=known.events + events,
+                updated_at=self._clock(),
+                expires_at=self._expiry(lease),
+            )
+
+    def release(self, lease: Lease) -> None:
+        """See CheckpointStore."""
+        with self._lock:
+            known = self._checkpoints.get(lease.stream)
+            if known is not None and (known.owner, known.epoch) == (lease.owner, lease.epoch):
+                self._checkpoints[lease.stream] = replace(known, owner=None, expires_at=None)
+
+    def inherited_position(self, scope: Namespace | None) -> Position | None:
+        """See CheckpointStore: there is no other system here."""
+        return None
+
+    def _expiry(self, lease: Lease) -> dt.datetime:
+        return self._clock() + dt.timedelta(seconds=lease.duration_s)
+
+    def _held(self, lease: Lease) -> Checkpoint:
+        known = self._checkpoints.get(lease.stream)
+        if (
+            known is None
+            or (known.owner, known.epoch) != (lease.owner, lease.epoch)
+            or known.expires_at is None
+            or known.expires_at <= self._clock()
+        ):
+            raise CheckpointConflictError(
+                f"the lease on stream {lease.stream} is lost: it ran out or another run took it",
+                hint="nothing is lost: the next run goes on from the checkpoint",
+            )
+        return known

@@ -1,0 +1,95 @@
+"""The contract between docdb-stream and a place that events go to.
+
+Owns the protocol and the rejection. Does not run targets (``delivery``) and knows none of them (``targets``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from docdb_stream.events import ChangeEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An event that a target will never take, however often it is sent.
+
+    Attributes:
+        event: The event itself; it goes to the dead letters.
+        target: The target's name.
+        reason: The target's own verdict in one line (size and limit, or the service's error), without the document's
+            content.
+    """
+
+    event: ChangeEvent
+    target: str
+    reason: str
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Where events go.
+
+    One thread at a time calls a target. Constructing one does no network traffic. A target preserves the order of the
+    events of one document key, splits to its service's limits, retries what is worth retrying (see ``retry``), and
+    knows nothing of checkpoints. The same event can come again, after a crash or an error, with the same ``event_id``.
+    """
+
+    @property
+    def name(self) -> str:
+        """A short name, unique among a stream's targets; it appears in results, logs and dead letters."""
+        ...
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Take events, in order; called once per loop, possibly with none. May buffer.
+
+        Returns the rejections known so far. Returning does not mean that the events are durable.
+
+        Raises:
+            TargetError: The target does not work now. The run ends, its checkpoint stays before these events, and
+                they are written again by the next run. Any other exception is treated likewise.
+        """
+        ...
+
+    def flush(self) -> Sequence[Rejection]:
+        """Make everything written so far durable; called before each checkpoint.
+
+        Returns the rejections that ``write`` did not return. After it returned, the position is saved past every
+        event written before the call.
+
+        Raises:
+            TargetError: Something written since the last flush is not durable.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and threads. Safe to call twice; called also after an error. Does not flush."""
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A target that can tell in advance whether it would work."""
+
+    def check(self) -> None:
+        """Reach the service and see that it would take events, without writing any.
+
+        Raises:
+            TargetError: It would not; the hint says why.
+        """
+        ...
+
+
+@runtime_checkable
+class Buffering(Protocol):
+    """A target that holds events until ``flush`` and wants to say when it holds enough.
+
+    The poller then makes a checkpoint early, so that memory stays bounded and every flush is one checkpoint.
+    """
+
+    @property
+    def wants_flush(self) -> bool:
+        """True when the target holds as much as it wants to hold; read after each loop, from another thread."""
+        ...

@@ -1,0 +1,121 @@
+"""A source that plays a script: for tests of pollers and targets, without a server.
+
+Owns the script's words. The events come from ``testing.events``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Sequence
+
+from bson import Timestamp
+
+from docdb_stream.errors import HistoryLostError, SourceUnavailableError
+from docdb_stream.events import Batch, ChangeEvent, Position
+from docdb_stream.settings import StartAt
+
+
+class ABORT(Exception):  # noqa: N818 - a word of the script, not an error of the package
+    """In a script: the read raises SourceUnavailableError here, once."""
+
+
+class EMPTY(Exception):  # noqa: N818
+    """In a script: the read returns an empty batch here, once, without moving the position."""
+
+
+Step = ChangeEvent | type[ABORT] | type[EMPTY]
+
+
+class ScriptedSource:
+    """A ChangeSource over a fixed script of events: what a change log is, in memory.
+
+    Reading starts after the position it is opened at, so it can be opened again and again as a crash would have it.
+    Once the script is at its end, reads are empty and the position moves to ``operation_time``, as with a server that
+    gives post-batch tokens, unless ``post_batch`` is False.
+
+    Args:
+        script: Events in order, with ABORT and EMPTY between them.
+        batch_size: Events in one read, at most.
+        post_batch: Whether the end of the script proves that the reader has caught up.
+        lost_before: Positions before this time are no longer in the log.
+    """
+
+    def __init__(
+        self,
+        script: Sequence[Step],
+        *,
+        batch_size: int = 10,
+        post_batch: bool = True,
+        lost_before: Timestamp | None = None,
+    ) -> None:
+        self._script = list(script)
+        self._batch_size = batch_size
+        self._post_batch = post_batch
+        self._lost_before = lost_before
+        self._next = 0
+        self._position = Position()
+        self._closed = threading.Event()
+        self.opened: list[Position] = []
+
+    def append(self, *steps: Step) -> None:
+        """Let more happen on the server."""
+        self._script += steps
+
+    def operation_time(self) -> Timestamp:
+        """See ChangeSource: the time of the script's last event."""
+        return max((step.cluster_time for step in self._script if isinstance(step, ChangeEvent)), default=Timestamp(1, 1))
+
+    def start_position(self, start_at: StartAt) -> Position:
+        """See ChangeSource."""
+        if start_at == "now":
+            return Position(operation_time=self.operation_time())
+        if isinstance(start_at, dt.datetime):
+            return Position(operation_time=Timestamp(int(start_at.timestamp()), 0))
+        return Position(operation_time=self._lost_before or Timestamp(1, 0))
+
+    def open(self, position: Position) -> None:
+        """See ChangeSource. Raises HistoryLostError for a position before ``lost_before``."""
+        time = position.operation_time
+        if self._lost_before is not None and time is not None and time < self._lost_before:
+            raise HistoryLostError("the position is no longer in the script", hint="scripted")
+        self._closed.clear()
+        self.opened.append(position)
+        self._position = position
+        self._next = self._index_after(position)
+
+    def read(self, wait_s: float) -> Batch:
+        """See ChangeSource; at the end of the script it waits like a server, until closed."""
+        events: list[ChangeEvent] = []
+        while self._next < len(self._script) and len(events) < self._batch_size:
+            step = self._script[self._next]
+            if isinstance(step, ChangeEvent):
+                events.append(step)
+                self._next += 1
+                continue
+            if events:
+                break
+            del self._script[self._next]
+            if step is ABORT:
+                raise SourceUnavailableError("scripted abort")
+            return Batch([], self._position)
+        if events:
+            self._position = Position.at_token(events[-1].token, time=events[-1].cluster_time)
+        elif self._post_batch:
+            self._position = Position(self._position.token, self.operation_time())
+            self._closed.wait(min(wait_s, 0.01))
+        return Batch(events, self._position, sum(event.size_bytes for event in events))
+
+    def close(self) -> None:
+        """See ChangeSource."""
+        self._closed.set()
+
+    def _index_after(self, position: Position) -> int:
+        for index, step in enumerate(self._script):
+            if not isinstance(step, ChangeEvent):
+                continue
+            if position.token is not None and step.event_id == position.token.data:
+                return index + 1
+            if position.token is None and step.cluster_time > (position.operation_time or Timestamp(0, 0)):
+                return index
+        return 0 if position.token is not None else len(self._script)

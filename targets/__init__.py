@@ -1,0 +1,80 @@
+"""The targets that come with docdb-stream, and how others are found.
+
+A target is imported when it is constructed, so that a Lambda pays for the client libraries it uses and no others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any
+
+from docdb_stream.errors import ConfigError
+from docdb_stream.settings import Settings
+from docdb_stream.target import Target
+
+TARGETS: dict[str, str] = {
+    "kinesis": "docdb_stream.targets.kinesis:KinesisTarget",
+    "sqs": "docdb_stream.targets.sqs:SqsTarget",
+    "kafka": "docdb_stream.targets.kafka:KafkaTarget",
+    "opensearch": "docdb_stream.targets.opensearch:OpenSearchTarget",
+    "s3": "docdb_stream.targets.s3:S3Target",
+    "file": "docdb_stream.targets.file:FileTarget",
+    "stdout": "docdb_stream.targets.stdout:StdoutTarget",
+}
+"""Target name -> where its class is. Each class has ``from_settings(settings) -> Target | None``."""
+
+SWITCHES: dict[str, str] = {
+    "kinesis": "kinesis_stream",
+    "sqs": "sqs_query_url",
+    "kafka": "msk_bootstrap_srv",
+    "opensearch": "elasticsearch_uri",
+    "s3": "bucket_name",
+    "file": "file_path",
+    "stdout": "stdout",
+}
+"""Target name -> the setting that switches it on."""
+
+ENTRY_POINTS = "docdb_stream.targets"
+"""The entry-point group by which other packages register targets: name -> class."""
+
+
+def build_targets(settings: Settings) -> list[Target]:
+    """Construct every target that ``settings`` switch on, in the order of TARGETS, then those of other packages.
+
+    Raises:
+        ConfigError: None is switched on, one is unknown, a package is missing, or a target's settings are wrong.
+    """
+    names = [name for name, switch in SWITCHES.items() if getattr(settings, switch)]
+    if not names and not settings.extra_targets:
+        raise ConfigError(
+            f"stream {settings.stream_name} has no target",
+            hint="switch one on with " + ", ".join(switch.upper() for switch in SWITCHES.values()),
+        )
+    classes = [(name, _load(TARGETS[name])) for name in names]
+    classes += [(name, _registered(name)) for name in settings.extra_targets]
+    return [_construct(name, found, settings) for name, found in classes]
+
+
+def _load(where: str) -> Any:
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _registered(name: str) -> Any:
+    found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    if name not in found.names:
+        known = ", ".join(sorted(found.names)) or "none is installed"
+        raise ConfigError(
+            f"extra_targets: unknown target {name}",
+            hint=f"registered by other packages: {known}; the built-in ones ({', '.join(TARGETS)}) are switched on by "
+            "their own settings",
+        )
+    return found[name].load()
+
+
+def _construct(name: str, found: Any, settings: Settings) -> Target:
+    target = found.from_settings(settings) if hasattr(found, "from_settings") else found()
+    if not isinstance(target, Target):
+        raise ConfigError(f"target {name} is not a docdb_stream.Target: it needs name, write, flush and close")
+    return target
