@@ -1,31 +1,33 @@
-"""The connection to the cluster: address, credentials, TLS, and what went wrong in the operator's words.
+"""The connection to the cluster: address, credentials, TLS, patience with trouble that passes.
 
-Owns how a MongoClient is made from settings. Reading change streams and keeping checkpoints use it.
+Owns how a MongoClient is made from settings, and made again when the credentials were rotated. Reading change streams
+and keeping checkpoints share it.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pymongo import MongoClient
-from pymongo.errors import (
-    AutoReconnect,
-    ConfigurationError,
-    InvalidURI,
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-)
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from docdb_stream.errors import ConfigError, DocdbStreamError, SourceUnavailableError
-from docdb_stream.secret import Credentials, read_credentials
+from docdb_stream.diagnosis import AUTHENTICATION_FAILED
+from docdb_stream.errors import ConfigError, SourceUnavailableError
+from docdb_stream.retry import Backoff
+from docdb_stream.secret import read_credentials
 from docdb_stream.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Client = MongoClient[dict[str, Any]]
 
@@ -37,10 +39,6 @@ CONNECT_TIMEOUT_MS = 5_000
 SOCKET_TIMEOUT_MS = 60_000
 """A dead peer must not hold a run for ever. Longer than any wait for events, far longer than a healthy answer takes."""
 
-AUTHENTICATION_FAILED = 18
-UNAUTHORIZED = 13
-"""Error codes of the MongoDB server (its error_codes.yml), which DocumentDB shares."""
-
 
 def connection_string(settings: Settings) -> str:
     """The connection string to use: as given, or made from a bare DocumentDB endpoint as the AWS sample takes it."""
@@ -51,18 +49,89 @@ def connection_string(settings: Settings) -> str:
     return f"mongodb://{host}/?tls=true&replicaSet=rs0&retryWrites=false"
 
 
-def connect(settings: Settings, credentials: Credentials | None = None) -> Client:
-    """A client for the cluster. Does no network traffic to it (the secret and the CA may be fetched).
+class Connection:
+    """A client of the cluster, shared by all that a stream does there. A context manager; leaving it closes it.
 
-    ``retryWrites`` is off, because DocumentDB refuses it; what this package writes is safe to repeat and is repeated
-    by its own retries.
+    Does no network traffic to the cluster when it is made (the secret and the CA may be fetched).
 
     Args:
         settings: Which cluster, secret and CA.
-        credentials: Instead of reading DOCUMENTDB_SECRET.
+        client: Instead of one made from the settings; for tests.
 
     Raises:
         ConfigError: The connection string, secret or CA cannot be used.
+    """
+
+    def __init__(self, settings: Settings, client: Client | None = None) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self.client = _client(settings) if client is None else client
+        self.uri = connection_string(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client. Safe to call twice."""
+        self.client.close()
+
+    def patiently(
+        self,
+        attempt: Callable[[], T],
+        *,
+        passes: Callable[[PyMongoError], bool],
+        before_retry: Callable[[], None] = lambda: None,
+    ) -> T:
+        """Run ``attempt``, again and again while its trouble is of the kind that passes, until the deadline.
+
+        A refused sign-in is answered once by reading the secret again: it may have been rotated.
+
+        Args:
+            attempt: What to do; safe to repeat. Looks ``client`` up anew each time.
+            passes: Whether an error may pass by itself.
+            before_retry: Called before every further attempt.
+
+        Raises:
+            PyMongoError: The error that does not pass, or did not in time.
+        """
+        backoff: Backoff | None = None
+        signed_in_again = False
+        while True:
+            client = self.client
+            try:
+                return attempt()
+            except PyMongoError as error:
+                if is_sign_in_refused(error) and self._settings.documentdb_secret and not signed_in_again:
+                    signed_in_again = True
+                    self._sign_in_again(client)
+                else:
+                    backoff = backoff or Backoff()
+                    if not passes(error) or not backoff.wait():
+                        raise
+                before_retry()
+
+    def _sign_in_again(self, refused: Client) -> None:
+        """Replace the refused client by one with the secret as it is now; once for all threads that meet it."""
+        with self._lock:
+            if self.client is refused:
+                logger.info("sign-in refused: reading the secret %s again", self._settings.documentdb_secret)
+                self.client = _client(self._settings)
+                refused.close()
+
+
+def is_sign_in_refused(error: PyMongoError) -> bool:
+    """Whether the server does not accept the user name or password."""
+    return isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED
+
+
+def _client(settings: Settings) -> Client:
+    """A client for the cluster.
+
+    ``retryWrites`` is off, because DocumentDB refuses it; what this package writes is safe to repeat and is repeated
+    by its own retries.
     """
     uri = connection_string(settings)
     try:
@@ -87,9 +156,8 @@ def connect(settings: Settings, credentials: Credentials | None = None) -> Clien
     options["server_selector"] = _same_server
     if settings.documentdb_tls_ca:
         options |= {"tls": True, "tlsCAFile": _ca_file(settings.documentdb_tls_ca)}
-    if credentials is None and settings.documentdb_secret:
+    if settings.documentdb_secret:
         credentials = read_credentials(settings.documentdb_secret)
-    if credentials is not None:
         options |= {"username": credentials.username, "password": credentials.password}
     try:
         return MongoClient(uri, **options)
@@ -127,90 +195,3 @@ def _ca_from_s3(reference: str) -> str:
     with tempfile.NamedTemporaryFile(prefix="docdb-stream-ca-", suffix=".pem", delete=False) as file:
         file.write(body)
     return file.name
-
-
-def unavailable(error: PyMongoError, uri: str) -> DocdbStreamError:
-    """The error for the operator: why the cluster at ``uri`` cannot be used, and what to do.
-
-    Looks at the servers once more by itself where that tells a wrong replica-set name from an unreachable host.
-    """
-    where = ", ".join(_seeds(uri))
-    if isinstance(error, OperationFailure):
-        if error.code == AUTHENTICATION_FAILED:
-            return SourceUnavailableError(
-                f"{where} refuses the user name or password",
-                hint="check DOCUMENTDB_SECRET or the connection string, and authSource",
-            )
-        if error.code == UNAUTHORIZED:
-            return SourceUnavailableError(
-                f"{where}: not authorized: {server_message(error)}",
-                hint="the user needs to read change streams (role read, or changeStream and find privileges) on what "
-                "is watched, and readWrite on STATE_DB",
-            )
-        return SourceUnavailableError(f"{where}: {server_message(error)} (code {error.code})")
-    if isinstance(error, ServerSelectionTimeoutError):
-        return _no_server(error, uri, where)
-    return SourceUnavailableError(
-        f"the connection to {where} broke: {_short(error)}", hint="the next run goes on from the checkpoint"
-    )
-
-
-def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableError:
-    wanted = parse_uri(uri, warn=False)["options"].get("replicaset")
-    if wanted:
-        found = _set_name(uri)
-        if found is not None and found != wanted:
-            actual = f"its replica set is called {found}" if found else "it is not part of a replica set"
-            return SourceUnavailableError(
-                f"{where} answers, but {actual}; the connection string says replicaSet={wanted}",
-                hint=f"use replicaSet={found}" if found else NO_CHANGE_STREAMS_HINT,
-            )
-    return SourceUnavailableError(
-        f"no usable server at {where}: {_short(error)}",
-        hint="check host, port, TLS, and that this machine may connect (VPC, security group)",
-    )
-
-
-def _set_name(uri: str) -> str | None:
-    """What the first answering seed calls its replica set; "" when it has none, None when no seed answers."""
-    options = parse_uri(uri, warn=False)["options"]
-    tls = {name: value for name, value in options.items() if name.lower().startswith("tls")}
-    for seed in _seeds(uri):
-        try:
-            with MongoClient(
-                f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=2000, **tls
-            ) as probe:
-                return str(probe.admin.command("hello").get("setName", ""))
-        except PyMongoError:
-            continue
-    return None
-
-
-def _seeds(uri: str) -> list[str]:
-    try:
-        return [f"{host}:{port or 27017}" for host, port in parse_uri(uri, warn=False)["nodelist"]]
-    except (PyMongoError, ValueError):
-        return ["the cluster"]
-
-
-NO_CHANGE_STREAMS_HINT = (
-    "change streams need a replica set: start mongod with --replSet and run rs.initiate(); on DocumentDB enable them "
-    "with modifyChangeStreams (elastic clusters have none)"
-)
-
-
-def server_message(error: OperationFailure) -> str:
-    """The server's own words, without the whole reply that PyMongo appends."""
-    details = error.details or {}
-    return str(details.get("errmsg") or str(error).partition(", full error")[0])
-
-
-def _short(error: Exception) -> str:
-    """PyMongo's message without its description of the topology."""
-    text = str(error).partition(", Timeout:")[0].partition(", Topology Description")[0]
-    return text if len(text) <= 300 else text[:300] + "..."
-
-
-def is_connection_trouble(error: BaseException) -> bool:
-    """Whether ``error`` is of the network or of finding a server, and so may pass by itself."""
-    return isinstance(error, AutoReconnect)

@@ -14,7 +14,8 @@ from bson import Binary
 from pymongo import ReplaceOne, WriteConcern
 from pymongo.errors import PyMongoError
 
-from docdb_stream.connection import Client, connection_string, unavailable
+from docdb_stream.connection import Connection
+from docdb_stream.diagnosis import unavailable
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
 from docdb_stream.settings import Settings
@@ -44,24 +45,24 @@ class MongoDeadLetters:
 
     Args:
         settings: The cluster and the state database.
-        client: A client of the cluster; its owner closes it.
+        connection: To the cluster; its owner closes it.
     """
 
-    def __init__(self, settings: Settings, client: Client) -> None:
-        self._client = client
-        self._uri = connection_string(settings)
-        self._collection = self._client[settings.state_db].get_collection(
-            f"{settings.state_collection}_dead_letters", write_concern=WriteConcern(w="majority")
-        )
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self._settings = settings
+        self._connection = connection
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
         letters = [letter(stream, rejection) for rejection in rejections]
+        collection = self._connection.client[self._settings.state_db].get_collection(
+            self._settings.dead_letters_collection, write_concern=WriteConcern(w="majority")
+        )
         try:
             for document in letters:  # one by one: each may be near the size limit of a request
-                self._collection.bulk_write([ReplaceOne({"_id": document["_id"]}, document, upsert=True)])
+                collection.bulk_write([ReplaceOne({"_id": document["_id"]}, document, upsert=True)])
         except PyMongoError as error:
-            trouble = unavailable(error, self._uri)
+            trouble = unavailable(error, self._connection.uri)
             raise StateStoreError(f"dead letters: {trouble}", hint=trouble.hint) from error
         for document in letters:
             logger.warning(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from docdb_stream.connection import connect
+from docdb_stream.connection import Connection
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
@@ -21,15 +21,15 @@ def checks(settings: Settings) -> Iterator[tuple[str, DocdbStreamError | None]]:
     """Try one thing after the other; yields what was tried and, if it does not work, why."""
     with deadline(Deadline(patience_s=PATIENCE_S)):
         try:
-            client = connect(settings)
+            connection = Connection(settings)
         except DocdbStreamError as error:
             yield "connection settings", error
             return
-        with client:
-            source = MongoChangeSource(settings, client)
+        with connection:
+            source = MongoChangeSource(settings, connection)
             yield from _tried("cluster and change stream", lambda: source.open(source.start_position("now")))
             source.close()
-            store = MongoCheckpointStore(settings, client)
+            store = MongoCheckpointStore(settings, connection)
             yield from _tried("state database", lambda: store.load(settings.stream_name))
         try:
             targets = build_targets(settings)

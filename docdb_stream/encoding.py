@@ -1,8 +1,8 @@
 """Decoding of BSON change events, and their rendering as JSON.
 
-Rendering has a fast path (orjson over the documents that pymongo decoded) and an exact one (`docdb_stream.rawbson`). The
-fast path is trusted only after proof that nothing was lost on the way, so no value is ever altered silently: it arrives,
-or `UnrenderableError` says which key cannot.
+Rendering has a fast path (orjson over the document that pymongo decoded) and an exact one (`docdb_stream.rawbson`).
+The fast path's result is used only where it is proven that nothing was lost on the way, so no value is ever altered
+silently: it arrives, or `UnrenderableError` says which key cannot.
 
 Extended JSON v2: https://github.com/mongodb/specifications/blob/master/source/extended-json/extended-json.md
 """
@@ -58,11 +58,12 @@ _LOSSY_OPTIONS: Final = DECODE_OPTIONS.with_options(unicode_decode_error_handler
 
 # The keys of the specification's conversion table, which a parser must not leave as they are. Missing on purpose: $ref,
 # $id and $db (a DBRef *is* a document with these keys).
-_WRAPPER_KEYS: Final = frozenset(
-    "$oid $symbol $numberInt $numberLong $numberDouble $numberDecimal $binary $uuid $code $scope $timestamp "
-    "$regularExpression $dbPointer $date $minKey $maxKey $undefined".split()
+_WRAPPER_NAMES: Final = (
+    "oid|symbol|numberInt|numberLong|numberDouble|numberDecimal|binary|uuid|code|scope|timestamp|regularExpression"
+    "|dbPointer|date|minKey|maxKey|undefined"
 )
-_WRAPPER_KEY_BYTES: Final = re.compile(rb"\$(?:regex|%b)\0" % "|".join(key[1:] for key in _WRAPPER_KEYS).encode())
+_WRAPPER_KEYS: Final = frozenset("$" + name for name in _WRAPPER_NAMES.split("|"))
+_WRAPPER_KEY_BYTES: Final = re.compile(rb"\$(?:regex|%b)\0" % _WRAPPER_NAMES.encode())
 # Bytes 6 and 7 of a double (little-endian) whose exponent is all ones: an infinity or NaN. A key's NUL comes before it.
 _NON_FINITE_BYTES: Final = re.compile(rb"[\xf0-\xff](?=[\x7f\xff])(?<=\0.{7})", re.DOTALL)
 
@@ -277,7 +278,8 @@ def _extended_date(value: datetime) -> Any:
     value = _utc(value)
     if value.year < 1970:
         return {"$date": {"$numberLong": str((value - _EPOCH) // _MILLISECOND)}}
-    text = orjson.dumps(value, option=_ORJSON_UTC)  # "...123000Z"; the specification wants milliseconds, or none if zero
+    # orjson writes microseconds, "...123000Z"; the specification wants milliseconds. Both leave out a zero fraction.
+    text = orjson.dumps(value, option=_ORJSON_UTC)
     return orjson.Fragment(b'{"$date":%bZ"}' % text[:-5] if value.microsecond else b'{"$date":%b}' % text)
 
 
@@ -370,7 +372,7 @@ def document_json(event: Mapping[str, Any]) -> bytes:
     - insert, update, replace: `_id` as text, the document, then `operation`, `timestamp` (seconds, as text) and
       `timestampReadable` (ISO 8601 in UTC without a zone); these overwrite fields of their names in place.
     - delete, and an update whose document was gone when it was looked up: the same without the document.
-    - any other operation, which the sample never sent: the same without `_id`, with `db` and `coll` as far as it has them.
+    - any other operation, which the sample never sent: the same without `_id`, with `db` and `coll` if it has them.
 
     Values are in PyMongo's legacy Extended JSON: `{"$date": milliseconds}`, `{"$binary": base64, "$type": hex}`,
     `{"$uuid": hex}`, `{"$regex": ..., "$options": ...}`. The one exception are NaN and the infinities: the sample wrote
@@ -403,8 +405,7 @@ def _document_payload(event: Mapping[str, Any]) -> dict[str, Any]:
     if operation not in ("insert", "update", "replace", "delete"):
         namespace = event.get("ns", {})
         return metadata | {part: namespace[part] for part in ("db", "coll") if part in namespace}
-    # A later insert may already be visible to the look-up, so a delete's own key is all that counts.
-    document = None if operation == "delete" else event.get("fullDocument")
+    document = event.get("fullDocument")
     identified = _replace_leaves(event["documentKey"] if document is None else document, _as_uuid)
     payload = {"_id": str(identified.pop("_id", None))}
     if document is not None:
@@ -432,4 +433,5 @@ def _as_uuid(value: Any) -> Any:
 
 
 def _without_non_finite(value: Any) -> Any:
-    return {"$numberDouble": _non_finite_name(value)} if isinstance(value, float) and not math.isfinite(value) else value
+    is_number = not isinstance(value, float) or math.isfinite(value)
+    return value if is_number else {"$numberDouble": _non_finite_name(value)}

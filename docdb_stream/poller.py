@@ -18,7 +18,7 @@ from typing import Any, Self
 from bson import Timestamp
 
 from docdb_stream.checkpoint import CheckpointStore, Lease, LeaseKeeper
-from docdb_stream.connection import Client, connect
+from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import DeadLetters, MongoDeadLetters
 from docdb_stream.delivery import Delivery, TargetFigures
 from docdb_stream.events import Position
@@ -111,7 +111,7 @@ class Poller:
         self._store = store
         self._targets = list(targets)
         self._dead_letters = dead_letters
-        self._client: Client | None = None
+        self._connection: Connection | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, targets: Sequence[Target] | None = None) -> Self:
@@ -128,15 +128,15 @@ class Poller:
             from docdb_stream.targets import build_targets
 
             targets = build_targets(settings)
-        client = connect(settings)
+        connection = Connection(settings)
         poller = cls(
             settings,
-            source=MongoChangeSource(settings, client),
-            store=MongoCheckpointStore(settings, client),
+            source=MongoChangeSource(settings, connection),
+            store=MongoCheckpointStore(settings, connection),
             targets=targets,
-            dead_letters=MongoDeadLetters(settings, client),
+            dead_letters=MongoDeadLetters(settings, connection),
         )
-        poller._client = client
+        poller._connection = connection
         return poller
 
     def run(
@@ -171,8 +171,8 @@ class Poller:
         for target in self._targets:
             target.close()
         self._source.close()
-        if self._client is not None:
-            self._client.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
 class _Run:

@@ -215,6 +215,11 @@ class Settings(BaseModel):
             return None
         return Namespace(self.watched_db_name, self.watched_collection_name)
 
+    @property
+    def dead_letters_collection(self) -> str:
+        """The collection beside the checkpoints that rejected events go to by default."""
+        return f"{self.state_collection}_dead_letters"
+
     @classmethod
     def from_env(cls, environ: dict[str, str] | None = None) -> Settings:
         """One stream's settings from the environment alone, as a Lambda has them. Raises ConfigError."""

@@ -11,8 +11,8 @@ import datetime as dt
 import enum
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import bson
 from bson import Int64, Timestamp
@@ -20,20 +20,15 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
-from docdb_stream.connection import (
-    AUTHENTICATION_FAILED,
-    NO_CHANGE_STREAMS_HINT,
-    Client,
-    connection_string,
-    server_message,
-    unavailable,
-)
+from docdb_stream.connection import Connection
+from docdb_stream.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, ChangeEvent, Position, ResumeToken
-from docdb_stream.retry import Backoff
+from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
 from docdb_stream.settings import Settings, StartAt
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
@@ -65,7 +60,6 @@ class Verdict(enum.Enum):
 
     RESUME = "resume"
     HISTORY_LOST = "history lost"
-    SIGN_IN = "sign in again"
     FATAL = "fatal"
 
 
@@ -78,8 +72,6 @@ def classify(error: PyMongoError) -> Verdict:
         return Verdict.HISTORY_LOST
     if "resume of change stream was not possible" in message or "resume point may no longer be in the oplog" in message:
         return Verdict.HISTORY_LOST
-    if error.code == AUTHENTICATION_FAILED:
-        return Verdict.SIGN_IN
     if error.code in _RESUMABLE_CODES or error.has_error_label(_RESUMABLE_LABEL):
         return Verdict.RESUME
     return Verdict.FATAL
@@ -121,15 +113,17 @@ class MongoChangeSource:
 
     Args:
         settings: The cluster, what is watched, and BATCH_SIZE.
-        client: A client of the cluster; its owner closes it.
+        connection: To the cluster; its owner closes it.
     """
 
-    def __init__(self, settings: Settings, client: Client) -> None:
+    def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
-        self._client = client
-        self._uri = connection_string(settings)
+        self._connection = connection
         self._scope = settings.scope
         self._db = "admin" if self._scope is None else self._scope.db
+        # A stream that covers the state database would otherwise deliver every checkpoint, and each delivery makes one.
+        # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
+        self._own_namespaces = _covered_state_namespaces(settings)
         self._position: Position | None = None
         self._cursor_id = 0
         self._cursor_name = "$cmd.aggregate"
@@ -144,11 +138,11 @@ class MongoChangeSource:
 
     def operation_time(self) -> Timestamp:
         """See ChangeSource. Raises SourceUnavailableError, also for a server without change streams."""
-        reply = self._patiently(lambda: self._client.admin.command("ping"))
+        reply = self._patiently(lambda: self._connection.client.admin.command("ping"))
         found = reply.get("operationTime")
         if isinstance(found, Timestamp):
             return found
-        hello = self._patiently(lambda: self._client.admin.command("hello"))
+        hello = self._patiently(lambda: self._connection.client.admin.command("hello"))
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise self._no_change_streams("the server is a standalone mongod")
         raise SourceUnavailableError(
@@ -193,7 +187,7 @@ class MongoChangeSource:
         cursor_id, self._cursor_id = self._cursor_id, 0
         if cursor_id:
             try:
-                self._client[self._db].command("killCursors", self._cursor_name, cursors=[Int64(cursor_id)])
+                self._connection.client[self._db].command("killCursors", self._cursor_name, cursors=[Int64(cursor_id)])
             except PyMongoError as error:  # the server ends an idle cursor by itself after ten minutes
                 logger.debug("could not kill the cursor: %s", type(error).__name__)
 
@@ -206,8 +200,8 @@ class MongoChangeSource:
         # A cursor belongs to the session that made it; a session of its own lets getMore name it explicitly.
         if self._session is not None:
             self._session.end_session()
-        self._session = self._client.start_session()
-        reply = self._client[self._db].command(
+        self._session = self._connection.client.start_session()
+        reply = self._connection.client[self._db].command(
             "aggregate",
             self._target_collection(),
             pipeline=[{"$changeStream": self._change_stream_stage()}],
@@ -246,7 +240,7 @@ class MongoChangeSource:
             self._aggregate()
         reply, self._first = self._first, None
         if reply is None:
-            reply = self._client[self._db].command(
+            reply = self._connection.client[self._db].command(
                 "getMore",
                 Int64(self._cursor_id),
                 collection=self._cursor_name,
@@ -259,6 +253,8 @@ class MongoChangeSource:
 
     def _events(self, raws: Sequence[RawBSONDocument]) -> list[ChangeEvent]:
         events = [ChangeEvent(bytes(raw.raw)) for raw in raws]
+        if self._own_namespaces:
+            events = [event for event in events if event.namespace not in self._own_namespaces]
         if self._skip_until is not None and events:
             skip_until = self._skip_until
             events = [event for event in events if event.cluster_time > skip_until]
@@ -316,24 +312,23 @@ class MongoChangeSource:
 
     # Errors
 
-    def _patiently(self, attempt: Any) -> Any:
+    def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt``; on trouble that passes, reopen at the position and try again until the deadline."""
-        backoff: Backoff | None = None
-        while True:
-            try:
-                return attempt()
-            except PyMongoError as error:
-                verdict = classify(error)
-                self._cursor_id, self._first = 0, None
-                if verdict is not Verdict.RESUME or self._closed:
-                    raise self._for_operator(error, verdict) from error
-                backoff = backoff or Backoff()
-                logger.info("change stream interrupted, resuming: %s", type(error).__name__)
-                if not backoff.wait():
-                    raise self._for_operator(error, verdict) from error
+        try:
+            return self._connection.patiently(attempt, passes=self._passes, before_retry=self._reopen)
+        except PyMongoError as error:
+            raise self._for_operator(error) from error
 
-    def _for_operator(self, error: PyMongoError, verdict: Verdict) -> DocdbStreamError:
-        if verdict is Verdict.HISTORY_LOST:
+    def _passes(self, error: PyMongoError) -> bool:
+        return classify(error) is Verdict.RESUME and not self._closed
+
+    def _reopen(self) -> None:
+        """Let the next read open the stream at the position again."""
+        logger.info("stream %s: interrupted, resuming at %s", self._settings.stream_name, self._position)
+        self._cursor_id, self._first = 0, None
+
+    def _for_operator(self, error: PyMongoError) -> DocdbStreamError:
+        if classify(error) is Verdict.HISTORY_LOST:
             assert isinstance(error, OperationFailure)
             since = self._position.time.isoformat() if self._position and self._position.time else "unknown"
             return HistoryLostError(
@@ -344,7 +339,16 @@ class MongoChangeSource:
             )
         if isinstance(error, OperationFailure) and error.code == _NOT_A_REPLICA_SET_CODE:
             return self._no_change_streams(server_message(error))
-        return unavailable(error, self._uri)
+        return unavailable(error, self._connection.uri)
 
     def _no_change_streams(self, why: str) -> SourceUnavailableError:
         return SourceUnavailableError(f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT)
+
+
+def _covered_state_namespaces(settings: Settings) -> frozenset[Namespace]:
+    """The namespaces of this package's own state that lie within what is watched as a whole."""
+    scope = settings.scope
+    if scope is not None and (scope.coll is not None or scope.db != settings.state_db):
+        return frozenset()
+    names = (settings.state_collection, settings.dead_letters_collection)
+    return frozenset(Namespace(settings.state_db, name) for name in names)

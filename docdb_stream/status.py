@@ -13,7 +13,7 @@ from typing import Any
 from bson import Timestamp
 
 from docdb_stream.checkpoint import Checkpoint
-from docdb_stream.connection import connect
+from docdb_stream.connection import Connection
 from docdb_stream.events import scope_name
 from docdb_stream.settings import Settings
 from docdb_stream.source import MongoChangeSource
@@ -113,9 +113,9 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
         if place in read:
             continue
         read.add(place)
-        with connect(settings) as client:
-            operation_time = MongoChangeSource(settings, client).operation_time()
-            checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, client).list()}
+        with Connection(settings) as connection:
+            operation_time = MongoChangeSource(settings, connection).operation_time()
+            checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, connection).list()}
         named = [
             each.stream_name
             for each in streams

@@ -94,8 +94,10 @@ class Mongod(ServerProcess):
     def create_user(self) -> None:
         """Create the user of the options, if they name one: once in a deployment, by the localhost exception."""
         if username := self._options.get("username"):
+            journaled = {"w": "majority", "j": True}  # a standalone server would forget it in a crash right after
+            command = {"createUser": username, "pwd": self._options["password"], "roles": ["root"]}
             with self._anonymous_client() as client:
-                client.admin.command("createUser", username, pwd=self._options["password"], roles=["root"])
+                client.admin.command({**command, "writeConcern": journaled})
 
     def initiate(self, addresses: Iterable[str]) -> None:
         """Make one replica set of this server and the others at ``addresses``."""

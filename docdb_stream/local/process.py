@@ -54,7 +54,7 @@ class ServerProcess(ABC):
     """What the server writes to its log once it listens."""
 
     def __init__(self) -> None:
-        self._guard: _Guard | None = None
+        self._guard: GuardProcess | None = None
         self._port: int | None = None
         self._log_start = 0
 
@@ -87,7 +87,7 @@ class ServerProcess(ABC):
         port_is_given = self._port is not None  # a server that comes back must come back at its address
         while True:
             self._port = self._port or _free_port()
-            self._guard = self._guard or _Guard(self.name)
+            self._guard = self._guard or GuardProcess(self.name)
             self._log_start = self._log.stat().st_size if self._log.exists() else 0
             self._guard.ask("start", argv=list(self._command()), env=dict(self._server_environment()))
             try:
@@ -95,7 +95,7 @@ class ServerProcess(ABC):
                 return
             except ServerError as error:
                 log = self._log_text()
-                lost_its_port = "already in use" in log
+                lost_its_port = "in use" in log  # in the words of all four: "Address in use", "already in use"
                 if port_is_given or not lost_its_port or time.monotonic() > deadline:
                     tail = "\n".join(log.splitlines()[-_LOG_LINES_SHOWN:])
                     raise ServerError(f"{error}; the end of its log:\n{tail}") from None
@@ -170,7 +170,7 @@ class ServerProcess(ABC):
             return log.read().decode(errors="replace")
 
     @property
-    def _running_guard(self) -> _Guard:
+    def _running_guard(self) -> GuardProcess:
         if self._guard is None:
             raise self._not_started()
         return self._guard
@@ -187,7 +187,7 @@ class ServerProcess(ABC):
         self.stop()
 
 
-class _Guard:
+class GuardProcess:
     """The owner's end of a guard process. Usable from any thread."""
 
     def __init__(self, name: str) -> None:

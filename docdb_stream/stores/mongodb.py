@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 from bson import Timestamp
 from pymongo import WriteConcern
+from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError
 
 from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, Lease
-from docdb_stream.connection import Client, connection_string, unavailable
+from docdb_stream.connection import Connection
+from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
-from docdb_stream.retry import Backoff
 from docdb_stream.settings import Settings
 
 T = TypeVar("T")
@@ -39,18 +40,20 @@ class MongoCheckpointStore:
 
     Args:
         settings: The cluster and the state database.
-        client: A client of the cluster; its owner closes it.
+        connection: To the cluster; its owner closes it.
     """
 
-    def __init__(self, settings: Settings, client: Client) -> None:
+    def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
-        self._client = client
-        self._uri = connection_string(settings)
-        self._collection = self._client[settings.state_db].get_collection(
-            settings.state_collection, write_concern=WriteConcern(w="majority")
-        )
+        self._connection = connection
         self._clock_offset_s = 0.0
         self._clock_read_at_s = float("-inf")
+
+    @property
+    def _collection(self) -> Collection[dict[str, Any]]:
+        return self._connection.client[self._settings.state_db].get_collection(
+            self._settings.state_collection, write_concern=WriteConcern(w="majority")
+        )
 
     def load(self, stream: str) -> Checkpoint | None:
         """See CheckpointStore."""
@@ -169,7 +172,7 @@ class MongoCheckpointStore:
         """The server's time, from this machine's clock and the difference measured a while ago."""
         if time.monotonic() - self._clock_read_at_s > _CLOCK_TRUSTED_S:
             before = time.time()
-            local = self._client.admin.command("hello").get("localTime")
+            local = self._connection.client.admin.command("hello").get("localTime")
             if isinstance(local, dt.datetime):
                 server_s = local.replace(tzinfo=dt.UTC).timestamp()
                 self._clock_offset_s = server_s - (before + time.time()) / 2
@@ -180,18 +183,13 @@ class MongoCheckpointStore:
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt`` again while the connection is in trouble: each is safe to repeat."""
-        backoff: Backoff | None = None
-        while True:
-            try:
-                return attempt()
-            except PyMongoError as error:
-                backoff = backoff or Backoff()
-                if not _passes(error) or not backoff.wait():
-                    trouble = unavailable(error, self._uri)
-                    raise StateStoreError(
-                        f"state {self._settings.state_db}.{self._settings.state_collection}: {trouble}",
-                        hint=trouble.hint,
-                    ) from error
+        try:
+            return self._connection.patiently(attempt, passes=_passes)
+        except PyMongoError as error:
+            trouble = unavailable(error, self._connection.uri)
+            raise StateStoreError(
+                f"state {self._settings.state_db}.{self._settings.state_collection}: {trouble}", hint=trouble.hint
+            ) from error
 
 
 # An election or a shutdown under way, by the codes that the retryable writes specification calls retryable.

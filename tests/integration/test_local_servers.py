@@ -127,7 +127,7 @@ def test_only_what_was_asked_for_runs() -> None:
 
 def test_standalone_with_a_user() -> None:
     with Mongod(username="us:er", password="p@ss/word") as server:
-        with server.client() as client:
+        with server.client(journal=True) as client:
             client.shop.orders.insert_one({})
         with server.client(password="wrong") as client, pytest.raises(OperationFailure, match="Authentication failed"):
             client.shop.orders.find_one()

@@ -1,0 +1,97 @@
+"""What went wrong with the cluster, in the operator's words.
+
+Owns the translation of PyMongo's errors. Decides nothing about retrying.
+"""
+
+from __future__ import annotations
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.uri_parser import parse_uri
+
+from docdb_stream.errors import SourceUnavailableError
+
+AUTHENTICATION_FAILED = 18
+UNAUTHORIZED = 13
+"""Error codes of the MongoDB server (its error_codes.yml), which DocumentDB shares."""
+
+NO_CHANGE_STREAMS_HINT = (
+    "change streams need a replica set: start mongod with --replSet and run rs.initiate(); on DocumentDB enable them "
+    "with modifyChangeStreams (elastic clusters have none)"
+)
+
+
+def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
+    """The error for the operator: why the cluster at ``uri`` cannot be used, and what to do.
+
+    Looks at the servers once more by itself where that tells a wrong replica-set name from an unreachable host.
+    """
+    where = ", ".join(_seeds(uri))
+    if isinstance(error, OperationFailure):
+        if error.code == AUTHENTICATION_FAILED:
+            return SourceUnavailableError(
+                f"{where} refuses the user name or password",
+                hint="check DOCUMENTDB_SECRET or the connection string, and authSource",
+            )
+        if error.code == UNAUTHORIZED:
+            return SourceUnavailableError(
+                f"{where}: not authorized: {server_message(error)}",
+                hint="the user needs to read change streams (role read, or changeStream and find privileges) on what "
+                "is watched, and readWrite on STATE_DB",
+            )
+        return SourceUnavailableError(f"{where}: {server_message(error)} (code {error.code})")
+    if isinstance(error, ServerSelectionTimeoutError):
+        return _no_server(error, uri, where)
+    return SourceUnavailableError(
+        f"the connection to {where} broke: {_short(error)}", hint="the next run goes on from the checkpoint"
+    )
+
+
+def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableError:
+    wanted = parse_uri(uri, warn=False)["options"].get("replicaset")
+    if wanted:
+        found = _set_name(uri)
+        if found is not None and found != wanted:
+            actual = f"its replica set is called {found}" if found else "it is not part of a replica set"
+            return SourceUnavailableError(
+                f"{where} answers, but {actual}; the connection string says replicaSet={wanted}",
+                hint=f"use replicaSet={found}" if found else NO_CHANGE_STREAMS_HINT,
+            )
+    return SourceUnavailableError(
+        f"no usable server at {where}: {_short(error)}",
+        hint="check host, port, TLS, and that this machine may connect (VPC, security group)",
+    )
+
+
+def _set_name(uri: str) -> str | None:
+    """What the first answering seed calls its replica set; "" when it has none, None when no seed answers."""
+    options = parse_uri(uri, warn=False)["options"]
+    tls = {name: value for name, value in options.items() if name.lower().startswith("tls")}
+    for seed in _seeds(uri):
+        try:
+            with MongoClient(
+                f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=2000, **tls
+            ) as probe:
+                return str(probe.admin.command("hello").get("setName", ""))
+        except PyMongoError:
+            continue
+    return None
+
+
+def _seeds(uri: str) -> list[str]:
+    try:
+        return [f"{host}:{port or 27017}" for host, port in parse_uri(uri, warn=False)["nodelist"]]
+    except (PyMongoError, ValueError):
+        return ["the cluster"]
+
+
+def server_message(error: OperationFailure) -> str:
+    """The server's own words, without the whole reply that PyMongo appends."""
+    details = error.details or {}
+    return str(details.get("errmsg") or str(error).partition(", full error")[0])
+
+
+def _short(error: Exception) -> str:
+    """PyMongo's message without its description of the topology."""
+    text = str(error).partition(", Timeout:")[0].partition(", Topology Description")[0]
+    return text if len(text) <= 300 else text[:300] + "..."

@@ -1,0 +1,274 @@
+"""The places that the demo's events go to: made empty, and read back with the services' own clients.
+
+Each place tells which settings switch its target on, and reads back everything it holds. Nothing here uses the targets'
+code.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import gzip
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from bson import Decimal128, ObjectId
+
+from docdb_stream.errors import DocdbStreamError
+from docdb_stream.local import AwsServer, KafkaBroker, LocalServers, OpenSearchServer
+from docdb_stream.local.demo.verify import Delivery, Json, Verdict, verify_documents, verify_events
+
+READ_TIMEOUT_S = 120.0
+SQS_BATCH = 10  # messages that one request may receive or delete
+
+
+class Place(Protocol):
+    """One target's end of the line."""
+
+    name: str
+    """The target's name, as docdb-stream's results have it."""
+
+    keeps: str
+    """What it holds, for people."""
+
+    def create(self) -> Mapping[str, str]:
+        """Make the place, empty; return the settings that switch its target on."""
+        ...
+
+    def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+        """Read everything back and compare it.
+
+        Args:
+            events: The source's events in order.
+            documents: The source's documents in the end: collection -> ``_id`` -> document.
+        """
+        ...
+
+
+class KinesisPlace:
+    """A data stream of four shards."""
+
+    name: ClassVar[str] = "kinesis"
+    keeps: ClassVar[str] = "events, at least once"
+    _STREAM: ClassVar[str] = "shop"
+
+    def __init__(self, aws: AwsServer) -> None:
+        self._client = aws.client("kinesis")
+
+    def create(self) -> Mapping[str, str]:
+        """See Place."""
+        self._client.create_stream(StreamName=self._STREAM, ShardCount=4)
+        waiter = self._client.get_waiter("stream_exists")
+        waiter.wait(StreamName=self._STREAM, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+        return {"kinesis_stream": self._STREAM}
+
+    def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+        """See Place."""
+        return verify_events(self.name, events, list(self._read()), duplicates_allowed=True)
+
+    def _read(self) -> Iterator[Delivery]:
+        for shard in self._client.list_shards(StreamName=self._STREAM)["Shards"]:
+            shard_id = shard["ShardId"]
+            reply = self._client.get_shard_iterator(
+                StreamName=self._STREAM, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON"
+            )
+            iterator = reply["ShardIterator"]
+            for _ in _until(READ_TIMEOUT_S, f"the end of Kinesis shard {shard_id}"):
+                reply = self._client.get_records(ShardIterator=iterator)
+                yield from (Delivery(shard_id, record["Data"]) for record in reply["Records"])
+                iterator = reply["NextShardIterator"]
+                if not reply["Records"] and reply["MillisBehindLatest"] == 0:
+                    break
+
+
+class SqsPlace:
+    """A FIFO queue; reading it empties it."""
+
+    name: ClassVar[str] = "sqs"
+    keeps: ClassVar[str] = "events, effectively once"
+
+    def __init__(self, aws: AwsServer) -> None:
+        self._client = aws.client("sqs")
+        self._queue = ""
+
+    def create(self) -> Mapping[str, str]:
+        """See Place."""
+        # Far longer than reading takes: a message that came back would look like a duplicate.
+        attributes = {"FifoQueue": "true", "VisibilityTimeout": "600"}
+        self._queue = self._client.create_queue(QueueName="shop.fifo", Attributes=attributes)["QueueUrl"]
+        return {"sqs_query_url": self._queue}
+
+    def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+        """See Place."""
+        return verify_events(self.name, events, list(self._read()), duplicates_allowed=False)
+
+    def _read(self) -> Iterator[Delivery]:
+        for _ in _until(READ_TIMEOUT_S, "the end of the SQS queue"):
+            reply = self._client.receive_message(
+                QueueUrl=self._queue, MaxNumberOfMessages=SQS_BATCH, MessageSystemAttributeNames=["MessageGroupId"]
+            )
+            messages = reply.get("Messages", [])
+            for message in messages:
+                yield Delivery(message["Attributes"]["MessageGroupId"], message["Body"].encode())
+            if messages:
+                entries = [
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                    for number, message in enumerate(messages)
+                ]
+                self._client.delete_message_batch(QueueUrl=self._queue, Entries=entries)
+            elif self._is_empty():
+                break
+
+    def _is_empty(self) -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        reply = self._client.get_queue_attributes(QueueUrl=self._queue, AttributeNames=names)
+        return not any(int(reply["Attributes"][name]) for name in names)
+
+
+class KafkaPlace:
+    """A broker; each collection has a topic."""
+
+    name: ClassVar[str] = "kafka"
+    keeps: ClassVar[str] = "events, at least once"
+
+    def __init__(self, broker: KafkaBroker) -> None:
+        self._broker = broker
+
+    def create(self) -> Mapping[str, str]:
+        """See Place. The broker makes topics when they are first written to."""
+        return {"msk_bootstrap_srv": self._broker.bootstrap_servers}
+
+    def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+        """See Place."""
+        return verify_events(self.name, events, list(self._read()), duplicates_allowed=True)
+
+    def count(self) -> int:
+        """How many records there are now."""
+        with self._consumer() as consumer:
+            return sum(consumer.end_offsets(self._partitions(consumer)).values())
+
+    def _read(self) -> Iterator[Delivery]:
+        with self._consumer() as consumer:
+            partitions = self._partitions(consumer)
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends = consumer.end_offsets(partitions)
+            for _ in _until(READ_TIMEOUT_S, "the end of the Kafka topics"):
+                if all(consumer.position(partition) >= end for partition, end in ends.items()):
+                    break
+                for partition, records in consumer.poll(timeout_ms=500).items():
+                    lane = f"{partition.topic}/{partition.partition}"
+                    yield from (Delivery(lane, record.value) for record in records)
+
+    def _partitions(self, consumer: Any) -> list[Any]:
+        from kafka import TopicPartition
+
+        topics = sorted(topic for topic in consumer.topics() if topic.startswith("shop-"))
+        return [TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic)]
+
+    @contextlib.contextmanager
+    def _consumer(self) -> Iterator[Any]:
+        with warnings.catch_warnings():  # kafka-python reads its schemas in a way that Python 3.11 calls deprecated
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from kafka import KafkaConsumer
+
+            with contextlib.closing(KafkaConsumer(bootstrap_servers=self._broker.bootstrap_servers)) as consumer:
+                yield consumer
+
+
+class S3Place:
+    """A bucket of gzipped JSON Lines."""
+
+    name: ClassVar[str] = "s3"
+    keeps: ClassVar[str] = "events, effectively once"
+    _BUCKET: ClassVar[str] = "shop-events"
+
+    def __init__(self, aws: AwsServer) -> None:
+        self._client = aws.client("s3")
+
+    def create(self) -> Mapping[str, str]:
+        """See Place."""
+        self._client.create_bucket(Bucket=self._BUCKET)
+        return {"bucket_name": self._BUCKET, "bucket_path": "changes"}
+
+    def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+        """See Place."""
+        return verify_events(self.name, events, list(self._read()), duplicates_allowed=False)
+
+    def _read(self) -> Iterator[Delivery]:
+        # Listed by name, and the names sort by time.
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._BUCKET):
+            for entry in page.get("Contents", []):
+                body = self._client.get_object(Bucket=self._BUCKET, Key=entry["Key"])["Body"].read()
+                yield from (Delivery("", line) for line in gzip.decompress(body).splitlines())
+
+
+class OpenSearchPlace:
+    """A node; each collection has an index, which mirrors its documents."""
+
+    name: ClassVar[str] = "opensearch"
+    keeps: ClassVar[str] = "documents, as they are in the end"
+
+    def __init__(self, server: OpenSearchServer) -> None:
+        self._server = server
+
+    def create(self) -> Mapping[str, str]:
+        """See Place. An index is made when it is first written to."""
+        return {"elasticsearch_uri": self._server.url}
+
+    def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
+        """See Place."""
+        source = {
+            f"shop-{collection}/{plain(_id)}": plain({key: value for key, value in document.items() if key != "_id"})
+            for collection, found in documents.items()
+            for _id, document in found.items()
+        }
+        return verify_documents(self.name, source, self._read())
+
+    def _read(self) -> Iterator[tuple[str, Json]]:
+        from opensearchpy import OpenSearch
+        from opensearchpy.helpers import scan
+
+        with OpenSearch(self._server.url) as client:
+            client.indices.refresh(index="shop-*")
+            for hit in scan(client, index="shop-*", size=1000):
+                yield f"{hit['_index']}/{hit['_id']}", hit["_source"]
+
+
+def all_places(servers: LocalServers) -> list[Place]:
+    """The five places of the demo."""
+    return [
+        KinesisPlace(servers.aws),
+        SqsPlace(servers.aws),
+        KafkaPlace(servers.kafka),
+        S3Place(servers.aws),
+        OpenSearchPlace(servers.opensearch),
+    ]
+
+
+def plain(value: Any) -> Any:
+    """A BSON value as plain JSON, by docs/targets.md's words and none of docdb-stream's code."""
+    match value:
+        case dict():
+            return {key: plain(inner) for key, inner in value.items()}
+        case list():
+            return [plain(inner) for inner in value]
+        case ObjectId() | Decimal128():
+            return str(value)
+        case dt.datetime():
+            return value.isoformat(timespec="milliseconds") + "Z"
+        case bytes():
+            return base64.b64encode(value).decode()
+    return json.loads(json.dumps(value))
+
+
+def _until(timeout_s: float, what: str) -> Iterator[None]:
+    """Repeat for at most ``timeout_s``; the caller breaks out when done."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        yield
+    raise DocdbStreamError(f"waited {timeout_s:.0f} s in vain for {what}")
