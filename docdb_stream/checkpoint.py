@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,14 +111,21 @@ class CheckpointStore(Protocol):
 class LeaseKeeper:
     """Renews a lease in a thread while a run works, and knows when it is lost.
 
-    Use as a context manager. ``check()`` raises once the lease is lost.
+    Use as a context manager.
+
+    Args:
+        store: Where the lease is.
+        lease: Just acquired.
+        clock: The monotonic clock, in seconds.
     """
 
-    def __init__(self, store: CheckpointStore, lease: Lease) -> None:
+    def __init__(self, store: CheckpointStore, lease: Lease, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._lease = lease
+        self._clock = clock
         self._over = threading.Event()
         self._lost: CheckpointConflictError | None = None
+        self._held_until_s = clock() + lease.duration_s
         self._thread = threading.Thread(target=self._renew, name=f"lease {lease.stream}", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
@@ -129,16 +137,31 @@ class LeaseKeeper:
         self._thread.join(timeout=self._lease.duration_s)
 
     def check(self) -> None:
-        """Raise CheckpointConflictError when the lease is lost."""
+        """Raise CheckpointConflictError when the lease is lost, or may be: a process that was stopped for longer than
+        the lease lasts finds that out here, before it sends anything stale."""
+        if self._lost is None and self._clock() >= self._held_until_s:
+            self._lost = CheckpointConflictError(
+                f"the lease on stream {self._lease.stream} ran out before it could be renewed",
+                hint="nothing is lost: the next run goes on from the checkpoint. If this happens often, raise "
+                "LEASE_SECONDS",
+            )
         if self._lost is not None:
             raise self._lost
 
+    def save(self, position: Position, events: int) -> None:
+        """Save the position under the lease, which that renews. Raises as CheckpointStore.save does."""
+        asked_at_s = self._clock()
+        self._store.save(self._lease, position, events)
+        self._held_until_s = asked_at_s + self._lease.duration_s
+
     def _renew(self) -> None:
         # A third of the duration leaves room for two failed attempts before the lease runs out. While the store cannot
-        # be reached the lease may run out; the next save then says so, therefore the error itself is not one yet.
+        # be reached the lease may run out; check() then says so, therefore the error itself is not one yet.
         while not self._over.wait(self._lease.duration_s / 3):
+            asked_at_s = self._clock()
             try:
                 self._store.renew(self._lease)
+                self._held_until_s = asked_at_s + self._lease.duration_s
             except CheckpointConflictError as error:
                 self._lost = error
                 return

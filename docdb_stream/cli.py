@@ -1,4 +1,4 @@
-"""The command line: ``docdb-stream run``, ``status``, ``doctor``.
+"""The command line: ``docdb-stream run``, ``status``, ``doctor``, ``demo``.
 
 Owns what an operator types and sees, and the exit codes. Everything it does, the library does.
 """
@@ -144,6 +144,24 @@ def doctor(config: ConfigOption = None, stream: StreamOption = None) -> None:
                 if error.hint:
                     typer.echo(f"    hint: {error.hint}")
     raise typer.Exit(worst)
+
+
+@app.command()
+def demo(
+    events: Annotated[int, typer.Option("--events", min=200, help="How many changes the shop makes.")] = 12_000,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same changes.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running at the end, until Ctrl-C.")] = False,
+) -> None:
+    """See it at work on this machine: five targets, a crash on the way, and a check of every event.
+
+    Starts real servers from the packages of docdb-stream[local]. Exits with 1 when an event is missing, out of order
+    or altered in any target.
+    """
+    with _reported():
+        from docdb_stream.local.demo.run import DemoOptions, run_demo
+
+        status = run_demo(DemoOptions(events, seed, keep))
+    raise typer.Exit(status)
 
 
 # Settings

@@ -39,18 +39,23 @@ class TargetFigures:
     flush_s: float = 0.0
 
 
+class OutOfTimeError(TargetError):
+    """A target works, but not fast enough for the run's deadline."""
+
+
 @dataclass(slots=True)
 class _Flush:
-    """A request to flush: done when every worker has counted down."""
+    """A request to flush: done when every worker has arrived."""
 
-    remaining: int
+    expected: int
+    arrived: list[str] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def arrive(self) -> None:
+    def arrive(self, name: str) -> None:
         with self.lock:
-            self.remaining -= 1
-            if self.remaining <= 0:
+            self.arrived.append(name)
+            if len(self.arrived) >= self.expected:
                 self.done.set()
 
 
@@ -78,11 +83,15 @@ class _Worker:
                 if self.error is not None:
                     raise self.error from None
                 if deadline.remaining_s <= 0:
-                    raise TargetError(
+                    raise OutOfTimeError(
                         self.target.name,
                         "still busy at the run's deadline",
                         hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
                     ) from None
+
+    def is_behind(self, barrier: _Flush) -> bool:
+        """Whether this worker has not come to the barrier yet."""
+        return self.target.name not in barrier.arrived
 
     def stop(self, wait_s: float) -> None:
         """End the thread; one that hangs in its target is left behind, it is a daemon."""
@@ -98,12 +107,13 @@ class _Worker:
             if isinstance(task, _Flush):
                 if self.error is None:
                     self._guarded(self._flush)
-                task.arrive()
+                task.arrive(self.target.name)
             elif self.error is None:
                 events = task
                 self._guarded(lambda events=events: self._write(events))
 
     def _write(self, events: Sequence[ChangeEvent]) -> None:
+        current_deadline().check()
         started = time.monotonic()
         rejected = self.target.write(events)
         self.figures.write_s += time.monotonic() - started
@@ -111,6 +121,7 @@ class _Worker:
         self._refused(rejected)
 
     def _flush(self) -> None:
+        current_deadline().check()
         started = time.monotonic()
         rejected = self.target.flush()
         self.figures.flush_s += time.monotonic() - started
@@ -181,10 +192,14 @@ class Delivery:
         limit = current_deadline()
         for worker in self._workers:
             worker.offer(barrier, limit)
-        while not barrier.done.wait(timeout=min(1.0, max(0.01, limit.remaining_s))) and self._workers:
+        while self._workers and not barrier.done.wait(timeout=min(1.0, max(0.01, limit.remaining_s))):
             if limit.remaining_s <= 0:
-                slow = ", ".join(worker.target.name for worker in self._workers)
-                raise TargetError(slow, "not durable by the run's deadline", hint="the next run delivers again")
+                slow = ", ".join(worker.target.name for worker in self._workers if worker.is_behind(barrier))
+                raise OutOfTimeError(
+                    slow,
+                    "not durable by the run's deadline",
+                    hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
+                )
         self._raise_failure()
         rejections = [rejection for worker in self._workers for rejection in worker.rejections]
         for worker in self._workers:

@@ -64,13 +64,16 @@ _WRAPPER_NAMES: Final = (
 )
 _WRAPPER_KEYS: Final = frozenset("$" + name for name in _WRAPPER_NAMES.split("|"))
 _WRAPPER_KEY_BYTES: Final = re.compile(rb"\$(?:regex|%b)\0" % _WRAPPER_NAMES.encode())
-# Bytes 6 and 7 of a double (little-endian) whose exponent is all ones: an infinity or NaN. A key's NUL comes before it.
-_NON_FINITE_BYTES: Final = re.compile(rb"[\xf0-\xff](?=[\x7f\xff])(?<=\0.{7})", re.DOTALL)
+# A double (type 1) whose exponent is all ones: an infinity or NaN. The key stops at another 0x01, which would be as good
+# a start, so that the search stays linear.
+_NON_FINITE_BYTES: Final = re.compile(rb"\x01[^\0\x01]*\0.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
 _EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MIN_DATE_MS: Final = (datetime.min - _EPOCH) // _MILLISECOND
 _MAX_DATE_MS: Final = (datetime.max - _EPOCH) // _MILLISECOND
+
+_ATOMS: Final = frozenset({str, int, bool, type(None), Int64, ObjectId, datetime, DatetimeMS, Decimal128, Timestamp})
 
 _ORJSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS  # Code is a str subclass
 _ORJSON_UTC: Final = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
@@ -191,18 +194,10 @@ def _is_proven(form: _Format, document: Mapping[str, Any], raw: bytes | None, re
     if form.has_wrappers and (raw is None or _WRAPPER_KEY_BYTES.search(raw)):
         return False
     # orjson writes NaN and the infinities as null.
-    if b"null" in rendered and (raw is None or _may_hold_non_finite(raw)):
+    if b"null" in rendered and (raw is None or _NON_FINITE_BYTES.search(raw)):
         return False
     # A document that encodes to the very bytes it came from has lost nothing: neither type, order nor repeated key.
     return raw is None or bson.encode(document, codec_options=DECODE_OPTIONS) == raw
-
-
-def _may_hold_non_finite(raw: bytes) -> bool:
-    for match in _NON_FINITE_BYTES.finditer(raw):
-        key_end = match.start() - 7
-        if b"\x01" in raw[raw.rfind(b"\0", 0, key_end) + 1 : key_end]:  # a double's type number, then the key
-            return True
-    return False
 
 
 def _exact(form: _Format, value: Any, path: str) -> Any:
@@ -213,7 +208,10 @@ def _exact(form: _Format, value: Any, path: str) -> Any:
         case dict():
             return _exact_document(form, value.items(), path)
         case list():
-            return [_exact(form, item, f"{path}.{index}") for index, item in enumerate(value)]
+            return [
+                item if type(item) in _ATOMS else _exact(form, item, f"{path}.{index}")
+                for index, item in enumerate(value)
+            ]
         case float() if not math.isfinite(value):
             return form.non_finite(_non_finite_name(value))
         case DBRef():
@@ -227,11 +225,11 @@ def _exact(form: _Format, value: Any, path: str) -> Any:
 
 def _exact_document(form: _Format, elements: Iterable[tuple[str, Any]], path: str) -> Any:
     pairs = []
+    prefix = f"{path}." if path else ""
     for key, value in elements:
-        inner = f"{path}.{key}" if path else key
         if form.has_wrappers and (key in _WRAPPER_KEYS or (key == "$regex" and type(value) is str)):
-            raise UnrenderableError(f"{inner}: a stored key that Extended JSON reserves for type wrappers")
-        pairs.append((key, _exact(form, value, inner)))
+            raise UnrenderableError(f"{prefix}{key}: a stored key that Extended JSON reserves for type wrappers")
+        pairs.append((key, value if type(value) in _ATOMS else _exact(form, value, prefix + key)))
     document = dict(pairs)
     if len(document) == len(pairs):
         return document

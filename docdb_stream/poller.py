@@ -11,16 +11,15 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import CheckpointStore, Lease, LeaseKeeper
+from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import DeadLetters, MongoDeadLetters
-from docdb_stream.delivery import Delivery, TargetFigures
+from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
 from docdb_stream.events import Position
 from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
@@ -31,9 +30,10 @@ from docdb_stream.target import Target
 
 logger = logging.getLogger(__name__)
 
-IDLE_SYNC_S = 10.0
-"""While following, a checkpoint is made at least this often when something moved: an idle stream stays fresh, and what
-a buffering target holds gets out."""
+SYNC_INTERVAL_S = 10.0
+"""A checkpoint is made at least this often when something moved, whatever STATE_SYNC_COUNT says: an idle stream stays
+fresh, what a buffering target holds gets out, and little is delivered again after a crash of a slow stream. With a
+deadline nearer than four times this, a quarter of it: a slow target must get a checkpoint done before the deadline."""
 
 TAKE_WAIT_S = 0.25
 """How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
@@ -162,9 +162,9 @@ class Poller:
                 checkpoint stands where it was last saved; the next run delivers again what came after it.
         """
         with deadline(limit or Deadline()) as current:
-            return _Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current).run(
-                follow
-            )
+            run = _Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current)
+            run.progress = progress or run.progress
+            return run.run(follow)
 
     def close(self) -> None:
         """Close the targets and connections. Safe to call twice."""
@@ -200,57 +200,61 @@ class _Run:
         self._saved: Position | None = None
         self._saved_at_s = self._started_s
         self._longest_sync_s = 0.0
+        self._total_s = limit.at_s - self._started_s
         self.progress: Callable[[RunResult], None] = lambda result: None
 
     def run(self, follow: bool) -> RunResult:
         settings, result = self._settings, self._result
         lease = self._store.acquire(settings.stream_name, settings.scope, _owner(), settings.lease_seconds)
         try:
-            with LeaseKeeper(self._store, lease) as keeper:
+            with LeaseKeeper(self._store, lease) as keeper, deadline(replace(self._limit, guard=keeper.check)):
                 until = self._source.operation_time()
-                result.position = self._start(lease)
+                result.position = self._start(keeper)
                 self._source.open(result.position)
-                with ExitStack() as stack:
-                    delivery = stack.enter_context(Delivery(self._targets))
+                with (
+                    Delivery(self._targets) as delivery,
+                    ReadAhead(
+                        self._source,
+                        until=None if follow else until,
+                        batch_size=settings.batch_size,
+                        max_bytes=settings.read_ahead_bytes,
+                    ) as ahead,
+                ):
                     result.targets = delivery.figures
-                    ahead = stack.enter_context(
-                        ReadAhead(
-                            self._source,
-                            until=None if follow else until,
-                            batch_size=settings.batch_size,
-                            max_bytes=settings.read_ahead_bytes,
-                        )
-                    )
-                    self._loop(ahead, delivery, keeper, lease, follow)
-                    self._sync(delivery, keeper, lease)
+                    try:
+                        self._loop(ahead, delivery, keeper, follow)
+                        self._sync(delivery, keeper)
+                    except OutOfTimeError as error:
+                        self._out_of_time(error)
         finally:
             self._store.release(lease)
         self._finish(until)
         return result
 
-    def _start(self, lease: Lease) -> Position:
+    def _start(self, keeper: LeaseKeeper) -> Position:
         """The position to go on from; a new stream's is saved before anything is read."""
-        checkpoint = self._store.load(lease.stream)
+        name = self._settings.stream_name
+        checkpoint = self._store.load(name)
         if checkpoint is not None and checkpoint.position is not None:
             self._saved = checkpoint.position
             return checkpoint.position
         position = self._store.inherited_position(self._settings.scope)
         if position is not None:
-            logger.info("stream %s goes on where the AWS sample stopped, at %s", lease.stream, position.time)
+            logger.info("stream %s goes on where the AWS sample stopped, at %s", name, position.time)
         else:
             position = self._source.start_position(self._settings.start_at)
-            logger.info("stream %s is new and starts at %s", lease.stream, position.time)
-        self._save(lease, position)
+            logger.info("stream %s is new and starts at %s", name, position.time)
+        self._save(keeper, position)
         return position
 
-    def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, lease: Lease, follow: bool) -> None:
+    def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, follow: bool) -> None:
         result = self._result
         while not self._over(follow):
             keeper.check()
             batch = ahead.take(TAKE_WAIT_S)
             if batch is None:
                 if ahead.caught_up:
-                    result.stopped_by, result.caught_up = "caught-up", True
+                    result.stopped_by = "caught-up"
                     return
             else:
                 if batch.events:
@@ -261,8 +265,8 @@ class _Run:
                     self._unsaved_events += len(batch.events)
                 result.position = batch.position
                 self.progress(result)
-            if self._is_sync_due(delivery, follow):
-                self._sync(delivery, keeper, lease)
+            if self._is_sync_due(delivery):
+                self._sync(delivery, keeper)
 
     def _over(self, follow: bool) -> bool:
         """Whether the run has to end now, and why."""
@@ -276,16 +280,15 @@ class _Run:
         return bool(result.stopped_by)
 
     def _margin_s(self) -> float:
-        """How long before the deadline to stop: what flushing and saving took so far, twice, and a little."""
-        total_s = self._limit.at_s - self._started_s
-        return min(MIN_DEADLINE_MARGIN_S, 0.2 * total_s) + 2 * self._longest_sync_s
+        """How long before the deadline to stop reading: twice what making a checkpoint has taken so far, and a bit."""
+        return min(MIN_DEADLINE_MARGIN_S, 0.2 * self._total_s) + 2 * self._longest_sync_s
 
-    def _is_sync_due(self, delivery: Delivery, follow: bool) -> bool:
+    def _is_sync_due(self, delivery: Delivery) -> bool:
         if self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush:
             return True
-        return follow and self._limit.clock() - self._saved_at_s >= IDLE_SYNC_S
+        return self._limit.clock() - self._saved_at_s >= min(SYNC_INTERVAL_S, self._total_s / 4)
 
-    def _sync(self, delivery: Delivery, keeper: LeaseKeeper, lease: Lease) -> None:
+    def _sync(self, delivery: Delivery, keeper: LeaseKeeper) -> None:
         """Make everything durable, then save the position. The one place where a position passes events."""
         position = self._result.position
         assert position is not None
@@ -295,24 +298,38 @@ class _Run:
         started_s = self._limit.clock()
         rejections = delivery.flush()
         if rejections:
-            self._dead_letters.write(lease.stream, rejections)
+            self._dead_letters.write(self._result.stream, rejections)
             self._result.rejections += len(rejections)
         keeper.check()
-        self._save(lease, position)
+        self._save(keeper, position)
         self._longest_sync_s = max(self._longest_sync_s, self._limit.clock() - started_s)
-        logger.info("checkpoint: stream=%s position=%s events=%d", lease.stream, position.time, self._result.events)
+        logger.info(
+            "checkpoint: stream=%s position=%s events=%d", self._result.stream, position.time, self._result.events
+        )
 
-    def _save(self, lease: Lease, position: Position) -> None:
-        self._store.save(lease, position, self._unsaved_events)
+    def _save(self, keeper: LeaseKeeper, position: Position) -> None:
+        keeper.save(position, self._unsaved_events)
         self._saved, self._saved_at_s = position, self._limit.clock()
         self._result.checkpoints += 1
         self._result.events += self._unsaved_events
         self._unsaved_events = self._unsaved_loops = 0
 
+    def _out_of_time(self, error: OutOfTimeError) -> None:
+        """The deadline came before everything read was durable: what is saved stands, the next run reads the rest.
+
+        Raises:
+            OutOfTimeError: Nothing at all was saved past an event, so the next run would fare no better.
+        """
+        if not self._result.events:
+            raise error
+        logger.warning("stream %s: %s; the next run goes on from %s", self._result.stream, error, self._saved)
+        self._result.stopped_by = "deadline"
+        self._result.position = self._saved
+
     def _finish(self, until: Timestamp) -> None:
         result = self._result
         reached = result.position.operation_time if result.position else None
-        result.caught_up = result.caught_up or (reached is not None and reached >= until)
+        result.caught_up = result.stopped_by == "caught-up" or (reached is not None and reached >= until)
         if result.caught_up:
             result.lag_s = 0.0
         elif reached is not None:

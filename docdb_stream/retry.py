@@ -27,13 +27,19 @@ DEFAULT_PATIENCE_S = 30.0
 class Deadline:
     """The moment (on the monotonic clock, in seconds) by which a run must be over, and a way to be told to stop.
 
-    ``patience_s`` bounds how long one operation is retried without success even when the deadline is far.
+    Attributes:
+        at_s: The moment.
+        patience_s: How long one operation is retried without success even when the deadline is far.
+        stop: Set to ask for a clean end.
+        clock: The monotonic clock.
+        guard: Raises when the run may no longer act; set by the poller to the lease's check.
     """
 
     at_s: float = float("inf")
     patience_s: float = DEFAULT_PATIENCE_S
     stop: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
+    guard: Callable[[], None] = lambda: None
 
     @classmethod
     def after(cls, seconds: float | None, **options: object) -> Deadline:
@@ -45,6 +51,14 @@ class Deadline:
     def remaining_s(self) -> float:
         """Seconds left; negative when it is over."""
         return self.at_s - self.clock()
+
+    def check(self) -> None:
+        """Call before each request that changes something outside.
+
+        Raises:
+            CheckpointConflictError: The run slept through its lease; another may be further already.
+        """
+        self.guard()
 
 
 _current: ContextVar[Deadline | None] = ContextVar("docdb_stream_deadline", default=None)

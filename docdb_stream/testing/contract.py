@@ -23,6 +23,9 @@ the rest::
 It is the same suite for a fake in memory and for a real server.
 """
 
+# The tests are named by what they prove; see the attributes and hooks for the rest.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 import socket
@@ -271,9 +274,7 @@ class TargetContract:
             assert self._deliver(target, events) == []
         self._assert_delivered(events)
 
-    def test_08_throttling_is_retried_after_a_delay(
-        self, target: Target, log: ChangeLog, waits: list[float]
-    ) -> None:
+    def test_08_throttling_is_retried_after_a_delay(self, target: Target, log: ChangeLog, waits: list[float]) -> None:
         events = log.inserts(25)
         with self.faults(target, Faults(throttle=2)):
             assert self._deliver(target, events) == []

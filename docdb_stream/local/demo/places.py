@@ -29,10 +29,10 @@ SQS_BATCH = 10  # messages that one request may receive or delete
 class Place(Protocol):
     """One target's end of the line."""
 
-    name: str
+    name: ClassVar[str]
     """The target's name, as docdb-stream's results have it."""
 
-    keeps: str
+    keeps: ClassVar[str]
     """What it holds, for people."""
 
     def create(self) -> Mapping[str, str]:
@@ -251,7 +251,7 @@ def all_places(servers: LocalServers) -> list[Place]:
 
 
 def plain(value: Any) -> Any:
-    """A BSON value as plain JSON, by docs/targets.md's words and none of docdb-stream's code."""
+    """A BSON value as plain JSON, the way a search engine wants it; written apart from docdb-stream's own rendering."""
     match value:
         case dict():
             return {key: plain(inner) for key, inner in value.items()}

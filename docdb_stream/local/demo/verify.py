@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -185,7 +186,7 @@ def _verify_order(verdict: Verdict, originals: Mapping[str, Json], found: Iterab
     for key, history in histories.items():
         numbers = {event_id: n for n, event_id in enumerate(sorted(set(history), key=source_order.__getitem__), 1)}
         walk = [0, *(numbers[event_id] for event_id in history)]
-        skips = sum(after > before + 1 for before, after in zip(walk, walk[1:], strict=False))
+        skips = sum(after > before + 1 for before, after in pairwise(walk))
         violations = skips + (walk[-1] != len(numbers)) + (len(lanes[key]) > 1)
         if violations:
             verdict.order_violations += violations

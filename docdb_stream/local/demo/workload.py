@@ -61,7 +61,7 @@ class Workload:
         self._database = database
         self._operations = operations
         self._duration_s = duration_s
-        self._chance = random.Random(seed)  # noqa: S311 - it is to be repeatable, not secret
+        self._chance = random.Random(seed)
         self._products = Collection("products")
         self._customers = Collection("customers")
         self._orders = Collection("orders")
@@ -167,7 +167,7 @@ class Workload:
             "lines": [self._line() for _ in range(chance.randint(1, 4))],
             "total": self._money(),
             "history": [{"status": "placed", "at": self._date()}],
-            "note": chance.choice((None, "", "Bitte klingeln – 2. Stock", "ring \u200b twice\t")),
+            "note": chance.choice((None, "", "Bitte klingeln … 2. Stock", "ring \u200b twice\t")),
         }
 
     def _line(self) -> Document:

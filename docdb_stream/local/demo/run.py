@@ -1,0 +1,302 @@
+"""The demo's course: start, stream, crash, resume, stop, catch up, read back, judge.
+
+Owns the order of things and the exit status. Ctrl-C at any moment unwinds it all, and whatever could not be unwound
+dies with this process (see ``docdb_stream.local.guard``).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from docdb_stream.checkpoint import Checkpoint
+from docdb_stream.connection import Connection
+from docdb_stream.errors import DocdbStreamError, LeaseHeldError
+from docdb_stream.local import LocalServers
+from docdb_stream.local.demo.places import KafkaPlace, Place, all_places
+from docdb_stream.local.demo.poller import PollerProcess
+from docdb_stream.local.demo.recorder import Recorder
+from docdb_stream.local.demo.screen import Screen
+from docdb_stream.local.demo.verify import Verdict
+from docdb_stream.local.demo.workload import Workload
+from docdb_stream.local.process import wait_until
+from docdb_stream.settings import Settings
+from docdb_stream.stores.mongodb import MongoCheckpointStore
+
+T = TypeVar("T")
+
+DATABASE = "shop"
+COLLECTIONS = ("products", "customers", "orders")
+WRITES_PER_S = 400  # below what one poller delivers on two cores that all the servers share
+MIN_WORKLOAD_S = 12.0  # the poller is to die and come back while the shop is still open
+KILL_AT = 0.45  # of the workload
+LEASE_S = 6.0  # how long the dead run's lease keeps the next one out; the default is a minute
+STEP_TIMEOUT_S = 240.0
+_LOOK_EVERY_S = 0.1
+INTERRUPTED = 130  # what shells say of a process ended by Ctrl-C
+
+WRITTEN, DELIVERED = "written to MongoDB", "delivered to all five"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What may be chosen.
+
+    Attributes:
+        events: How many changes the shop makes.
+        seed: Equal seeds make the same changes.
+        keep: Leave the servers running at the end, until Ctrl-C.
+    """
+
+    events: int = 12_000
+    seed: int = 1
+    keep: bool = False
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run it on the terminal; return the exit status: 0 all is proven, 1 a defect was found, 130 Ctrl-C.
+
+    Raises:
+        DocdbStreamError: It could not be run to its end.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    screen = Screen()
+    try:
+        with ExitStack() as stack:
+            demo = Demo(options, screen, stack)
+            is_proven = demo.run()
+            if options.keep:
+                demo.keep()
+    except KeyboardInterrupt:
+        screen.text("\nInterrupted: everything that was started is stopped, its data is removed.")
+        return INTERRUPTED
+    screen.step("Everything is stopped and removed.")
+    screen.text(_NEXT if is_proven else "\nNot proven: see the table.")
+    return 0 if is_proven else 1
+
+
+_NEXT = """
+Where to go next:
+  docdb-stream demo --keep     the same, and the servers stay until Ctrl-C, to be looked at
+  docdb-stream doctor          check your own settings, cluster and targets before the first run
+  docdb-stream run --help      what the demo ran; README.md has the first 20 lines of your own
+"""
+
+
+class Demo:
+    """One demo.
+
+    Args:
+        options: What was chosen.
+        screen: Where it tells what happens.
+        stack: Takes what must be undone.
+    """
+
+    def __init__(self, options: DemoOptions, screen: Screen, stack: ExitStack) -> None:
+        self._options = options
+        self._screen = screen
+        screen.title(
+            "docdb-stream demo",
+            f"A shop makes {options.events:,} changes in MongoDB. One stream carries them to Kinesis, SQS, Kafka, S3\n"
+            "and OpenSearch at once, is killed on the way, and has to end with nothing lost and nothing out of order.",
+        )
+        self._servers = stack.enter_context(LocalServers())
+        screen.step("Real servers run on free ports: a MongoDB replica set, Kafka, OpenSearch, AWS (Kinesis, SQS, S3)")
+        self._client = stack.enter_context(self._servers.mongo.client())
+        self._places: list[Place] = all_places(self._servers)
+        settings = self._settings()
+        stream = Settings.model_validate(settings)
+        self._stream = stream.stream_name
+        self._store = MongoCheckpointStore(stream, Connection(stream, self._client))
+        self._poller = stack.enter_context(PollerProcess(settings, self._servers.aws.environment()))
+        # Threads that nobody waits for after Ctrl-C: they are told to stop, and are daemons in case they cannot.
+        self._stop = threading.Event()
+        stack.callback(self._stop.set)
+        duration_s = max(MIN_WORKLOAD_S, options.events / WRITES_PER_S)
+        self._workload = Workload(self._client[DATABASE], options.events, duration_s, options.seed)
+        self._recorder = Recorder(self._client[DATABASE])
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "documentdb_uri": self._servers.mongo.uri,
+            "watched_db_name": DATABASE,
+            "lease_seconds": LEASE_S,
+            "batch_size": 250,
+            "state_sync_count": 8,
+            "max_loop": 0,
+        }
+        for place in self._places:
+            settings |= place.create()
+        return settings
+
+    def run(self) -> bool:
+        """From the first change to the table; return whether all is proven."""
+        options, screen = self._options, self._screen
+        recorded = self._background(lambda: self._recorder.run(self._stop))
+        self._poller.start("--follow")
+        wait_until(self._has_position, "the poller has saved where it starts", timeout_s=STEP_TIMEOUT_S)
+        screen.step("The poller runs (docdb-stream run --follow): its first checkpoint is saved before the first event")
+        screen.step("The shop opens: inserts, updates, replaces, deletes and transactions in three collections")
+        with screen.progress({WRITTEN: options.events, DELIVERED: options.events}):
+            written = self._background(lambda: self._workload.run(self._stop))
+            self._until(lambda: self._workload.done >= KILL_AT * options.events, "the shop is busy", written)
+            self._kill_and_resume(written)
+            self._until(written.done, "the shop closes", written)
+            self._stop_and_catch_up()
+        wait_until(lambda: len(self._recorder) >= self._workload.done, "all is recorded", timeout_s=STEP_TIMEOUT_S)
+        self._stop.set()
+        recorded.result()
+        return self._judge()
+
+    # The poller's life
+
+    def _kill_and_resume(self, written: Future[None]) -> None:
+        kafka = next(place for place in self._places if isinstance(place, KafkaPlace))
+        dead = self._until(lambda: self._killed_amid_delivery(kafka), "the poller is amid a delivery", written)
+        beyond = kafka.count() - dead.events
+        self._screen.blow(
+            f"The poller is killed (SIGKILL) after {self._workload.done:,} changes: its checkpoint covers "
+            f"{dead.events:,} events, {beyond:,} more are out already"
+        )
+        self._poller.start("--follow")
+        refusals = 0
+
+        def resumed() -> bool:
+            nonlocal refusals
+            status = self._poller.exit_status
+            if status == LeaseHeldError.exit_code:
+                refusals += 1
+                self._poller.start("--follow")
+            elif status is not None:
+                raise self._died(status)
+            return self._checkpoint().epoch > dead.epoch
+
+        self._until(resumed, "the killed run's lease has run out", written)
+        self._screen.step(
+            f"It is back, from its checkpoint; refused {refusals} times (exit 6) while the dead run's "
+            f"lease of {LEASE_S:.0f} s lasted. The shop never closed"
+        )
+
+    def _killed_amid_delivery(self, kafka: KafkaPlace) -> Checkpoint | None:
+        """Freeze the poller, look, and kill it if it has a checkpoint and has delivered events beyond that."""
+        self._poller.freeze()
+        checkpoint = self._checkpoint()
+        if checkpoint.events and kafka.count() > checkpoint.events:
+            self._poller.kill()
+            return checkpoint
+        self._poller.thaw()
+        self._stop.wait(0.2)  # it needs time to get there
+        return None
+
+    def _stop_and_catch_up(self) -> None:
+        status = self._poller.terminate(STEP_TIMEOUT_S)
+        if status:
+            raise self._died(status)
+        self._screen.step("The shop closes. The poller is asked to stop (SIGTERM): it flushed, saved, and ended with 0")
+        self._poller.start()
+        self._until(lambda: self._poller.exit_status is not None, "the poller has caught up")
+        if caught_up_status := self._poller.exit_status:
+            raise self._died(caught_up_status)
+        last = self._results()[-1]
+        if not last["caught_up"]:
+            raise DocdbStreamError(f"the last run ended by {last['stopped_by']}, not caught up")
+        self._screen.step(
+            f"A scheduled run (docdb-stream run) delivered the last {last['events']:,} and ended caught up"
+        )
+
+    def _died(self, status: int) -> DocdbStreamError:
+        return DocdbStreamError(f"the poller ended with status {status}; its last words:\n{self._poller.log_tail()}")
+
+    def _results(self) -> list[dict[str, Any]]:
+        return [result for result in self._poller.results() if "error" not in result]
+
+    def _checkpoint(self) -> Checkpoint:
+        return self._store.load(self._stream) or Checkpoint(self._stream)
+
+    def _has_position(self) -> bool:
+        if status := self._poller.exit_status:
+            raise self._died(status)
+        return self._checkpoint().position is not None
+
+    # The judgement
+
+    def _judge(self) -> bool:
+        events = self._recorder.events()
+        documents = {
+            name: {found["_id"]: found for found in self._client[DATABASE][name].find()} for name in COLLECTIONS
+        }
+        kinds = Counter(event["operationType"] for event in events)
+        self._screen.step(
+            f"The source, as plain PyMongo recorded it: {len(events):,} events ("
+            + ", ".join(f"{count:,} {kind}s" for kind, count in kinds.most_common())
+            + f"), {sum(map(len, documents.values())):,} documents in the end"
+        )
+        readings = {
+            place.name: self._background(lambda place=place: place.verdict(events, documents))  # type: ignore[misc]
+            for place in self._places
+        }
+        with self._screen.progress({"targets read back": len(readings)}):
+            wait_until(lambda: self._read_back(readings), "the targets are read back", timeout_s=STEP_TIMEOUT_S)
+        verdicts = [reading.result() for reading in readings.values()]
+        self._screen.step("Every target was read back with its service's own client")
+        self._screen.table(verdicts, self._rates(), {place.name: place.keeps for place in self._places})
+        return all(verdict.ok for verdict in verdicts)
+
+    def _read_back(self, readings: dict[str, Future[Verdict]]) -> bool:
+        done = sum(reading.done() for reading in readings.values())
+        self._screen.advance({"targets read back": done})
+        return done == len(readings)
+
+    def _rates(self) -> dict[str, float]:
+        """Events per second that the runs which could tell spent writing to each target and flushing it."""
+        events: dict[str, int] = defaultdict(int)
+        seconds: dict[str, float] = defaultdict(float)
+        for result in self._results():
+            for name, figures in result["targets"].items():
+                events[name] += figures["events"]
+                seconds[name] += figures["write_s"] + figures["flush_s"]
+        return {name: events[name] / spent_s for name, spent_s in seconds.items() if spent_s}
+
+    # Watching
+
+    def _until(self, condition: Callable[[], T | None], what: str, written: Future[None] | None = None) -> T:
+        """Wait, move the bars, and raise what went wrong in the workload."""
+
+        def observed() -> T | None:
+            self._stop.wait(_LOOK_EVERY_S)
+            self._screen.advance({WRITTEN: self._workload.done, DELIVERED: self._checkpoint().events})
+            if written is not None and written.done():
+                written.result()
+            return condition()
+
+        return wait_until(observed, what, timeout_s=STEP_TIMEOUT_S)
+
+    def _background(self, work: Callable[[], T]) -> Future[T]:
+        """Start ``work`` in a daemon thread."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
+
+    def keep(self) -> None:
+        """Tell how to reach the servers and wait for Ctrl-C."""
+        self._screen.text("\nThe servers stay until Ctrl-C:")
+        for name, value in self._servers.environment().items():
+            self._screen.text(f"  export {name}='{value}'")
+        self._screen.text(f"  docdb-stream status --config {self._poller.config}")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            self._screen.text()

@@ -1,0 +1,123 @@
+"""What a person sees of the demo: steps as they are done, progress in between, the table at the end.
+
+On a terminal the progress moves; elsewhere it is a plain line every few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from docdb_stream.local.demo.verify import Verdict
+
+_PLAIN_WIDTH = 110  # where nobody tells: wide enough for the table
+_PLAIN_EVERY_S = 5.0
+
+
+class Screen:
+    """Prints to standard output."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        if not self._console.is_terminal:
+            self._console = Console(highlight=False, width=_PLAIN_WIDTH)
+        self._started_s = time.monotonic()
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._plain_at_s = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the demo began."""
+        return time.monotonic() - self._started_s
+
+    def title(self, text: str, subtitle: str) -> None:
+        """The first thing on the screen."""
+        self._console.print(f"\n[bold]{escape(text)}[/]\n{escape(subtitle)}\n", soft_wrap=True)
+
+    def step(self, text: str, *, mark: str = "[green]✓[/]") -> None:
+        """Something was done: with the time since the start, so that one sees what takes long."""
+        self._console.print(f"[dim]{self.elapsed_s:6.1f} s[/] {mark} {escape(text)}", soft_wrap=True)
+
+    def blow(self, text: str) -> None:
+        """Something was done to the poller that must not matter."""
+        self.step(text, mark="[bold red]✗[/]")
+
+    def text(self, text: str = "") -> None:
+        """Lines without a mark."""
+        self._console.print(escape(text), soft_wrap=True)
+
+    @contextmanager
+    def progress(self, bars: Mapping[str, int]) -> Iterator[None]:
+        """Show a bar for each label, up to the number given, as long as the context lasts; see ``advance``."""
+        columns = (TextColumn(" " * 11 + "{task.description:<24}"), BarColumn(30), TextColumn("{task.fields[count]}"))
+        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as shown:
+            self._progress = shown
+            self._tasks = {label: shown.add_task(label, total=total, count="") for label, total in bars.items()}
+            self._plain_at_s = time.monotonic() + _PLAIN_EVERY_S
+            try:
+                yield
+            finally:
+                self._progress, self._tasks = None, {}
+
+    def advance(self, figures: Mapping[str, int], note: str = "") -> None:
+        """Move the bars to ``figures``; does nothing where there are none."""
+        if self._progress is None:
+            return
+        for label, figure in figures.items():
+            self._progress.update(self._tasks[label], completed=figure, count=f"{figure:,}")
+        if not self._console.is_terminal and time.monotonic() >= self._plain_at_s:
+            self._plain_at_s = time.monotonic() + _PLAIN_EVERY_S
+            words = ", ".join(f"{label} {figure:,}" for label, figure in figures.items())
+            self._console.print(f"{self.elapsed_s:6.1f} s   {words}{', ' + note if note else ''}")
+
+    def table(self, verdicts: Sequence[Verdict], rates: Mapping[str, float], units: Mapping[str, str]) -> None:
+        """The one table.
+
+        Args:
+            verdicts: One row each.
+            rates: Target -> events/s.
+            units: Target -> what it keeps, and so what is counted.
+        """
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("target")
+        table.add_column("keeps")
+        for heading in ("expected", "delivered", "missing", "duplicates", "order\nviolations", "different", "events/s"):
+            table.add_column(heading, justify="right", vertical="bottom")
+        table.add_column("")
+        for verdict in verdicts:
+            table.add_row(
+                verdict.target,
+                units[verdict.target],
+                f"{verdict.expected:,}",
+                f"{verdict.delivered:,}",
+                _count(verdict.missing),
+                _count(verdict.duplicates, allowed=verdict.duplicates_allowed),
+                _count(verdict.order_violations),
+                _count(verdict.different),
+                f"{rates[verdict.target]:,.0f}" if verdict.target in rates else "?",
+                "[green]ok[/]" if verdict.ok else "[bold red]DEFECT[/]",
+            )
+        self._console.print()
+        self._console.print(table)
+        for verdict in verdicts:
+            for example in verdict.examples:
+                self._console.print(f"[red]{verdict.target}:[/] {escape(example)}", soft_wrap=True)
+        cores = os.cpu_count() or 1
+        self.text(
+            "duplicates: an at-least-once target gets the events after the last checkpoint again when a run died;\n"
+            "each carries its event id. events/s: per second that the resumed runs spent in that target, while all\n"
+            f"targets, the servers and the shop shared {cores} cores: a proof of correctness, not a benchmark."
+        )
+
+
+def _count(number: int, *, allowed: bool = False) -> str:
+    return f"{number:,}" if allowed or not number else f"[bold red]{number:,}[/]"

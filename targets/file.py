@@ -1,0 +1,137 @@
+"""Events to a local file, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from docdb_stream.errors import TargetError
+from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.settings import Settings
+from docdb_stream.target import Rejection
+from docdb_stream.targets._payload import render_all
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 64 * 1024
+"""How much is read at a time to find the last newline: a usual pipe and read-ahead size; any would do."""
+
+
+class FileTarget:
+    """Appends every event, of every operation, as one line (JSON Lines) to a file, which it creates if need be.
+
+    A crash can leave the last line torn. It is not in any checkpoint, since ``flush`` had not returned, so its event
+    comes again: the torn line is cut off when the file is opened, and every line of the file stays a JSON object. A
+    last line that is whole and lacks only its newline gets one.
+
+    One stream per file: for another process's line in the making would look torn.
+
+    Args:
+        path: The file; its folder must exist.
+        payload_format: How an event is written.
+    """
+
+    name = "file"
+
+    def __init__(self, path: str | Path, *, payload_format: PayloadFormat = "extended") -> None:
+        self._path = Path(path)
+        self._payload_format = payload_format
+        self._descriptor: int | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The target, or None when ``file_path`` is not set."""
+        return cls(settings.file_path, payload_format=settings.payload_format) if settings.file_path else None
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Append the events' lines; the first call opens the file.
+
+        Raises:
+            TargetError: The file cannot be opened or written. The next write opens it anew and mends it.
+        """
+        rendered, rejections = render_all(events, self._payload_format, self.name)
+        if rendered:
+            try:
+                self._append(b"".join(payload + b"\n" for _, payload in rendered))
+            except OSError as error:
+                self.close()
+                raise self._error(error) from error
+        return rejections
+
+    def flush(self) -> Sequence[Rejection]:
+        """Have the operating system put everything on the disk (fsync).
+
+        Raises:
+            TargetError: It could not.
+        """
+        if self._descriptor is not None:
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self.close()
+                raise self._error(error) from error
+        return ()
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def check(self) -> None:
+        """See that the file, or the folder it will be in, can be written; creates nothing.
+
+        Raises:
+            TargetError: It cannot.
+        """
+        place = self._path if self._path.exists() else self._path.parent
+        if not place.exists():
+            raise self._error(FileNotFoundError(2, f"no folder {place}"))
+        if self._path.is_dir() or not os.access(place, os.W_OK):
+            raise self._error(PermissionError(13, f"cannot write {place}"))
+
+    def _append(self, lines: bytes) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._mend(self._descriptor)
+            self._make_entry_durable()
+        rest = memoryview(lines)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def _mend(self, descriptor: int) -> None:
+        """Make the file end with a whole line."""
+        size = start = os.fstat(descriptor).st_size
+        tail = b""
+        while start and b"\n" not in tail:
+            start = max(0, start - _BLOCK_BYTES)
+            tail = os.pread(descriptor, min(_BLOCK_BYTES, size - start), start) + tail
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if not torn:
+            return
+        try:
+            json.loads(torn)
+        except ValueError:
+            os.ftruncate(descriptor, size - len(torn))
+            logger.warning("cut a torn last line off the file", extra={"path": str(self._path), "bytes": len(torn)})
+        else:
+            os.write(descriptor, b"\n")
+
+    def _make_entry_durable(self) -> None:
+        # fsync of a new file does not cover its entry in the folder (fsync(2)).
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _error(self, error: OSError) -> TargetError:
+        return TargetError(
+            self.name,
+            f"cannot write {self._path}: {error.strerror}",
+            hint="see that the folder exists, may be written to, and has room; it is not created",
+        )

@@ -1,0 +1,67 @@
+"""Events to standard output, one JSON object a line. The smallest target: the one to read first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import BinaryIO, Self
+
+from docdb_stream.errors import TargetError
+from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.settings import Settings
+from docdb_stream.target import Rejection
+from docdb_stream.targets._payload import render_all
+
+
+class StdoutTarget:
+    """Writes every event, of every operation, as one line (JSON Lines).
+
+    Durable means here: handed to whatever reads standard output.
+
+    Args:
+        stream: Where to write; standard output by default.
+        payload_format: How an event is written.
+    """
+
+    name = "stdout"
+
+    def __init__(self, stream: BinaryIO | None = None, *, payload_format: PayloadFormat = "extended") -> None:
+        self._stream = stream or sys.stdout.buffer
+        self._payload_format = payload_format
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The target, or None when ``stdout`` is off."""
+        return cls(payload_format=settings.payload_format) if settings.stdout else None
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Write the events' lines, perhaps only into the stream's buffer.
+
+        Raises:
+            TargetError: The stream takes nothing more, as when the program it is piped into has ended.
+        """
+        rendered, rejections = render_all(events, self._payload_format, self.name)
+        try:
+            self._stream.write(b"".join(payload + b"\n" for _, payload in rendered))
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from error
+        return rejections
+
+    def flush(self) -> Sequence[Rejection]:
+        """Empty the stream's buffer.
+
+        Raises:
+            TargetError: As ``write``.
+        """
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            raise self._gone(error) from error
+        return ()
+
+    def close(self) -> None:
+        """Nothing: the stream belongs to the process."""
+
+    def _gone(self, error: Exception) -> TargetError:
+        # ValueError is what a stream raises that this process itself has closed.
+        return TargetError(self.name, str(error), hint="see that the program which reads the output keeps running")

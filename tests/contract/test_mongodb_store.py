@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from docdb_stream.checkpoint import CheckpointStore
+from docdb_stream.connection import Connection
+from docdb_stream.local import ReplicaSet
+from docdb_stream.settings import Settings
+from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.testing.store_contract import CheckpointStoreContract
+
+
+@pytest.mark.integration
+class TestMongoCheckpointStore(CheckpointStoreContract):
+    """Against a real replica set. The same logic, with a fake and a clock, is in tests/unit/test_mongodb_store_logic."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, replica_set: ReplicaSet, mongo: MongoClient[dict[str, Any]], db_name: str) -> Iterator[None]:
+        self.settings = Settings(documentdb_uri=replica_set.uri, state_db=db_name)
+        self.connections: list[Connection] = []
+        yield
+        for connection in self.connections:
+            connection.close()
+        mongo.drop_database(db_name)
+
+    def make_store(self) -> CheckpointStore:
+        self.connections.append(Connection(self.settings))
+        return MongoCheckpointStore(self.settings, self.connections[-1])
