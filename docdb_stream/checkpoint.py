@@ -61,6 +61,28 @@ class Checkpoint:
     events: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """Something about a stream's history that an operator has to be able to find later.
+
+    Attributes:
+        stream: The stream's name.
+        kind: ``history-lost`` (the position left the change log), ``reset`` (an operator moved the position) or
+            ``stepped-past`` (one event could not be read).
+        before: The position until then, or None where there was none.
+        reason: What happened, in one line.
+        after: Where the stream goes on; None as long as nobody decided.
+        found_at: When it was found first.
+    """
+
+    stream: str
+    kind: str
+    before: Position | None
+    reason: str
+    after: Position | None = None
+    found_at: dt.datetime | None = None
+
+
 class CheckpointStore(Protocol):
     """Keeps checkpoints. Every method may be called from any thread.
 
@@ -97,6 +119,15 @@ class CheckpointStore(Protocol):
         Raises:
             CheckpointConflictError: The lease ran out, or another owner took it. Nothing was saved.
         """
+        ...
+
+    def record(self, entry: LedgerEntry) -> None:
+        """Write the entry into the ledger, durably. The same stream, kind and ``before`` again completes the entry
+        that is there (``after``), so a run that fails every two minutes leaves one."""
+        ...
+
+    def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
+        """The ledger's entries, of one stream or of all, oldest first."""
         ...
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
@@ -138,7 +169,10 @@ class LeaseKeeper:
 
     def check(self) -> None:
         """Raise CheckpointConflictError when the lease is lost, or may be: a process that was stopped for longer than
-        the lease lasts finds that out here, before it sends anything stale."""
+        the lease lasts finds that out here, before it sends anything stale. Also once the run is over: a target that
+        still works on something then must not send it after the next run has begun."""
+        if self._over.is_set():
+            raise CheckpointConflictError(f"the run of stream {self._lease.stream} is over")
         if self._lost is None and self._clock() >= self._held_until_s:
             self._lost = CheckpointConflictError(
                 f"the lease on stream {self._lease.stream} ran out before it could be renewed",

@@ -1,16 +1,22 @@
 """Keeps the events that a target refused for good, so that a stream can go on without losing them.
 
-Owns the contract and the default store, a collection beside the checkpoints.
+Owns the contract, what a letter says, and the two places that need no AWS: a collection beside the checkpoints (the
+default) and a file. Those in AWS are in ``dead_letters_aws``.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-from bson import Binary
+import bson
+from bson import json_util
 from pymongo import ReplaceOne, WriteConcern
 from pymongo.errors import PyMongoError
 
@@ -18,26 +24,94 @@ from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
+from docdb_stream.events import ChangeEvent
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
 
-MAX_EVENT_BYTES = 15 * 1024 * 1024
-"""An event above this is kept without its content: a document holds 16 MiB (MongoDB limits), and the letter has other
-fields. The document key and the token say where to find it."""
+Letter = dict[str, Any]
+"""A rejection as JSON values: id, stream, target, event_id, reason, operation, namespace, cluster_time, found_at,
+document_key (for events about a document), and one of ``event`` (its Extended JSON, as text), ``raw`` (its BSON, as
+Base64, where it cannot be rendered) or ``event_omitted`` (why neither is there)."""
 
 
 class DeadLetters(Protocol):
-    """Where rejections are kept."""
+    """Where rejections are kept.
+
+    Each method raises StateStoreError when the place cannot be reached or refuses.
+    """
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
-        """Make them durable; called before the checkpoint that passes them. Writing one again changes nothing.
+        """Make them durable; called before the checkpoint that passes them. Writing one again changes nothing, or adds
+        a letter with the same ``id`` where the place cannot overwrite (SQS, file).
 
         Raises:
             StateStoreError: They are not durable; the checkpoint is not moved.
         """
         ...
+
+    def letters(self, stream: str | None = None) -> Iterator[Letter]:
+        """Every letter, of one stream or of all, in no particular order."""
+        ...
+
+    def remove(self, letter: Letter) -> None:
+        """Forget a letter that was delivered after all. It was got from ``letters`` of the same object."""
+        ...
+
+
+def letter(stream: str, rejection: Rejection, *, limit_bytes: int) -> Letter:
+    """A rejection as a letter.
+
+    Args:
+        stream: The stream's name.
+        rejection: The event and the target's verdict.
+        limit_bytes: What the place takes; an event above it is left out, and its key says where to find it.
+    """
+    event = rejection.event
+    found: Letter = {
+        "id": f"{stream}/{rejection.target}/{event.event_id}",
+        "stream": stream,
+        "target": rejection.target,
+        "event_id": event.event_id,
+        "reason": rejection.reason,
+        "operation": event.operation,
+        "namespace": str(event.namespace),
+        "cluster_time": event.cluster_time.as_datetime().isoformat(),
+        "found_at": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
+    }
+    if event.key is not None:
+        found["document_key"] = event.key
+    found |= _content(event, limit_bytes)
+    return found
+
+
+def _content(event: ChangeEvent, limit_bytes: int) -> Letter:
+    try:
+        rendered = event.extended_json()
+    except UnrenderableError:
+        if event.raw is not None and len(event.raw) * 4 // 3 + 4 <= limit_bytes:
+            return {"raw": base64.b64encode(event.raw).decode()}
+    else:
+        if len(rendered) <= limit_bytes:
+            return {"event": rendered.decode()}
+    return {"event_omitted": "larger than a dead letter holds here; read the document by its document_key"}
+
+
+def event_of(found: Mapping[str, Any]) -> ChangeEvent | None:
+    """The event of a letter, to be delivered again; None where the letter does not hold it."""
+    if "raw" in found:
+        return ChangeEvent(base64.b64decode(found["raw"]))
+    if "event" in found:
+        return ChangeEvent(bson.encode(json_util.loads(found["event"], json_options=_READ_OPTIONS)))
+    return None
+
+
+_READ_OPTIONS = json_util.JSONOptions(
+    json_mode=json_util.JSONMode.RELAXED,
+    tz_aware=False,
+    datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO,
+)
 
 
 class MongoDeadLetters:
@@ -48,57 +122,108 @@ class MongoDeadLetters:
         connection: To the cluster; its owner closes it.
     """
 
+    LIMIT_BYTES = 15 * 1024 * 1024
+    """A document holds 16 MiB (MongoDB limits), and a letter has other fields."""
+
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
         self._connection = connection
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
-        letters = [letter(stream, rejection) for rejection in rejections]
-        collection = self._connection.client[self._settings.state_db].get_collection(
+        try:
+            for rejection in rejections:  # one by one: each may be near the size limit of a request
+                found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
+                self._collection().bulk_write([ReplaceOne({"_id": found["id"]}, found, upsert=True)])
+        except PyMongoError as error:
+            raise self._trouble(error) from error
+
+    def letters(self, stream: str | None = None) -> Iterator[Letter]:
+        """See DeadLetters."""
+        try:
+            yield from self._collection().find({} if stream is None else {"stream": stream}, {"_id": 0})
+        except PyMongoError as error:
+            raise self._trouble(error) from error
+
+    def remove(self, letter: Letter) -> None:
+        """See DeadLetters."""
+        try:
+            self._collection().delete_one({"_id": letter["id"]})
+        except PyMongoError as error:
+            raise self._trouble(error) from error
+
+    def _collection(self) -> Any:
+        return self._connection.client[self._settings.state_db].get_collection(
             self._settings.dead_letters_collection, write_concern=WriteConcern(w="majority")
         )
-        try:
-            for document in letters:  # one by one: each may be near the size limit of a request
-                collection.bulk_write([ReplaceOne({"_id": document["_id"]}, document, upsert=True)])
-        except PyMongoError as error:
-            trouble = unavailable(error, self._connection.uri)
-            raise StateStoreError(f"dead letters: {trouble}", hint=trouble.hint) from error
-        for document in letters:
-            logger.warning(
-                "event rejected: stream=%s target=%s event_id=%s reason=%s",
-                stream,
-                document["target"],
-                document["event_id"],
-                document["reason"],
-            )
+
+    def _trouble(self, error: PyMongoError) -> StateStoreError:
+        trouble = unavailable(error, self._connection.uri)
+        return StateStoreError(f"dead letters: {trouble}", hint=trouble.hint)
 
 
-def letter(stream: str, rejection: Rejection) -> dict[str, Any]:
-    """A rejection as a document: which event, why, and the event itself.
+class FileDeadLetters:
+    """Dead letters appended to a file as JSON Lines.
 
-    ``event`` is its Extended JSON; where it cannot be rendered, ``raw`` is its BSON.
+    Args:
+        path: The file; its folder must exist.
     """
-    event = rejection.event
-    document: dict[str, Any] = {
-        "_id": f"{stream}/{rejection.target}/{event.event_id}",
-        "stream": stream,
-        "target": rejection.target,
-        "event_id": event.event_id,
-        "reason": rejection.reason,
-        "operation": event.operation,
-        "namespace": str(event.namespace),
-        "cluster_time": event.cluster_time,
-        "found_at": dt.datetime.now(dt.UTC),
-    }
-    if event.key is not None:
-        document["document_key"] = event.key
-    try:
-        rendered = event.extended_json()
-        if len(rendered) <= MAX_EVENT_BYTES:
-            return {**document, "event": rendered.decode()}
-    except UnrenderableError:
-        pass
-    if event.raw is not None and len(event.raw) <= MAX_EVENT_BYTES:
-        return {**document, "raw": Binary(event.raw)}
-    return {**document, "event_omitted": "larger than a dead letter holds; read the document by its document_key"}
+
+    LIMIT_BYTES = 1 << 40
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
+        """See DeadLetters."""
+        lines = [json.dumps(letter(stream, each, limit_bytes=self.LIMIT_BYTES)) + "\n" for each in rejections]
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._trouble(error) from error
+
+    def letters(self, stream: str | None = None) -> Iterator[Letter]:
+        """See DeadLetters."""
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._trouble(error) from error
+        for line in lines:
+            found = json.loads(line)
+            if stream in (None, found["stream"]):
+                yield found
+
+    def remove(self, letter: Letter) -> None:
+        """See DeadLetters. Writes the file anew, without the letter."""
+        kept = [json.dumps(each) + "\n" for each in self.letters() if each["id"] != letter["id"]]
+        beside = self._path.with_name(self._path.name + ".new")
+        try:
+            beside.write_text("".join(kept), encoding="utf-8")
+            beside.replace(self._path)
+        except OSError as error:
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: OSError) -> StateStoreError:
+        return StateStoreError(f"dead letters: {self._path}: {error.strerror}", hint="check DEAD_LETTERS")
+
+
+def dead_letters_for(settings: Settings, connection: Connection) -> DeadLetters:
+    """The place that DEAD_LETTERS names: ``s3://bucket/prefix``, an SQS queue URL, a file, or by default the
+    collection beside the checkpoints. Does no network traffic."""
+    place = settings.dead_letters
+    if place is None:
+        return MongoDeadLetters(settings, connection)
+    if place.startswith("s3://"):
+        from docdb_stream.dead_letters_aws import S3DeadLetters
+
+        return S3DeadLetters(place)
+    if place.startswith(("https://", "http://")):
+        from docdb_stream.dead_letters_aws import SqsDeadLetters
+
+        return SqsDeadLetters(place)
+    return FileDeadLetters(place)

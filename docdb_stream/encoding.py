@@ -64,8 +64,8 @@ _WRAPPER_NAMES: Final = (
 )
 _WRAPPER_KEYS: Final = frozenset("$" + name for name in _WRAPPER_NAMES.split("|"))
 _WRAPPER_KEY_BYTES: Final = re.compile(rb"\$(?:regex|%b)\0" % _WRAPPER_NAMES.encode())
-# A double (type 1) whose exponent is all ones: an infinity or NaN. The key stops at another 0x01, which would be as good
-# a start, so that the search stays linear.
+# A double (type 1) whose exponent is all ones: an infinity or NaN. What follows the 0x01 holds no other, which would do
+# for a start just as well, so that the search stays linear.
 _NON_FINITE_BYTES: Final = re.compile(rb"\x01[^\0\x01]*\0.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
 _EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
@@ -73,6 +73,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _MIN_DATE_MS: Final = (datetime.min - _EPOCH) // _MILLISECOND
 _MAX_DATE_MS: Final = (datetime.max - _EPOCH) // _MILLISECOND
 
+# Rendered alike on both paths: nothing to look into. Not float (NaN), nor what holds documents.
 _ATOMS: Final = frozenset({str, int, bool, type(None), Int64, ObjectId, datetime, DatetimeMS, Decimal128, Timestamp})
 
 _ORJSON_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS  # Code is a str subclass

@@ -189,8 +189,9 @@ class ChangeEvent:
 
     @property
     def wall_time(self) -> dt.datetime | None:
-        """The server's wall clock at the change (MongoDB 6.0 and later)."""
-        return self.document.get("wallTime")
+        """The server's wall clock at the change, aware (MongoDB 6.0 and later)."""
+        found = self.document.get("wallTime")
+        return found.replace(tzinfo=dt.UTC) if isinstance(found, dt.datetime) else None
 
     @property
     def key(self) -> str | None:
@@ -249,9 +250,13 @@ class Batch:
         position: Where the stream stands once they are delivered.
         size_bytes: Their size as BSON.
         quiet: The server had nothing to say for several full waits in a row.
+        unreadable: An event at the end of the batch whose content the server cannot send; for the dead letters.
+        problem: Why something was passed over; for the ledger. Empty when nothing was.
     """
 
     events: Sequence[ChangeEvent]
     position: Position
     size_bytes: int = 0
     quiet: bool = False
+    unreadable: ChangeEvent | None = None
+    problem: str = ""

@@ -16,17 +16,18 @@ from typing import Any, Self
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper
+from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry
 from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import DeadLetters, MongoDeadLetters
+from docdb_stream.dead_letters import DeadLetters, dead_letters_for
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
-from docdb_stream.events import Position
+from docdb_stream.errors import HistoryLostError
+from docdb_stream.events import Batch, Position
 from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource, MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Target
+from docdb_stream.target import Rejection, Target
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ SYNC_INTERVAL_S = 10.0
 """A checkpoint is made at least this often when something moved, whatever STATE_SYNC_COUNT says: an idle stream stays
 fresh, what a buffering target holds gets out, and little is delivered again after a crash of a slow stream. With a
 deadline nearer than four times this, a quarter of it: a slow target must get a checkpoint done before the deadline."""
+
+RESTARTS = 3
+"""How often one run starts again after a lost position (ON_HISTORY_LOST): the log may move on once more meanwhile."""
 
 TAKE_WAIT_S = 0.25
 """How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
@@ -134,7 +138,7 @@ class Poller:
             source=MongoChangeSource(settings, connection),
             store=MongoCheckpointStore(settings, connection),
             targets=targets,
-            dead_letters=MongoDeadLetters(settings, connection),
+            dead_letters=dead_letters_for(settings, connection),
         )
         poller._connection = connection
         return poller
@@ -200,6 +204,7 @@ class _Run:
         self._saved: Position | None = None
         self._saved_at_s = self._started_s
         self._longest_sync_s = 0.0
+        self._passed_over: list[tuple[Position | None, Batch]] = []
         self._total_s = limit.at_s - self._started_s
         self.progress: Callable[[RunResult], None] = lambda result: None
 
@@ -210,26 +215,56 @@ class _Run:
             with LeaseKeeper(self._store, lease) as keeper, deadline(replace(self._limit, guard=keeper.check)):
                 until = self._source.operation_time()
                 result.position = self._start(keeper)
-                self._source.open(result.position)
-                with (
-                    Delivery(self._targets) as delivery,
-                    ReadAhead(
-                        self._source,
-                        until=None if follow else until,
-                        batch_size=settings.batch_size,
-                        max_bytes=settings.read_ahead_bytes,
-                    ) as ahead,
-                ):
-                    result.targets = delivery.figures
+                for attempt in range(RESTARTS + 1):
                     try:
-                        self._loop(ahead, delivery, keeper, follow)
-                        self._sync(delivery, keeper)
-                    except OutOfTimeError as error:
-                        self._out_of_time(error)
+                        self._stream(keeper, until, follow)
+                        break
+                    except HistoryLostError as error:
+                        if attempt == RESTARTS:
+                            raise
+                        result.position = self._start_again(keeper, error)
         finally:
             self._store.release(lease)
         self._finish(until)
         return result
+
+    def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
+        """Read and deliver from the position on until the run is over."""
+        assert self._result.position is not None
+        self._source.open(self._result.position)
+        with (
+            Delivery(self._targets) as delivery,
+            ReadAhead(
+                self._source,
+                until=None if follow else until,
+                batch_size=self._settings.batch_size,
+                max_bytes=self._settings.read_ahead_bytes,
+            ) as ahead,
+        ):
+            self._result.targets = delivery.figures
+            try:
+                self._loop(ahead, delivery, keeper, follow)
+                self._sync(delivery, keeper)
+            except OutOfTimeError as error:
+                self._out_of_time(error)
+
+    def _start_again(self, keeper: LeaseKeeper, error: HistoryLostError) -> Position:
+        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says.
+
+        Raises:
+            HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is.
+        """
+        name, choice = self._settings.stream_name, self._settings.on_history_lost
+        gap = LedgerEntry(name, "history-lost", self._saved, str(error))
+        self._store.record(gap)
+        if choice == "fail":
+            raise error
+        position = self._source.start_position(choice)
+        logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
+        self._store.record(replace(gap, after=position))
+        self._unsaved_events = self._unsaved_loops = 0
+        self._save(keeper, position)
+        return position
 
     def _start(self, keeper: LeaseKeeper) -> Position:
         """The position to go on from; a new stream's is saved before anything is read."""
@@ -263,6 +298,8 @@ class _Run:
                     result.read += len(batch.events)
                     self._unsaved_loops += 1
                     self._unsaved_events += len(batch.events)
+                if batch.problem:
+                    self._passed_over.append((result.position, batch))
                 result.position = batch.position
                 self.progress(result)
             if self._is_sync_due(delivery):
@@ -292,20 +329,38 @@ class _Run:
         """Make everything durable, then save the position. The one place where a position passes events."""
         position = self._result.position
         assert position is not None
-        if position == self._saved and not self._unsaved_loops:
+        if position == self._saved and not self._unsaved_loops and not self._passed_over:
             self._saved_at_s = self._limit.clock()
             return
         started_s = self._limit.clock()
         rejections = delivery.flush()
-        if rejections:
-            self._dead_letters.write(self._result.stream, rejections)
-            self._result.rejections += len(rejections)
+        self._bury(rejections)
         keeper.check()
         self._save(keeper, position)
         self._longest_sync_s = max(self._longest_sync_s, self._limit.clock() - started_s)
         logger.info(
             "checkpoint: stream=%s position=%s events=%d", self._result.stream, position.time, self._result.events
         )
+
+    def _bury(self, rejections: list[Rejection]) -> None:
+        """Put into the dead letters what targets refused and what could not be read; the latter into the ledger too."""
+        name = self._result.stream
+        for before, batch in self._passed_over:
+            self._store.record(LedgerEntry(name, "stepped-past", before, batch.problem, after=batch.position))
+            if batch.unreadable is not None:
+                rejections.append(Rejection(batch.unreadable, "source", batch.problem))
+        if rejections:
+            self._dead_letters.write(name, rejections)
+            self._result.rejections += len(rejections)
+        self._passed_over.clear()
+        for each in rejections:
+            logger.warning(
+                "event rejected: stream=%s target=%s event_id=%s reason=%s",
+                name,
+                each.target,
+                each.event.event_id,
+                each.reason,
+            )
 
     def _save(self, keeper: LeaseKeeper, position: Position) -> None:
         keeper.save(position, self._unsaved_events)

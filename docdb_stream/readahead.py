@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
+from dataclasses import replace
 
 from bson import Timestamp
 
@@ -79,14 +80,20 @@ class ReadAhead:
 
     def _merged(self) -> Batch:
         batch = self._waiting.popleft()
-        if not self._waiting or len(batch.events) + len(self._waiting[0].events) > self._batch_size:
+        if not self._fits(batch, len(batch.events)):
             return batch
         events, size_bytes = list(batch.events), batch.size_bytes
-        while self._waiting and len(events) + len(self._waiting[0].events) <= self._batch_size:
+        while self._fits(batch, len(events)):
             batch = self._waiting.popleft()
             events += batch.events
             size_bytes += batch.size_bytes
-        return Batch(events, batch.position, size_bytes, batch.quiet)
+        return replace(batch, events=events, size_bytes=size_bytes)
+
+    def _fits(self, before: Batch, count: int) -> bool:
+        """Whether the next waiting batch can be put together with ``count`` events that end with ``before``."""
+        if before.problem or not self._waiting:
+            return False
+        return count + len(self._waiting[0].events) <= self._batch_size
 
     def _read(self) -> None:
         try:

@@ -56,6 +56,8 @@ def _read(reference: str) -> str:
             return Path(rest).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot read the secret file {rest}: {error.strerror}") from error
+        except UnicodeDecodeError:  # the error itself holds the content
+            raise ConfigError(f"cannot read the secret file {rest}: it is not UTF-8 text") from None
     return _read_secrets_manager(reference)
 
 

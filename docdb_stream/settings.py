@@ -216,6 +216,11 @@ class Settings(BaseModel):
         return Namespace(self.watched_db_name, self.watched_collection_name)
 
     @property
+    def ledger_collection(self) -> str:
+        """The collection beside the checkpoints that keeps what happened to positions."""
+        return f"{self.state_collection}_ledger"
+
+    @property
     def dead_letters_collection(self) -> str:
         """The collection beside the checkpoints that rejected events go to by default."""
         return f"{self.state_collection}_dead_letters"

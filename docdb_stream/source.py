@@ -1,80 +1,36 @@
 """Reads change streams: from a position on, in order, across failovers.
 
-Owns the change stream's cursor, its resuming, and what the server's errors mean. Uses the ``aggregate`` and ``getMore``
-commands rather than PyMongo's ``watch()``: their replies show ``postBatchResumeToken`` openly and come as raw BSON, and
-DocumentDB does not label its errors as resumable, so resuming has to be ours anyway.
+Owns where a stream stands and how it is opened there. The commands are ``cursor``'s, the meaning of errors is
+``server_errors``', events too large to read are ``oversize``'s.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-import bson
-from bson import Int64, Timestamp
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from bson import Timestamp
+from pymongo.errors import OperationFailure, PyMongoError
 
 from docdb_stream.connection import Connection
+from docdb_stream.cursor import ChangeStreamCursor, Reply
 from docdb_stream.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
+from docdb_stream.oversize import OversizeEventError, read_oversize
+from docdb_stream.server_errors import Verdict, classify, is_unknown_option
 from docdb_stream.settings import Settings, StartAt
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
-
 QUIET_REPLIES = 3
-"""Empty replies in a row, each after the full wait, after which a stream counts as quiet where the server gives no
-post-batch token. One is not enough: a server may return an empty batch while events are still to come."""
-
-# Codes of the MongoDB server's error_codes.yml, which DocumentDB shares as far as it has them.
-_HISTORY_LOST_CODES = {
-    136: "CappedPositionLost (DocumentDB: the position left the change stream log)",
-    286: "ChangeStreamHistoryLost",
-    280: "ChangeStreamFatalError",
-    260: "InvalidResumeToken",
-    50811: "the token is not one of this server's (it was made by another product)",
-}
-_FOREIGN_TOKEN_CODE = 9  # FailedToParse; DocumentDB: "Invalid resume token"
-_RESUMABLE_CODES = frozenset(
-    # The list of the change streams specification, "Resumable Error", for servers that set no label.
-    {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
-    # CursorKilled, CursorInUse, MaxTimeMSExpired, ReadConcernMajorityNotAvailableYet, SnapshotUnavailable
-    | {237, 12051, 50, 134, 246}
-)
-_RESUMABLE_LABEL = "ResumableChangeStreamError"
-_NOT_A_REPLICA_SET_CODE = 40573
-
-
-class Verdict(enum.Enum):
-    """What an error of the server means for a change stream."""
-
-    RESUME = "resume"
-    HISTORY_LOST = "history lost"
-    FATAL = "fatal"
-
-
-def classify(error: PyMongoError) -> Verdict:
-    """What to do about ``error``: the whole policy of resuming, in one pure function."""
-    if not isinstance(error, OperationFailure):
-        return Verdict.RESUME if isinstance(error, AutoReconnect) else Verdict.FATAL
-    message = server_message(error).lower()
-    if error.code in _HISTORY_LOST_CODES or (error.code == _FOREIGN_TOKEN_CODE and "resume token" in message):
-        return Verdict.HISTORY_LOST
-    if "resume of change stream was not possible" in message or "resume point may no longer be in the oplog" in message:
-        return Verdict.HISTORY_LOST
-    if error.code in _RESUMABLE_CODES or error.has_error_label(_RESUMABLE_LABEL):
-        return Verdict.RESUME
-    return Verdict.FATAL
+"""Empty replies in a row, each after the full wait, after which a stream counts as quiet. One is not enough: a server
+may return an empty batch while events are still to come."""
 
 
 class ChangeSource(Protocol):
@@ -89,7 +45,12 @@ class ChangeSource(Protocol):
         ...
 
     def open(self, position: Position) -> None:
-        """Go on reading after ``position``."""
+        """Go on reading after ``position``.
+
+        Raises:
+            HistoryLostError: The position is no longer in the change log.
+            SourceUnavailableError: As ``read``.
+        """
         ...
 
     def read(self, wait_s: float) -> Batch:
@@ -119,22 +80,17 @@ class MongoChangeSource:
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
         self._connection = connection
-        self._scope = settings.scope
-        self._db = "admin" if self._scope is None else self._scope.db
+        self._cursor = ChangeStreamCursor(connection, settings.scope)
         # A stream that covers the state database would otherwise deliver every checkpoint, and each delivery makes one.
         # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
         self._own_namespaces = _covered_state_namespaces(settings)
-        self._position: Position | None = None
-        self._cursor_id = 0
-        self._cursor_name = "$cmd.aggregate"
-        self._session: Any = None
+        self._position = Position()
+        self._batch_size = settings.batch_size
         self._skip_until: Timestamp | None = None
-        self._first: RawBSONDocument | None = None
+        self._has_start_after = True
         self._quiet_replies = 0
         self._quiet_since: Timestamp | None = None
         self._closed = False
-
-    # What the poller calls
 
     def operation_time(self) -> Timestamp:
         """See ChangeSource. Raises SourceUnavailableError, also for a server without change streams."""
@@ -144,7 +100,7 @@ class MongoChangeSource:
             return found
         hello = self._patiently(lambda: self._connection.client.admin.command("hello"))
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
-            raise self._no_change_streams("the server is a standalone mongod")
+            raise _no_change_streams("the server is a standalone mongod")
         raise SourceUnavailableError(
             "the server gives no operation time", hint="MongoDB 4.0 or later, or Amazon DocumentDB, is needed"
         )
@@ -161,98 +117,57 @@ class MongoChangeSource:
         """See ChangeSource."""
         self._closed = False
         self._position = position
-        self._patiently(self._aggregate)
+        self._batch_size = self._settings.batch_size
+        try:
+            self._patiently(self._open_cursor)
+        except OversizeEventError:
+            self._batch_size = 1
 
     def read(self, wait_s: float) -> Batch:
         """See ChangeSource."""
-        assert self._position is not None, "open() comes first"
-        started = time.monotonic()
-        cursor, operation_time = self._patiently(lambda: self._next(wait_s))
-        raws = cursor.get("nextBatch", cursor.get("firstBatch"))
-        full_wait = time.monotonic() - started >= 0.9 * wait_s
-        events = self._events(raws)
-        position = self._after(cursor, events)
-        quiet = self._is_quiet(events, position, operation_time, full_wait)
-        if quiet and position.token is not None and "postBatchResumeToken" not in cursor and self._quiet_since:
-            # The server does not say how far it has looked; that nothing came for several waits has to do.
-            position = Position(operation_time=max(self._quiet_since, position.operation_time or self._quiet_since))
-        self._position = position
-        if int(cursor["id"]) == 0:
-            self._cursor_id = 0
-        return Batch(events, position, sum(len(raw.raw) for raw in raws), quiet)
+        try:
+            return self._read(wait_s)
+        except OversizeEventError as error:
+            self._cursor.kill()
+            if self._batch_size > 1:
+                # The events before the large one have to be read first, and only small replies leave it out.
+                self._batch_size = 1
+                return Batch([], self._position)
+            message = str(error)
+            batch = self._patiently(lambda: read_oversize(self._open_after, self._position, message))
+            self._cursor.kill()  # it reads in that other way; the next read opens the stream as usual
+            self._position, self._batch_size = batch.position, self._settings.batch_size
+            return batch
 
     def close(self) -> None:
         """See ChangeSource."""
         self._closed = True
-        cursor_id, self._cursor_id = self._cursor_id, 0
-        if cursor_id:
-            try:
-                self._connection.client[self._db].command("killCursors", self._cursor_name, cursors=[Int64(cursor_id)])
-            except PyMongoError as error:  # the server ends an idle cursor by itself after ten minutes
-                logger.debug("could not kill the cursor: %s", type(error).__name__)
+        self._cursor.kill()
 
-    # The cursor
+    # Reading
 
-    def _aggregate(self) -> None:
-        """Open the change stream at the position."""
-        self._cursor_id = 0
-        self._quiet_replies = 0
-        # A cursor belongs to the session that made it; a session of its own lets getMore name it explicitly.
-        if self._session is not None:
-            self._session.end_session()
-        self._session = self._connection.client.start_session()
-        reply = self._connection.client[self._db].command(
-            "aggregate",
-            self._target_collection(),
-            pipeline=[{"$changeStream": self._change_stream_stage()}],
-            cursor={"batchSize": self._settings.batch_size},
-            session=self._session,
-            codec_options=_RAW,
-        )
-        self._first = reply
-        cursor = reply["cursor"]
-        self._cursor_id = int(cursor["id"])
-        self._cursor_name = str(cursor["ns"]).partition(".")[2] or "$cmd.aggregate"
+    def _read(self, wait_s: float) -> Batch:
+        started_s = time.monotonic()
+        reply = self._patiently(lambda: self._next(wait_s))
+        full_wait = time.monotonic() - started_s >= 0.9 * wait_s
+        events = self._events(reply.events)
+        position = self._after(reply, events)
+        quiet = self._is_quiet(reply, position, full_wait)
+        if quiet and reply.post_batch_token is None and self._quiet_since is not None:
+            # The server does not say how far it has looked; that nothing came for several waits has to do.
+            reached = self._position.operation_time
+            position = Position(operation_time=max(self._quiet_since, reached or self._quiet_since))
+            self._quiet_replies = 0
+        self._position = position
+        return Batch(events, position, sum(len(event) for event in reply.events), quiet)
 
-    def _target_collection(self) -> str | int:
-        return self._scope.coll if self._scope is not None and self._scope.coll is not None else 1
+    def _next(self, wait_s: float) -> Reply:
+        if not self._cursor.is_open:
+            self._open_cursor()
+        return self._cursor.next(wait_s, self._batch_size)
 
-    def _change_stream_stage(self) -> dict[str, Any]:
-        """The ``$changeStream`` stage. An absent option is left out: DocumentDB does not take null."""
-        stage: dict[str, Any] = {"fullDocument": "updateLookup"}
-        if self._scope is None:
-            stage["allChangesForCluster"] = True
-        position = self._position
-        assert position is not None
-        self._skip_until = None
-        if position.token is not None and not position.after_invalidate:
-            stage["resumeAfter"] = position.token.document
-        elif position.token is not None:
-            stage["startAfter"] = position.token.document
-        elif position.operation_time is not None:
-            # The server includes the time itself, a position excludes it.
-            stage["startAtOperationTime"] = self._skip_until = position.operation_time
-        return stage
-
-    def _next(self, wait_s: float) -> tuple[Mapping[str, Any], Timestamp | None]:
-        """The next reply's cursor: that of the aggregate first, then one getMore each."""
-        if self._first is None and self._cursor_id == 0:
-            self._aggregate()
-        reply, self._first = self._first, None
-        if reply is None:
-            reply = self._connection.client[self._db].command(
-                "getMore",
-                Int64(self._cursor_id),
-                collection=self._cursor_name,
-                batchSize=self._settings.batch_size,
-                maxTimeMS=max(1, int(wait_s * 1000)),
-                session=self._session,
-                codec_options=_RAW,
-            )
-        return reply["cursor"], reply.get("operationTime")
-
-    def _events(self, raws: Sequence[RawBSONDocument]) -> list[ChangeEvent]:
-        events = [ChangeEvent(bytes(raw.raw)) for raw in raws]
+    def _events(self, raws: Sequence[bytes]) -> list[ChangeEvent]:
+        events = [ChangeEvent(raw) for raw in raws]
         if self._own_namespaces:
             events = [event for event in events if event.namespace not in self._own_namespaces]
         if self._skip_until is not None and events:
@@ -262,52 +177,97 @@ class MongoChangeSource:
                 self._skip_until = None
         return events
 
-    def _after(self, cursor: Mapping[str, Any], events: Sequence[ChangeEvent]) -> Position:
+    def _after(self, reply: Reply, events: Sequence[ChangeEvent]) -> Position:
         """The position after a reply."""
-        assert self._position is not None
-        invalidated = bool(events) and events[-1].operation == "invalidate"
-        post_batch = cursor.get("postBatchResumeToken")
-        if post_batch is not None:
-            return Position.at_token(ResumeToken(bson.decode(post_batch.raw)), after_invalidate=invalidated)
-        if events:
-            last = events[-1]
+        if not reply.events:
+            last = None
+        else:
+            last = events[-1] if events and events[-1].raw is reply.events[-1] else ChangeEvent(reply.events[-1])
+        invalidated = last is not None and last.operation == "invalidate"
+        if reply.post_batch_token is not None:
+            return Position.at_token(ResumeToken(reply.post_batch_token), after_invalidate=invalidated)
+        if last is not None:
             return Position.at_token(last.token, time=last.cluster_time, after_invalidate=invalidated)
         return self._position
 
-    def _is_quiet(
-        self, events: Sequence[ChangeEvent], position: Position, operation_time: Timestamp | None, full_wait: bool
-    ) -> bool:
+    def _is_quiet(self, reply: Reply, position: Position, full_wait: bool) -> bool:
         """Whether nothing happened for QUIET_REPLIES full waits in a row; remembers the time before the first."""
-        if events or position != self._position:
+        if reply.events or position != self._position or not full_wait:
             self._quiet_replies = 0
-            self._quiet_since = operation_time
-        elif full_wait:
+            self._quiet_since = reply.operation_time
+        else:
             self._quiet_replies += 1
         return self._quiet_replies >= QUIET_REPLIES
+
+    # Opening
+
+    def _open_cursor(self) -> None:
+        """Open the change stream at the position."""
+        self._quiet_replies, self._quiet_since = 0, None
+        stage, self._skip_until = self._stage(self._position)
+        try:
+            self._cursor.open(stage, (), self._batch_size)
+        except OperationFailure as error:
+            if "startAfter" not in stage or not is_unknown_option(error, "startAfter"):
+                raise
+            self._has_start_after = False
+            stage, self._skip_until = self._stage(self._position)
+            self._cursor.open(stage, (), self._batch_size)
+
+    def _open_after(
+        self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]
+    ) -> Callable[[float], Reply]:
+        """Open it in another way, one event at a time; returns what gives the next reply."""
+        stage, self._skip_until = self._stage(position)
+        if not lookup:
+            del stage["fullDocument"]
+        self._cursor.open(stage, stages, 1)
+        return lambda wait_s: self._cursor.next(wait_s, 1)
+
+    def _stage(self, position: Position) -> tuple[dict[str, Any], Timestamp | None]:
+        """The ``$changeStream`` stage, and the time up to which its events are to be skipped.
+
+        An option that is not needed is left out: DocumentDB does not take null.
+        """
+        stage: dict[str, Any] = {"fullDocument": "updateLookup"}
+        if self._settings.scope is None:
+            stage["allChangesForCluster"] = True
+        time_ = position.operation_time
+        if position.token is not None and not position.after_invalidate:
+            return stage | {"resumeAfter": dict(position.token.document)}, None
+        if position.token is not None and (self._has_start_after or time_ is None):
+            return stage | {"startAfter": dict(position.token.document)}, None
+        if position.token is not None and time_ is not None:
+            # The invalidate and the drop before it have this very time: starting at it would end the stream again.
+            return stage | {"startAtOperationTime": Timestamp(time_.time, time_.inc + 1)}, None
+        if time_ is not None:
+            # The server includes the time itself, a position excludes it.
+            return stage | {"startAtOperationTime": time_}, time_
+        return stage, None
 
     def _earliest(self) -> Timestamp:
         """The earliest time the change log still reaches, to the second, found by asking for ever later ones.
 
         Needs no privilege beyond reading the stream, and works on servers that show their log and those that do not.
         """
-        lost, reached = 1, self.operation_time().time
-        if self._reaches(lost):
-            return Timestamp(lost, 0)
-        while reached - lost > 1:
-            middle = (lost + reached) // 2
-            if self._reaches(middle):
-                reached = middle
+        lost_s, reached_s = 1, self.operation_time().time
+        if self._reaches(lost_s):
+            return Timestamp(lost_s, 0)
+        while reached_s - lost_s > 1:
+            middle_s = (lost_s + reached_s) // 2
+            if self._reaches(middle_s):
+                reached_s = middle_s
             else:
-                lost = middle
-        return Timestamp(reached, 0)
+                lost_s = middle_s
+        return Timestamp(reached_s, 0)
 
     def _reaches(self, time_s: int) -> bool:
         try:
-            self._position = Position(operation_time=Timestamp(time_s, 1))
-            self._patiently(self._aggregate)
+            self.open(Position(operation_time=Timestamp(time_s, 1)))
         except HistoryLostError:
             return False
-        self._first = None
+        finally:
+            self._cursor.kill()
         return True
 
     # Errors
@@ -324,25 +284,30 @@ class MongoChangeSource:
 
     def _reopen(self) -> None:
         """Let the next read open the stream at the position again."""
-        logger.info("stream %s: interrupted, resuming at %s", self._settings.stream_name, self._position)
-        self._cursor_id, self._first = 0, None
+        logger.info("stream %s: interrupted, resuming at %s", self._settings.stream_name, self._position.time)
+        self._cursor.forget()
 
-    def _for_operator(self, error: PyMongoError) -> DocdbStreamError:
-        if classify(error) is Verdict.HISTORY_LOST:
-            assert isinstance(error, OperationFailure)
-            since = self._position.time.isoformat() if self._position and self._position.time else "unknown"
+    def _for_operator(self, error: PyMongoError) -> DocdbStreamError | OversizeEventError:
+        verdict = classify(error)
+        if not isinstance(error, OperationFailure):
+            return unavailable(error, self._connection.uri)
+        if verdict is Verdict.OVERSIZE:
+            return OversizeEventError(server_message(error))
+        if verdict is Verdict.NO_CHANGE_STREAMS:
+            return _no_change_streams(server_message(error))
+        if verdict is Verdict.HISTORY_LOST:
+            since = self._position.time.isoformat() if self._position.time else "unknown"
             return HistoryLostError(
                 f"the position of stream {self._settings.stream_name} ({since}) is no longer in the change log: "
                 f"{server_message(error)} (code {error.code})",
-                hint="the events since then are lost to this stream; load the collection anew if they matter, then "
-                "choose where to start again with ON_HISTORY_LOST",
+                hint="the events since then are lost to this stream: load the collection anew if they matter, then "
+                f"docdb-stream reset '{self._settings.stream_name}' --to now|earliest|TIMESTAMP",
             )
-        if isinstance(error, OperationFailure) and error.code == _NOT_A_REPLICA_SET_CODE:
-            return self._no_change_streams(server_message(error))
         return unavailable(error, self._connection.uri)
 
-    def _no_change_streams(self, why: str) -> SourceUnavailableError:
-        return SourceUnavailableError(f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT)
+
+def _no_change_streams(why: str) -> SourceUnavailableError:
+    return SourceUnavailableError(f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT)
 
 
 def _covered_state_namespaces(settings: Settings) -> frozenset[Namespace]:
@@ -350,5 +315,5 @@ def _covered_state_namespaces(settings: Settings) -> frozenset[Namespace]:
     scope = settings.scope
     if scope is not None and (scope.coll is not None or scope.db != settings.state_db):
         return frozenset()
-    names = (settings.state_collection, settings.dead_letters_collection)
+    names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
     return frozenset(Namespace(settings.state_db, name) for name in names)

@@ -108,8 +108,9 @@ class FileTarget:
         size = start = os.fstat(descriptor).st_size
         tail = b""
         while start and b"\n" not in tail:
-            start = max(0, start - _BLOCK_BYTES)
-            tail = os.pread(descriptor, min(_BLOCK_BYTES, size - start), start) + tail
+            length = min(_BLOCK_BYTES, start)
+            start -= length
+            tail = os.pread(descriptor, length, start) + tail
         torn = tail[tail.rfind(b"\n") + 1 :]
         if not torn:
             return

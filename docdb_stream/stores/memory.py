@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from docdb_stream.checkpoint import Checkpoint, Lease
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.events import Namespace, Position
 
@@ -27,6 +27,7 @@ class MemoryCheckpointStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._checkpoints: dict[str, Checkpoint] = {}
+        self._ledger: list[LedgerEntry] = []
 
     def load(self, stream: str) -> Checkpoint | None:
         """See CheckpointStore."""
@@ -72,6 +73,19 @@ class MemoryCheckpointStore:
             known = self._checkpoints.get(lease.stream)
             if known is not None and (known.owner, known.epoch) == (lease.owner, lease.epoch):
                 self._checkpoints[lease.stream] = replace(known, owner=None, expires_at=None)
+
+    def record(self, entry: LedgerEntry) -> None:
+        """See CheckpointStore."""
+        with self._lock:
+            for index, known in enumerate(self._ledger):
+                if (known.stream, known.kind, known.before) == (entry.stream, entry.kind, entry.before):
+                    self._ledger[index] = replace(known, after=entry.after or known.after)
+                    return
+            self._ledger.append(replace(entry, found_at=entry.found_at or self._clock()))
+
+    def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
+        """See CheckpointStore."""
+        return [entry for entry in self._ledger if stream in (None, entry.stream)]
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """See CheckpointStore: there is no other system here."""

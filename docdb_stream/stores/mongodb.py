@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import bson
 from bson import Timestamp
 from pymongo import WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError
 
-from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, Lease
+from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, Lease, LedgerEntry
 from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError, StateStoreError
@@ -25,6 +27,8 @@ from docdb_stream.events import Namespace, Position, ResumeToken
 from docdb_stream.settings import Settings
 
 T = TypeVar("T")
+
+list_ = list  # the store's own method of that name hides the built-in one within the class
 
 _CLOCK_TRUSTED_S = 300.0
 """How long the measured difference to the server's clock is used before it is measured again."""
@@ -62,8 +66,53 @@ class MongoCheckpointStore:
 
     def list(self) -> Sequence[Checkpoint]:
         """See CheckpointStore."""
-        found = self._patiently(lambda: list(self._collection.find({"version": {"$exists": True}}).sort("_id", 1)))
+        found = self._patiently(lambda: list_(self._collection.find({"version": {"$exists": True}}).sort("_id", 1)))
         return [checkpoint_from_document(document) for document in found]
+
+    def record(self, entry: LedgerEntry) -> None:
+        """See CheckpointStore."""
+        before = {} if entry.before is None else position_document(entry.before)
+        key = f"{entry.stream}/{entry.kind}/" + hashlib.sha256(bson.encode(before)).hexdigest()[:16]
+        update: dict[str, Any] = {
+            "$setOnInsert": {
+                "stream": entry.stream,
+                "kind": entry.kind,
+                "before": before or None,
+                "before_time": None if entry.before is None else entry.before.time,
+            },
+            "$set": {"reason": entry.reason},
+        }
+        if entry.after is not None:
+            update["$set"] |= {"after": position_document(entry.after), "after_time": entry.after.time}
+
+        def attempt() -> None:
+            now = entry.found_at or self._server_now()
+            update["$setOnInsert"]["found_at"] = now
+            self._ledger_collection.update_one({"_id": key}, update, upsert=True)
+
+        self._patiently(attempt)
+
+    def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
+        """See CheckpointStore."""
+        query = {} if stream is None else {"stream": stream}
+        found = self._patiently(lambda: list_(self._ledger_collection.find(query).sort("found_at", 1)))
+        return [
+            LedgerEntry(
+                stream=document["stream"],
+                kind=document["kind"],
+                before=_position(document["before"]) if document.get("before") else None,
+                reason=document.get("reason", ""),
+                after=_position(document["after"]) if document.get("after") else None,
+                found_at=_aware(document.get("found_at")),
+            )
+            for document in found
+        ]
+
+    @property
+    def _ledger_collection(self) -> Collection[dict[str, Any]]:
+        return self._connection.client[self._settings.state_db].get_collection(
+            self._settings.ledger_collection, write_concern=WriteConcern(w="majority")
+        )
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """Where the AWS sample's function for ``scope`` stopped, from its state document in the same collection.

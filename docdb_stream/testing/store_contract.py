@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 from bson import Int64, Timestamp
 
-from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease
+from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease, LedgerEntry
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.events import Namespace, Position, ResumeToken
 
@@ -269,6 +270,49 @@ class CheckpointStoreContract:
         before = store.load("s")
         store.release(lease)
         assert store.load("s") == before
+
+    # The ledger
+
+    def test_the_ledger_keeps_what_happened(self, store: CheckpointStore, other: CheckpointStore) -> None:
+        assert list(store.ledger()) == []
+        lost = LedgerEntry("s", "history-lost", POSITIONS["MongoDB token"], "too old", POSITIONS["operation time"])
+        reset = LedgerEntry("t", "reset", None, "by hand", POSITIONS["token after invalidate"])
+        for entry in (lost, reset):
+            store.record(entry)
+        assert [replace(entry, found_at=None) for entry in other.ledger("s")] == [lost]
+        assert [replace(entry, found_at=None) for entry in other.ledger("t")] == [reset]
+        assert {entry.stream for entry in other.ledger()} == {"s", "t"}
+        assert all(entry.found_at is not None and entry.found_at.tzinfo is not None for entry in other.ledger())
+        assert list(other.list()) == [], "the ledger makes no checkpoints"
+
+    def test_the_ledger_holds_one_entry_of_one_thing(self, store: CheckpointStore, other: CheckpointStore) -> None:
+        open_ = LedgerEntry("s", "history-lost", POSITIONS["MongoDB token"], "too old")
+        for _ in range(3):
+            store.record(open_)
+        [first] = other.ledger()
+        assert first.after is None
+        store.record(replace(open_, after=POSITIONS["operation time"]))
+        store.record(open_)
+        [completed] = other.ledger()
+        assert (completed.after, completed.found_at) == (POSITIONS["operation time"], first.found_at)
+        store.record(replace(open_, before=POSITIONS["operation time"]))
+        store.record(replace(open_, kind="reset"))
+        assert len(other.ledger()) == 3
+
+    def test_the_ledger_is_oldest_first(self, store: CheckpointStore) -> None:
+        start = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+        for minutes in (2, 0, 1):
+            store.record(
+                LedgerEntry(
+                    "s",
+                    "reset",
+                    Position(operation_time=Timestamp(minutes + 1, 0)),
+                    "by hand",
+                    found_at=start + dt.timedelta(minutes=minutes),
+                )
+            )
+        found = [entry.found_at for entry in store.ledger("s")]
+        assert found == [start + dt.timedelta(minutes=minutes) for minutes in range(3)]
 
     # At the same time
 

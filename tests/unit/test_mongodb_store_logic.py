@@ -15,6 +15,7 @@ import pytest
 from bson import Int64, Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
+from docdb_stream import retry
 from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointStore, Lease
 from docdb_stream.connection import Connection
 from docdb_stream.errors import ConfigError, StateStoreError
@@ -284,7 +285,7 @@ def failing_store(fake: FakeClient, *errors: Exception) -> MongoCheckpointStore:
 def test_passing_trouble_is_waited_out(
     fake: FakeClient, store: MongoCheckpointStore, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docdb_stream.retry.random.random", lambda: 0.0)
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda delay_s: None, monotonic=time.monotonic))
     lease = store.acquire("s", None, "me", 60)
     limit = Deadline.after(None, patience_s=5)
     with deadline(limit):

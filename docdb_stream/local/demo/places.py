@@ -32,9 +32,6 @@ class Place(Protocol):
     name: ClassVar[str]
     """The target's name, as docdb-stream's results have it."""
 
-    keeps: ClassVar[str]
-    """What it holds, for people."""
-
     def create(self) -> Mapping[str, str]:
         """Make the place, empty; return the settings that switch its target on."""
         ...
@@ -53,7 +50,6 @@ class KinesisPlace:
     """A data stream of four shards."""
 
     name: ClassVar[str] = "kinesis"
-    keeps: ClassVar[str] = "events, at least once"
     _STREAM: ClassVar[str] = "shop"
 
     def __init__(self, aws: AwsServer) -> None:
@@ -89,7 +85,6 @@ class SqsPlace:
     """A FIFO queue; reading it empties it."""
 
     name: ClassVar[str] = "sqs"
-    keeps: ClassVar[str] = "events, effectively once"
 
     def __init__(self, aws: AwsServer) -> None:
         self._client = aws.client("sqs")
@@ -133,7 +128,6 @@ class KafkaPlace:
     """A broker; each collection has a topic."""
 
     name: ClassVar[str] = "kafka"
-    keeps: ClassVar[str] = "events, at least once"
 
     def __init__(self, broker: KafkaBroker) -> None:
         self._broker = broker
@@ -184,7 +178,6 @@ class S3Place:
     """A bucket of gzipped JSON Lines."""
 
     name: ClassVar[str] = "s3"
-    keeps: ClassVar[str] = "events, effectively once"
     _BUCKET: ClassVar[str] = "shop-events"
 
     def __init__(self, aws: AwsServer) -> None:
@@ -211,7 +204,6 @@ class OpenSearchPlace:
     """A node; each collection has an index, which mirrors its documents."""
 
     name: ClassVar[str] = "opensearch"
-    keeps: ClassVar[str] = "documents, as they are in the end"
 
     def __init__(self, server: OpenSearchServer) -> None:
         self._server = server

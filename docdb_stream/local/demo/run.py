@@ -76,8 +76,9 @@ def run_demo(options: DemoOptions) -> int:
     except KeyboardInterrupt:
         screen.text("\nInterrupted: everything that was started is stopped, its data is removed.")
         return INTERRUPTED
-    screen.step("Everything is stopped and removed.")
-    screen.text(_NEXT if is_proven else "\nNot proven: see the table.")
+    screen.text(f"After {screen.elapsed_s:.0f} s everything that was started is stopped, and its data removed.")
+    if is_proven:
+        screen.text(_NEXT)
     return 0 if is_proven else 1
 
 
@@ -107,7 +108,7 @@ class Demo:
             "and OpenSearch at once, is killed on the way, and has to end with nothing lost and nothing out of order.",
         )
         self._servers = stack.enter_context(LocalServers())
-        screen.step("Real servers run on free ports: a MongoDB replica set, Kafka, OpenSearch, AWS (Kinesis, SQS, S3)")
+        screen.step("Real servers on free ports: a MongoDB replica set, Kafka, OpenSearch, AWS (Kinesis, SQS, S3)")
         self._client = stack.enter_context(self._servers.mongo.client())
         self._places: list[Place] = all_places(self._servers)
         settings = self._settings()
@@ -141,7 +142,10 @@ class Demo:
         recorded = self._background(lambda: self._recorder.run(self._stop))
         self._poller.start("--follow")
         wait_until(self._has_position, "the poller has saved where it starts", timeout_s=STEP_TIMEOUT_S)
-        screen.step("The poller runs (docdb-stream run --follow): its first checkpoint is saved before the first event")
+        screen.step(
+            "Poller started: docdb-stream run --follow, one stream over the database, five targets",
+            "Where it starts is saved before the first event: a crash in this very moment would lose nothing.",
+        )
         screen.step("The shop opens: inserts, updates, replaces, deletes and transactions in three collections")
         with screen.progress({WRITTEN: options.events, DELIVERED: options.events}):
             written = self._background(lambda: self._workload.run(self._stop))
@@ -161,8 +165,8 @@ class Demo:
         dead = self._until(lambda: self._killed_amid_delivery(kafka), "the poller is amid a delivery", written)
         beyond = kafka.count() - dead.events
         self._screen.blow(
-            f"The poller is killed (SIGKILL) after {self._workload.done:,} changes: its checkpoint covers "
-            f"{dead.events:,} events, {beyond:,} more are out already"
+            "Poller killed with SIGKILL, amid a delivery",
+            f"Its checkpoint covers {dead.events:,} events, {beyond:,} more are in Kafka already. The shop goes on.",
         )
         self._poller.start("--follow")
         refusals = 0
@@ -179,8 +183,8 @@ class Demo:
 
         self._until(resumed, "the killed run's lease has run out", written)
         self._screen.step(
-            f"It is back, from its checkpoint; refused {refusals} times (exit 6) while the dead run's "
-            f"lease of {LEASE_S:.0f} s lasted. The shop never closed"
+            "Poller back, from its checkpoint",
+            f"{refusals} earlier attempts were refused (exit 6) while the dead run's lease of {LEASE_S:.0f} s lasted.",
         )
 
     def _killed_amid_delivery(self, kafka: KafkaPlace) -> Checkpoint | None:
@@ -198,7 +202,10 @@ class Demo:
         status = self._poller.terminate(STEP_TIMEOUT_S)
         if status:
             raise self._died(status)
-        self._screen.step("The shop closes. The poller is asked to stop (SIGTERM): it flushed, saved, and ended with 0")
+        self._screen.step(
+            "The shop closes, poller stopped with SIGTERM",
+            "It flushed the five targets, saved its checkpoint and exited with 0.",
+        )
         self._poller.start()
         self._until(lambda: self._poller.exit_status is not None, "the poller has caught up")
         if caught_up_status := self._poller.exit_status:
@@ -207,7 +214,8 @@ class Demo:
         if not last["caught_up"]:
             raise DocdbStreamError(f"the last run ended by {last['stopped_by']}, not caught up")
         self._screen.step(
-            f"A scheduled run (docdb-stream run) delivered the last {last['events']:,} and ended caught up"
+            "One scheduled run: docdb-stream run",
+            f"It delivered the {last['events']:,} events that were still missing, and ended by itself, caught up.",
         )
 
     def _died(self, status: int) -> DocdbStreamError:
@@ -233,9 +241,9 @@ class Demo:
         }
         kinds = Counter(event["operationType"] for event in events)
         self._screen.step(
-            f"The source, as plain PyMongo recorded it: {len(events):,} events ("
-            + ", ".join(f"{count:,} {kind}s" for kind, count in kinds.most_common())
-            + f"), {sum(map(len, documents.values())):,} documents in the end"
+            f"The truth, as plain PyMongo recorded it: {len(events):,} events",
+            ", ".join(f"{count:,} {kind}s" for kind, count in kinds.most_common())
+            + f"; {sum(map(len, documents.values())):,} documents in the end.",
         )
         readings = {
             place.name: self._background(lambda place=place: place.verdict(events, documents))  # type: ignore[misc]
@@ -245,8 +253,14 @@ class Demo:
             wait_until(lambda: self._read_back(readings), "the targets are read back", timeout_s=STEP_TIMEOUT_S)
         verdicts = [reading.result() for reading in readings.values()]
         self._screen.step("Every target was read back with its service's own client")
-        self._screen.table(verdicts, self._rates(), {place.name: place.keeps for place in self._places})
-        return all(verdict.ok for verdict in verdicts)
+        self._screen.table(verdicts, self._rates())
+        is_proven = all(verdict.ok for verdict in verdicts)
+        if is_proven:
+            text = f"Proven: {len(events):,} events, five targets, one SIGKILL; nothing lost, out of order or altered."
+        else:
+            text = "Not proven: " + ", ".join(verdict.target for verdict in verdicts if not verdict.ok)
+        self._screen.conclusion(text, good=is_proven)
+        return is_proven
 
     def _read_back(self, readings: dict[str, Future[Verdict]]) -> bool:
         done = sum(reading.done() for reading in readings.values())

@@ -20,6 +20,7 @@ from docdb_stream.local.demo.verify import Verdict
 
 _PLAIN_WIDTH = 110  # where nobody tells: wide enough for the table
 _PLAIN_EVERY_S = 5.0
+_INDENT = " " * 11  # the width of the time and the mark
 
 
 class Screen:
@@ -43,13 +44,15 @@ class Screen:
         """The first thing on the screen."""
         self._console.print(f"\n[bold]{escape(text)}[/]\n{escape(subtitle)}\n", soft_wrap=True)
 
-    def step(self, text: str, *, mark: str = "[green]✓[/]") -> None:
+    def step(self, text: str, detail: str = "", *, mark: str = "[green]✓[/]") -> None:
         """Something was done: with the time since the start, so that one sees what takes long."""
         self._console.print(f"[dim]{self.elapsed_s:6.1f} s[/] {mark} {escape(text)}", soft_wrap=True)
+        if detail:
+            self._console.print(f"{_INDENT}[dim]{escape(detail)}[/]", soft_wrap=True)
 
-    def blow(self, text: str) -> None:
+    def blow(self, text: str, detail: str) -> None:
         """Something was done to the poller that must not matter."""
-        self.step(text, mark="[bold red]✗[/]")
+        self.step(text, detail, mark="[bold red]✗[/]")
 
     def text(self, text: str = "") -> None:
         """Lines without a mark."""
@@ -58,7 +61,7 @@ class Screen:
     @contextmanager
     def progress(self, bars: Mapping[str, int]) -> Iterator[None]:
         """Show a bar for each label, up to the number given, as long as the context lasts; see ``advance``."""
-        columns = (TextColumn(" " * 11 + "{task.description:<24}"), BarColumn(30), TextColumn("{task.fields[count]}"))
+        columns = (TextColumn(_INDENT + "{task.description:<24}"), BarColumn(30), TextColumn("{task.fields[count]}"))
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as shown:
             self._progress = shown
             self._tasks = {label: shown.add_task(label, total=total, count="") for label, total in bars.items()}
@@ -68,7 +71,7 @@ class Screen:
             finally:
                 self._progress, self._tasks = None, {}
 
-    def advance(self, figures: Mapping[str, int], note: str = "") -> None:
+    def advance(self, figures: Mapping[str, int]) -> None:
         """Move the bars to ``figures``; does nothing where there are none."""
         if self._progress is None:
             return
@@ -77,26 +80,19 @@ class Screen:
         if not self._console.is_terminal and time.monotonic() >= self._plain_at_s:
             self._plain_at_s = time.monotonic() + _PLAIN_EVERY_S
             words = ", ".join(f"{label} {figure:,}" for label, figure in figures.items())
-            self._console.print(f"{self.elapsed_s:6.1f} s   {words}{', ' + note if note else ''}")
+            self._console.print(f"{self.elapsed_s:6.1f} s   {words}")
 
-    def table(self, verdicts: Sequence[Verdict], rates: Mapping[str, float], units: Mapping[str, str]) -> None:
-        """The one table.
-
-        Args:
-            verdicts: One row each.
-            rates: Target -> events/s.
-            units: Target -> what it keeps, and so what is counted.
-        """
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("target")
-        table.add_column("keeps")
-        for heading in ("expected", "delivered", "missing", "duplicates", "order\nviolations", "different", "events/s"):
+    def table(self, verdicts: Sequence[Verdict], rates: Mapping[str, float]) -> None:
+        """The one table: a row for each verdict, with the target's events/s."""
+        gap = 1 if self._console.width >= 100 else 0
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, gap), pad_edge=False)
+        table.add_column("target", vertical="bottom")
+        for heading in _FIGURES:
             table.add_column(heading, justify="right", vertical="bottom")
         table.add_column("")
         for verdict in verdicts:
             table.add_row(
                 verdict.target,
-                units[verdict.target],
                 f"{verdict.expected:,}",
                 f"{verdict.delivered:,}",
                 _count(verdict.missing),
@@ -104,19 +100,27 @@ class Screen:
                 _count(verdict.order_violations),
                 _count(verdict.different),
                 f"{rates[verdict.target]:,.0f}" if verdict.target in rates else "?",
-                "[green]ok[/]" if verdict.ok else "[bold red]DEFECT[/]",
+                "[green]✓[/]" if verdict.ok else "[bold red]✗[/]",
             )
         self._console.print()
         self._console.print(table)
+        self._console.print(f"[dim]{escape(_LEGEND.format(cores=os.cpu_count() or 1))}[/]", soft_wrap=True)
         for verdict in verdicts:
             for example in verdict.examples:
                 self._console.print(f"[red]{verdict.target}:[/] {escape(example)}", soft_wrap=True)
-        cores = os.cpu_count() or 1
-        self.text(
-            "duplicates: an at-least-once target gets the events after the last checkpoint again when a run died;\n"
-            "each carries its event id. events/s: per second that the resumed runs spent in that target, while all\n"
-            f"targets, the servers and the shop shared {cores} cores: a proof of correctness, not a benchmark."
-        )
+
+    def conclusion(self, text: str, *, good: bool) -> None:
+        """What it comes down to."""
+        self._console.print(f"\n[bold {'green' if good else 'red'}]{escape(text)}[/]", soft_wrap=True)
+
+
+_FIGURES = ("expected", "delivered", "missing", "duplicates", "order\nviolated", "different", "events/s")
+_LEGEND = """\
+Kinesis and Kafka promise at least once: what came after the last checkpoint comes again when a run
+died, with the same event ids, and is counted under duplicates. SQS FIFO and S3 hold every event once.
+OpenSearch holds documents: counted and compared as they are in the end.
+events/s: per second that the resumed runs spent in that target, while five targets, the servers and
+the shop shared {cores} cores. It is a proof of correctness, not a benchmark."""
 
 
 def _count(number: int, *, allowed: bool = False) -> str:

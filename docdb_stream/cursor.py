@@ -1,0 +1,129 @@
+"""One change stream's cursor on the server: the ``aggregate`` and ``getMore`` commands and their raw replies.
+
+Commands rather than PyMongo's ``watch()``: their replies show ``postBatchResumeToken`` openly and come as raw BSON, and
+DocumentDB does not label its errors as resumable, so resuming has to be ours anyway. Knows nothing of positions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bson
+from bson import Int64, Timestamp
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from pymongo.client_session import ClientSession
+from pymongo.errors import PyMongoError
+
+from docdb_stream.connection import Client, Connection
+from docdb_stream.events import Namespace
+
+logger = logging.getLogger(__name__)
+
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the server answered.
+
+    Attributes:
+        events: The change events, as BSON.
+        post_batch_token: The position after the reply, from servers that give it.
+        operation_time: The server's operation time when it answered.
+        alive: Whether more can come; an ``invalidate`` ends a cursor.
+    """
+
+    events: Sequence[bytes]
+    post_batch_token: Mapping[str, Any] | None
+    operation_time: Timestamp | None
+    alive: bool
+
+
+class ChangeStreamCursor:
+    """A cursor that can be opened again and again. Every method may raise PyMongoError.
+
+    Args:
+        connection: To the cluster.
+        scope: What to watch; None is the whole deployment.
+    """
+
+    def __init__(self, connection: Connection, scope: Namespace | None) -> None:
+        self._connection = connection
+        self._db = "admin" if scope is None else scope.db
+        self._watched: str | int = 1 if scope is None or scope.coll is None else scope.coll
+        self._client: Client | None = None
+        self._session: ClientSession | None = None
+        self._id = 0
+        self._name = ""
+        self._first: Reply | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether ``next`` has something to ask or to give."""
+        return self._id != 0 or self._first is not None
+
+    def open(self, stage: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], batch_size: int) -> None:
+        """Open the change stream, with further pipeline stages after ``$changeStream``."""
+        self.forget()
+        self._client = self._connection.client
+        # A cursor belongs to the session that made it; a session of its own lets getMore name it explicitly.
+        self._session = self._client.start_session()
+        reply = self._client[self._db].command(
+            "aggregate",
+            self._watched,
+            pipeline=[{"$changeStream": stage}, *stages],
+            cursor={"batchSize": batch_size},
+            session=self._session,
+            codec_options=_RAW,
+        )
+        cursor = reply["cursor"]
+        self._name = str(cursor["ns"]).partition(".")[2]
+        self._first = self._reply(reply, cursor["firstBatch"])
+
+    def next(self, wait_s: float, batch_size: int) -> Reply:
+        """The next reply: what came with opening, then one getMore each, held back up to ``wait_s`` for events."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        assert self._client is not None, "open() comes first"
+        reply = self._client[self._db].command(
+            "getMore",
+            Int64(self._id),
+            collection=self._name,
+            batchSize=batch_size,
+            maxTimeMS=max(1, int(wait_s * 1000)),
+            session=self._session,
+            codec_options=_RAW,
+        )
+        return self._reply(reply, reply["cursor"]["nextBatch"])
+
+    def kill(self) -> None:
+        """Tell the server to drop the cursor; a ``next`` under way in another thread then ends with an error."""
+        cursor_id, self._id, self._first = self._id, 0, None
+        if cursor_id and self._client is not None:
+            try:
+                self._client[self._db].command("killCursors", self._name, cursors=[Int64(cursor_id)])
+            except PyMongoError as error:  # the server ends an idle cursor by itself after ten minutes
+                logger.debug("could not kill the cursor: %s", type(error).__name__)
+
+    def forget(self) -> None:
+        """Drop the cursor without asking the server, which has dropped it or cannot be reached."""
+        self._id, self._first = 0, None
+        if self._session is not None:
+            self._session.end_session()
+            self._session = None
+
+    def _reply(self, reply: Mapping[str, Any], events: Sequence[RawBSONDocument]) -> Reply:
+        cursor = reply["cursor"]
+        self._id = int(cursor["id"])
+        token = cursor.get("postBatchResumeToken")
+        return Reply(
+            events=[bytes(event.raw) for event in events],
+            post_batch_token=None if token is None else bson.decode(token.raw),
+            operation_time=reply.get("operationTime"),
+            alive=self._id != 0,
+        )

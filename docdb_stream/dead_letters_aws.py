@@ -1,0 +1,138 @@
+"""Dead letters in AWS: objects in S3, messages in SQS. Imported only when DEAD_LETTERS names one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from docdb_stream.dead_letters import Letter, letter
+from docdb_stream.errors import StateStoreError
+from docdb_stream.target import Rejection
+
+T = TypeVar("T")
+
+
+def _asked(place: str, hint: str, request: Callable[[], T]) -> T:
+    """The answer to a request to AWS; boto3 retries what passes by itself."""
+    try:
+        return request()
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        raise StateStoreError(f"dead letters: {place}: {code}", hint=hint) from error
+    except (BotoCoreError, ValueError) as error:
+        raise StateStoreError(f"dead letters: {place}: {error}", hint=hint) from error
+
+
+class S3DeadLetters:
+    """One JSON object per letter under ``s3://bucket/prefix/stream/target/``; a letter written again overwrites itself.
+
+    Args:
+        place: ``s3://bucket/prefix``.
+    """
+
+    LIMIT_BYTES = 1 << 30
+    HINT = "check DEAD_LETTERS; the role needs s3:PutObject on it (to list and redrive also ListBucket, Get and Delete)"
+
+    def __init__(self, place: str) -> None:
+        parts = urlsplit(place)
+        self._place, self._bucket = place, parts.netloc
+        self._prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self._client: Any = boto3.client("s3")
+
+    def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
+        """See DeadLetters."""
+        for rejection in rejections:
+            found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
+            body = json.dumps(found).encode()
+            self._ask(
+                lambda found=found, body=body: self._client.put_object(  # type: ignore[misc]
+                    Bucket=self._bucket, Key=self._key(found), Body=body, ContentType="application/json"
+                )
+            )
+
+    def letters(self, stream: str | None = None) -> Iterator[Letter]:
+        """See DeadLetters."""
+        prefix = self._prefix if stream is None else f"{self._prefix}{quote(stream, safe='.')}/"
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        for key in self._ask(lambda: [each["Key"] for page in pages for each in page.get("Contents", [])]):
+            read = self._ask(lambda key=key: self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())  # type: ignore[misc]
+            yield json.loads(read)
+
+    def remove(self, letter: Letter) -> None:
+        """See DeadLetters."""
+        self._ask(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._key(letter)))
+
+    def _key(self, found: Letter) -> str:
+        name = hashlib.sha256(found["event_id"].encode()).hexdigest()[:32]
+        return f"{self._prefix}{quote(found['stream'], safe='.')}/{quote(found['target'], safe='')}/{name}.json"
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        return _asked(self._place, self.HINT, request)
+
+
+class SqsDeadLetters:
+    """One message per letter in an SQS queue, standard or FIFO.
+
+    Args:
+        url: The queue's URL.
+    """
+
+    LIMIT_BYTES = 200 * 1024
+    """Below the 256 KiB that a queue may still be limited to, with the letter's other fields and JSON's escaping of
+    the event's own quotes; an event above it is left out."""
+    HINT = "check DEAD_LETTERS; the role needs sqs:SendMessage (to list and redrive also ReceiveMessage, DeleteMessage)"
+    READING_S = 30
+    """How long a message that was listed stays hidden from other readers."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Any = boto3.client("sqs")
+        self._handles: dict[str, list[str]] = {}
+
+    def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
+        """See DeadLetters."""
+        for rejection in rejections:
+            # Quotes and backslashes inside the event double when the letter is made JSON.
+            found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
+            if len(json.dumps(found)) > 256 * 1024:
+                found = letter(stream, rejection, limit_bytes=0)
+            fifo: dict[str, str] = {}
+            if self._url.endswith(".fifo"):
+                name = hashlib.sha256(found["id"].encode()).hexdigest()
+                fifo = {"MessageGroupId": name, "MessageDeduplicationId": name}
+            self._ask(
+                lambda found=found, fifo=fifo: self._client.send_message(  # type: ignore[misc]
+                    QueueUrl=self._url, MessageBody=json.dumps(found), **fifo
+                )
+            )
+
+    def letters(self, stream: str | None = None) -> Iterator[Letter]:
+        """See DeadLetters. The messages stay in the queue, hidden from other readers for READING_S."""
+        while True:
+            answer = self._ask(
+                lambda: self._client.receive_message(
+                    QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=self.READING_S, WaitTimeSeconds=1
+                )
+            )
+            messages = answer.get("Messages", [])
+            if not messages:
+                return
+            for message in messages:
+                found = json.loads(message["Body"])
+                self._handles.setdefault(found["id"], []).append(message["ReceiptHandle"])
+                if stream in (None, found["stream"]):
+                    yield found
+
+    def remove(self, letter: Letter) -> None:
+        """See DeadLetters."""
+        for handle in self._handles.pop(letter["id"], []):
+            self._ask(lambda handle=handle: self._client.delete_message(QueueUrl=self._url, ReceiptHandle=handle))  # type: ignore[misc]
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        return _asked(self._url, self.HINT, request)

@@ -1,0 +1,52 @@
+"""Delivers dead letters again, to the targets that refused them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docdb_stream.dead_letters import DeadLetters, event_of
+from docdb_stream.target import Target
+
+
+@dataclass(slots=True)
+class RedriveResult:
+    """What became of the letters.
+
+    Attributes:
+        delivered: Taken by their target this time, and removed.
+        refused: Refused again; they stay.
+        without_event: Without the event's content; they stay.
+        other_target: For a target that is not switched on; they stay.
+    """
+
+    delivered: int = 0
+    refused: int = 0
+    without_event: int = 0
+    other_target: int = 0
+
+
+def redrive(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -> RedriveResult:
+    """Give each letter of the stream to the target that refused it, and remove it when that took it.
+
+    A letter's event is older than what its target has seen since: where the order matters, the consumer has to look at
+    the cluster time. OpenSearch does so by itself.
+
+    Raises:
+        TargetError: A target does not work; the letters that were not delivered stay.
+        StateStoreError: The dead letters cannot be read.
+    """
+    by_name = {target.name: target for target in targets}
+    result = RedriveResult()
+    for letter in list(dead_letters.letters(stream)):
+        target, event = by_name.get(letter["target"]), event_of(letter)
+        if target is None:
+            result.other_target += 1
+        elif event is None:
+            result.without_event += 1
+        elif [*target.write([event]), *target.flush()]:
+            result.refused += 1
+        else:
+            dead_letters.remove(letter)
+            result.delivered += 1
+    return result

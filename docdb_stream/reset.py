@@ -1,0 +1,55 @@
+"""Moves a stream's position by an operator's decision, and leaves a line in the ledger that says so."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+
+from docdb_stream.checkpoint import LeaseKeeper, LedgerEntry
+from docdb_stream.connection import Connection
+from docdb_stream.errors import ConfigError
+from docdb_stream.events import Position, ResumeToken
+from docdb_stream.settings import Settings, StartAt
+from docdb_stream.source import MongoChangeSource
+from docdb_stream.stores.mongodb import MongoCheckpointStore
+
+
+def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = None) -> Position:
+    """Set the stream's position, whether it has one or not; returns the new one.
+
+    A token or a time is tried on the server first, so that a position that is already lost is refused.
+
+    Args:
+        settings: The stream.
+        to: now, earliest, or a time.
+        token: Instead, the ``_data`` of a resume token; the events after it are delivered.
+
+    Raises:
+        LeaseHeldError: A run works on the stream; the position is not moved under its feet.
+        HistoryLostError: The change log does not reach back to the position asked for. Nothing was changed.
+        ConfigError: Neither or both of ``to`` and ``token`` are given.
+    """
+    if (to is None) == (token is None):
+        raise ConfigError("reset: say either --to or --token")
+    with Connection(settings) as connection:
+        source = MongoChangeSource(settings, connection)
+        store = MongoCheckpointStore(settings, connection)
+        who = f"reset by {getpass.getuser()} on {socket.gethostname()}"
+        lease = store.acquire(settings.stream_name, settings.scope, f"{who} ({os.getpid()})", settings.lease_seconds)
+        try:
+            with LeaseKeeper(store, lease) as keeper:
+                known = store.load(settings.stream_name)
+                before = known.position if known else None
+                if token is not None:
+                    position = Position.at_token(ResumeToken({"_data": token}))
+                else:
+                    assert to is not None
+                    position = source.start_position(to)
+                source.open(position)
+                source.close()
+                store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))
+                keeper.save(position, 0)
+        finally:
+            store.release(lease)
+    return position

@@ -1,0 +1,78 @@
+"""What the server's errors mean for a change stream: the whole policy of resuming, in pure functions."""
+
+from __future__ import annotations
+
+import enum
+
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+
+from docdb_stream.diagnosis import server_message
+
+# Codes of the MongoDB server's error_codes.yml, which DocumentDB shares as far as it has them.
+_HISTORY_LOST_CODES = frozenset(
+    {
+        136,  # CappedPositionLost: DocumentDB's word for a position that left the change stream log
+        286,  # ChangeStreamHistoryLost
+        280,  # ChangeStreamFatalError: the token was not found in the log
+        260,  # InvalidResumeToken
+        50811,  # KeyString format error: the token was made by another product
+    }
+)
+_FOREIGN_TOKEN_CODE = 9  # FailedToParse; DocumentDB says "Invalid resume token" with it
+_HISTORY_LOST_TEXTS = (
+    "resume of change stream was not possible",
+    "resume point may no longer be in the oplog",
+    "resume token was not found",
+)
+_OVERSIZE_CODE = 10334  # BSONObjectTooLarge
+_OVERSIZE_TEXTS = ("bsonobj size", "bsonobjectooolarge", "object to insert too large")
+_UNKNOWN_FIELD_CODE = 40415
+_UNKNOWN_STAGE_CODES = frozenset(
+    {40324, 304}
+)  # unrecognized pipeline stage; DocumentDB: aggregation stage not supported
+_NO_CHANGE_STREAMS_CODES = frozenset({40573})  # only supported on replica sets
+_RESUMABLE_CODES = frozenset(
+    # The change streams specification's list, "Resumable Error", for servers that set no label.
+    {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
+    # MaxTimeMSExpired, ReadConcernMajorityNotAvailableYet, CursorKilled, SnapshotUnavailable, CursorInUse
+    | {50, 134, 237, 246, 12051}
+)
+_RESUMABLE_LABEL = "ResumableChangeStreamError"
+
+
+class Verdict(enum.Enum):
+    """What an error means for a change stream."""
+
+    RESUME = "open the stream again at the position"
+    HISTORY_LOST = "the position is no longer in the change log"
+    OVERSIZE = "the next event is larger than the server can send"
+    NO_CHANGE_STREAMS = "this server has none"
+    FATAL = "an operator has to look"
+
+
+def classify(error: PyMongoError) -> Verdict:
+    """What to do about ``error``."""
+    if not isinstance(error, OperationFailure):
+        return Verdict.RESUME if isinstance(error, AutoReconnect) else Verdict.FATAL
+    message = server_message(error).lower()
+    if error.code == _OVERSIZE_CODE or any(text in message for text in _OVERSIZE_TEXTS):
+        return Verdict.OVERSIZE
+    if error.code == _FOREIGN_TOKEN_CODE and "resume token" in message:
+        return Verdict.HISTORY_LOST
+    if error.code in _HISTORY_LOST_CODES or any(text in message for text in _HISTORY_LOST_TEXTS):
+        return Verdict.HISTORY_LOST
+    if error.code in _NO_CHANGE_STREAMS_CODES:
+        return Verdict.NO_CHANGE_STREAMS
+    if error.code in _RESUMABLE_CODES or error.has_error_label(_RESUMABLE_LABEL):
+        return Verdict.RESUME
+    return Verdict.FATAL
+
+
+def is_unknown_option(error: PyMongoError, name: str) -> bool:
+    """Whether the server does not know the option or stage ``name``."""
+    if not isinstance(error, OperationFailure):
+        return False
+    if error.code in _UNKNOWN_STAGE_CODES or error.code == _UNKNOWN_FIELD_CODE:
+        return True
+    message = server_message(error).lower()
+    return name.lower() in message and any(word in message for word in ("unknown", "unrecognized", "not supported"))

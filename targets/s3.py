@@ -1,0 +1,229 @@
+"""Amazon S3: micro-batches of events, gzip-compressed JSON Lines, one object per namespace and day and checkpoint.
+
+Why a replay leaves no event twice. An object holds what came for one namespace and one day between two checkpoints,
+all of it, and its name derives from the first of these events alone. A run that dies before its checkpoint is saved
+is replayed from the same position, so it meets the same first event per namespace and day, gives its object the same
+name, and overwrites it. This holds wherever the batches of the replay begin and end, but only because nothing is
+uploaded in the middle: an object of the second half of an interval, uploaded by the run that died, would be named
+after an event that need not be the first of anything in the replay, and would stay beside the replay's objects. Hence
+``wants_flush`` asks for an early checkpoint instead of uploading, and a flush that failed in part keeps every object
+it had, the uploaded ones too, until all of them are there.
+
+Overwriting asks for one writer at a time. That is the lease's work: its check goes before every upload.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from tempfile import SpooledTemporaryFile
+from typing import Any, Self
+from urllib.parse import quote
+
+from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.settings import Settings
+from docdb_stream.target import Rejection
+from docdb_stream.targets._aws import Place, client
+from docdb_stream.targets._payload import render_all
+
+OBJECT_BYTES = 64 * 1024 * 1024
+"""Uncompressed bytes held before a checkpoint is asked for. Far below the 5 GB of one PutObject (S3 user guide,
+"Uploading objects"), also with one batch on top."""
+
+_ACTION = "s3:PutObject"
+
+_COMPRESS_BYTES = 256 * 1024
+"""As much as zlib's own state takes (zlib.h, deflateInit2): collections with fewer bytes than that, and a stream may
+have thousands of them, are compressed at the end, so that memory stays in proportion to what is held."""
+_IN_MEMORY_BYTES = 4 * 1024 * 1024
+"""Compressed bytes of one object that are held in memory; beyond, they are in a temporary file."""
+_GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
+"""zlib manual, deflateInit2: 16 added means a gzip header, in which the time is 0: equal events, equal bytes."""
+
+
+class S3Target:
+    """Collects the events, of every operation, and uploads them as JSON Lines at each flush.
+
+    Keys are ``[path/]db/coll/YYYY/MM/DD/<seconds>-<increment>-<hash>.jsonl.gz``, after the UTC day and the cluster
+    time of the first event in it and the hash of its event_id. The collection is left out where an event has none;
+    events without a namespace (invalidate) are under ``_``. Seconds and increment have ten digits, so the objects of a
+    namespace and day, sorted by key, have the stream's order, and so have the lines within one. (Two objects that begin
+    within one transaction are sorted by their hashes.)
+
+    Names that a path could not hold as they are, are percent-encoded. There is no Content-Encoding: clients that
+    honour it would unpack the object and keep its name, while Athena, Spark and zcat go by the ``.gz``.
+
+    Args:
+        bucket: The bucket's name.
+        path: Prefix of every key.
+        payload_format: How an event is written.
+        object_bytes: Uncompressed bytes after which ``wants_flush`` asks for a flush.
+        lanes: Uploads side by side.
+    """
+
+    name = "s3"
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        path: str = "",
+        payload_format: PayloadFormat = "extended",
+        object_bytes: int = OBJECT_BYTES,
+        lanes: int = 8,
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = f"{path.strip('/')}/" if path.strip("/") else ""
+        self._payload_format = payload_format
+        self._object_bytes = object_bytes
+        self._lanes = lanes
+        self._place = Place(
+            target=self.name,
+            what=f"S3 bucket {bucket}",
+            variable="BUCKET_NAME",
+            create=f"aws s3 mb s3://{bucket}",
+            capacity="spread the load over more prefixes with BUCKET_PATH",
+        )
+        self._objects: dict[str, _Object] = {}
+        self._held_bytes = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The target, or None when ``bucket_name`` is not set."""
+        if settings.bucket_name is None:
+            return None
+        return cls(
+            settings.bucket_name,
+            path=settings.bucket_path,
+            payload_format=settings.payload_format,
+            object_bytes=settings.s3_object_bytes,
+        )
+
+    def check(self) -> None:
+        """See that the bucket exists; needs s3:ListBucket, which writing does not.
+
+        Raises:
+            TargetError: It does not exist, is in another region, or may not be looked at.
+        """
+        with self._place.errors("s3:ListBucket"):
+            self._client.head_bucket(Bucket=self._bucket)
+
+    @property
+    def wants_flush(self) -> bool:
+        """True when ``object_bytes`` are held."""
+        return self._held_bytes >= self._object_bytes
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
+        rendered, rejections = render_all(events, self._payload_format, self.name)
+        firsts: dict[str, ChangeEvent] = {}
+        lines: defaultdict[str, list[bytes]] = defaultdict(list)
+        for event, payload in rendered:
+            folder = _folder(event)
+            firsts.setdefault(folder, event)
+            lines[folder].append(payload)
+        for folder, payloads in lines.items():
+            if folder not in self._objects:
+                self._objects[folder] = _Object(f"{self._prefix}{object_key(firsts[folder])}")
+            self._held_bytes += self._objects[folder].append(b"\n".join(payloads) + b"\n")
+        return rejections
+
+    def flush(self) -> Sequence[Rejection]:
+        """Upload the objects; returns when all are durable. After an error, it can be called again.
+
+        Raises:
+            TargetError: The bucket does not take one of them, or not in time.
+        """
+        if not self._objects:
+            return ()
+        with self._place.errors(_ACTION):
+            self._client  # noqa: B018 - made here, before there are several threads
+        with ThreadPoolExecutor(min(self._lanes, len(self._objects)), thread_name_prefix=self.name) as threads:
+            uploads = [
+                threads.submit(contextvars.copy_context().run, self._upload, pending)
+                for pending in self._objects.values()
+            ]
+        for upload in uploads:
+            upload.result()
+        self._forget()
+        return ()
+
+    def close(self) -> None:
+        """Let go of connections, and of what was not flushed. Safe to call twice."""
+        self._forget()
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    @cached_property
+    def _client(self) -> Any:
+        return client("s3", self._lanes)
+
+    def _upload(self, pending: _Object) -> None:
+        body = pending.finished()
+
+        def put() -> None:
+            body.seek(0)
+            self._client.put_object(Bucket=self._bucket, Key=pending.key, Body=body, ContentType="application/gzip")
+
+        self._place.retry(_ACTION, put)
+
+    def _forget(self) -> None:
+        for pending in self._objects.values():
+            pending.close()
+        self._objects.clear()
+        self._held_bytes = 0
+
+
+class _Object:
+    """One object to come: its key, and its lines, compressed once there are enough of them."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._lines = bytearray()
+        self._file = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed by close()
+        self._compressor: zlib._Compress | None = None
+
+    def append(self, lines: bytes) -> int:
+        """Add whole lines; returns how many bytes they are."""
+        self._lines += lines
+        if len(self._lines) >= _COMPRESS_BYTES:
+            self._compress()
+        return len(lines)
+
+    def finished(self) -> SpooledTemporaryFile[bytes]:
+        """The compressed object. More can be appended afterwards: it becomes another gzip member of the same file."""
+        if self._lines:
+            self._compress()
+        if self._compressor is not None:
+            self._file.write(self._compressor.flush())
+            self._compressor = None
+        return self._file
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _compress(self) -> None:
+        if self._compressor is None:
+            self._file.seek(0, 2)  # an upload may have left it elsewhere
+            self._compressor = zlib.compressobj(wbits=_GZIP_WINDOW_BITS)
+        self._file.write(self._compressor.compress(self._lines))
+        self._lines.clear()
+
+
+def object_key(first: ChangeEvent) -> str:
+    """The key, without the path's prefix, of an object whose first event is this one."""
+    time = first.cluster_time
+    digest = hashlib.sha256(first.event_id.encode()).hexdigest()[:16]
+    return f"{_folder(first)}/{time.time:010}-{time.inc:010}-{digest}.jsonl.gz"
+
+
+def _folder(event: ChangeEvent) -> str:
+    namespace = event.namespace
+    names = [name for name in namespace if name] or ["_"]
+    day = event.cluster_time.as_datetime().strftime("%Y/%m/%d")
+    return "/".join(quote(name, safe="") for name in names) + "/" + day

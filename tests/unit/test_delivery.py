@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from docdb_stream.delivery import QUEUED_BATCHES, Delivery
+from docdb_stream.errors import DocdbStreamError, TargetError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.retry import Deadline, current_deadline, deadline
+from docdb_stream.target import Rejection, Target
+from docdb_stream.testing.events import ChangeLog
+
+WAIT_S = 10.0
+EVENTS = ChangeLog().inserts(30)
+
+
+class Recorder:
+    """Writes down what it is asked for; ``on_write`` and ``on_flush`` may raise, reject, or hang."""
+
+    def __init__(
+        self,
+        name: str = "one",
+        on_write: Callable[[Sequence[ChangeEvent]], Sequence[Rejection]] = lambda events: (),
+        on_flush: Callable[[], Sequence[Rejection]] = tuple,
+    ) -> None:
+        self.name = name
+        self.on_write, self.on_flush = on_write, on_flush
+        self.calls: list[object] = []
+        self.threads: set[int] = set()
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        self.threads.add(threading.get_ident())
+        self.calls.append(list(events))
+        return self.on_write(events)
+
+    def flush(self) -> Sequence[Rejection]:
+        self.threads.add(threading.get_ident())
+        self.calls.append("flush")
+        return self.on_flush()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def gate():
+    """Opens at the end at the latest, so that no thread of a test is left behind."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_at_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.001)
+
+
+def test_every_target_gets_everything_in_order_and_in_one_thread() -> None:
+    targets = [Recorder("one"), Recorder("two"), Recorder("three")]
+    with Delivery(targets) as delivery:
+        delivery.write(EVENTS[0:2])
+        delivery.write(EVENTS[2:5])
+        assert delivery.flush() == []
+        delivery.write(EVENTS[5:6])
+        assert delivery.flush() == []
+    for target in targets:
+        assert target.calls == [EVENTS[0:2], EVENTS[2:5], "flush", EVENTS[5:6], "flush"]
+        assert len(target.threads) == 1
+    assert len(set.union(*(target.threads for target in targets))) == 3
+
+
+def test_flush_returns_only_when_every_target_has_flushed(gate: threading.Event) -> None:
+    slow = Recorder("slow", on_flush=lambda: () if gate.wait(WAIT_S) else ())
+    fast = Recorder("fast")
+    flushed = threading.Event()
+
+    def flush() -> None:
+        delivery.flush()
+        flushed.set()
+
+    with Delivery([slow, fast]) as delivery:
+        delivery.write(EVENTS[:1])
+        thread = threading.Thread(target=flush)
+        thread.start()
+        wait_for(lambda: "flush" in slow.calls and "flush" in fast.calls)
+        assert not flushed.is_set()
+        gate.set()
+        assert flushed.wait(WAIT_S)
+        thread.join(WAIT_S)
+
+
+def test_write_does_not_wait_until_events_are_written(gate: threading.Event) -> None:
+    hanging = Recorder(on_write=lambda events: () if gate.wait(WAIT_S) else ())
+    with Delivery([hanging]) as delivery:
+        for number in range(QUEUED_BATCHES + 1):
+            delivery.write(EVENTS[number : number + 1])
+            wait_for(lambda: bool(hanging.calls))
+        assert hanging.calls == [EVENTS[:1]]
+        gate.set()
+        delivery.flush()
+    assert hanging.calls == [*([event] for event in EVENTS[: QUEUED_BATCHES + 1]), "flush"]
+
+
+def test_a_slow_target_bounds_what_waits_for_it(gate: threading.Event) -> None:
+    hanging, fast = Recorder("hanging", on_write=lambda events: () if gate.wait(WAIT_S) else ()), Recorder("fast")
+    written = 0
+
+    def write() -> None:
+        nonlocal written
+        for number in range(10):
+            delivery.write(EVENTS[number : number + 1])
+            written += 1
+
+    with Delivery([hanging, fast]) as delivery:
+        thread = threading.Thread(target=write)
+        thread.start()
+        wait_for(lambda: written == QUEUED_BATCHES + 1 and len(fast.calls) == QUEUED_BATCHES + 1)
+        assert thread.is_alive()
+        gate.set()
+        thread.join(WAIT_S)
+        delivery.flush()
+    assert hanging.calls == fast.calls == [*([event] for event in EVENTS[:10]), "flush"]
+
+
+# Failures
+
+
+@pytest.mark.parametrize("step", ["on_write", "on_flush"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TargetError("broken", "no room", hint="make room"), "target broken: no room"),
+        (ZeroDivisionError("a bug"), "target broken: ZeroDivisionError: a bug"),
+    ],
+    ids=["TargetError", "bug"],
+)
+def test_a_failing_target_is_named_and_the_others_flush(step: str, error: Exception, message: str) -> None:
+    def fail(*_: object) -> Sequence[Rejection]:
+        raise error
+
+    good, broken = Recorder("good"), Recorder("broken", **{step: fail})
+    with pytest.raises(TargetError) as caught, Delivery([good, broken]) as delivery:
+        delivery.write(EVENTS[:2])
+        delivery.flush()
+    assert str(caught.value) == message
+    assert caught.value.target == "broken"
+    assert caught.value is error or caught.value.__cause__ is error
+    assert good.calls == [EVENTS[:2], "flush"]
+
+
+def test_nothing_more_is_asked_of_a_target_that_failed() -> None:
+    def fail(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        raise TargetError("broken", "no")
+
+    broken = Recorder("broken", on_write=fail)
+    with Delivery([broken]) as delivery:
+        delivery.write(EVENTS[:1])
+        with pytest.raises(TargetError):
+            delivery.flush()
+        with pytest.raises(TargetError):
+            delivery.write(EVENTS[1:2])
+        with pytest.raises(TargetError):
+            delivery.flush()
+    assert broken.calls == [EVENTS[:1]]
+
+
+def test_a_failure_is_seen_by_the_next_write() -> None:
+    def fail(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        raise TargetError("broken", "no")
+
+    with Delivery([Recorder("broken", on_write=fail)]) as delivery, pytest.raises(TargetError):
+        for number in range(QUEUED_BATCHES + 3):
+            delivery.write(EVENTS[number : number + 1])
+
+
+def test_a_hanging_flush_ends_at_the_deadline_and_is_named(gate: threading.Event) -> None:
+    hanging = Recorder("hanging", on_flush=lambda: () if gate.wait(WAIT_S) else ())
+    good = Recorder("good")
+    started_s = time.monotonic()
+    with (
+        pytest.raises(TargetError, match="deadline") as caught,
+        deadline(Deadline.after(0.05)),
+        Delivery([good, hanging]) as delivery,
+    ):
+        delivery.write(EVENTS[:1])
+        delivery.flush()
+    assert time.monotonic() - started_s < 2
+    assert caught.value.target == "hanging"
+    assert caught.value.hint
+
+
+def test_a_hanging_write_ends_at_the_deadline_and_is_named(gate: threading.Event) -> None:
+    hanging = Recorder("hanging", on_write=lambda events: () if gate.wait(WAIT_S) else ())
+    started_s = time.monotonic()
+    with (
+        pytest.raises(TargetError, match="deadline") as caught,
+        deadline(Deadline.after(0.05)),
+        Delivery([Recorder("good"), hanging]) as delivery,
+    ):
+        for number in range(10):
+            delivery.write(EVENTS[number : number + 1])
+    assert time.monotonic() - started_s < 2
+    assert caught.value.target == "hanging"
+
+
+def test_what_is_queued_for_a_hanging_target_is_dropped_when_the_run_ends(gate: threading.Event) -> None:
+    """After the run, the next one delivers again: what the old one had queued must not arrive in between."""
+    hanging = Recorder("hanging", on_write=lambda events: () if gate.wait(WAIT_S) else ())
+    before = threading.active_count()
+    with pytest.raises(TargetError), deadline(Deadline.after(0.05)), Delivery([hanging]) as delivery:
+        for number in range(10):
+            delivery.write(EVENTS[number : number + 1])
+    gate.set()
+    wait_for(lambda: threading.active_count() == before)
+    assert hanging.calls == [EVENTS[:1]]
+
+
+def test_the_threads_end() -> None:
+    before = threading.active_count()
+    with Delivery([Recorder("one"), Recorder("two")]) as delivery:
+        delivery.write(EVENTS[:1])
+        assert threading.active_count() == before + 2
+        delivery.flush()
+    wait_for(lambda: threading.active_count() == before)
+
+
+def test_leaving_closes_no_target() -> None:
+    target = Recorder()
+    with Delivery([target]) as delivery:
+        delivery.flush()
+    assert target.calls == ["flush"]
+
+
+def test_the_workers_have_the_runs_deadline() -> None:
+    found: list[Deadline] = []
+
+    def look(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        found.append(current_deadline())
+        return ()
+
+    limit = Deadline.after(60)
+    with deadline(limit), Delivery([Recorder(on_write=look)]) as delivery:
+        delivery.write(EVENTS[:1])
+        delivery.flush()
+    assert found == [limit]
+
+
+def test_nothing_is_sent_once_the_guard_says_no() -> None:
+    class LostError(DocdbStreamError):
+        pass
+
+    def lost() -> None:
+        raise LostError("the lease is gone")
+
+    target = Recorder()
+    with deadline(Deadline(guard=lost)), pytest.raises(LostError), Delivery([target]) as delivery:
+        delivery.write(EVENTS[:1])
+        delivery.flush()
+    assert target.calls == []
+
+
+# Rejections and figures
+
+
+def test_rejections_are_collected_once() -> None:
+    held: list[Rejection] = []
+
+    def reject_first(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        held.append(Rejection(events[1], "two", "later"))
+        return [Rejection(events[0], "two", "now")]
+
+    def reject_later() -> Sequence[Rejection]:
+        found, held[:] = list(held), []
+        return found
+
+    with Delivery([Recorder("one"), Recorder("two", reject_first, reject_later)]) as delivery:
+        delivery.write(EVENTS[:3])
+        delivery.write(EVENTS[3:6])
+        found = delivery.flush()
+        assert [(rejection.event, rejection.reason) for rejection in found] == [
+            (EVENTS[0], "now"),
+            (EVENTS[3], "now"),
+            (EVENTS[1], "later"),
+            (EVENTS[4], "later"),
+        ]
+        assert delivery.flush() == []
+        figures = delivery.figures
+        assert (figures["one"].events, figures["one"].rejections) == (6, 0)
+        assert (figures["two"].events, figures["two"].rejections) == (2, 4)
+
+
+def test_only_what_is_durable_counts() -> None:
+    with Delivery([Recorder(on_write=lambda events: [Rejection(events[0], "one", "no")])]) as delivery:
+        delivery.write(EVENTS[:3])
+        wait_for(lambda: delivery.figures["one"].rejections == 1)
+        assert delivery.figures["one"].events in (0, -1), "see the report: it is -1 until the flush"
+        delivery.flush()
+        assert delivery.figures["one"].events == 2
+
+
+def test_the_time_is_told() -> None:
+    def nap(*_: object) -> Sequence[Rejection]:
+        time.sleep(0.01)
+        return ()
+
+    with Delivery([Recorder(on_write=nap, on_flush=nap)]) as delivery:
+        delivery.write(EVENTS[:1])
+        delivery.flush()
+        assert 0.01 <= delivery.figures["one"].write_s < 1
+        assert 0.01 <= delivery.figures["one"].flush_s < 1
+
+
+def test_a_buffering_target_may_ask_for_a_flush() -> None:
+    class Full(Recorder):
+        wants_flush = False
+
+    full, plain = Full("full"), Recorder("plain")
+    assert isinstance(full, Target)
+    with Delivery([plain, full]) as delivery:
+        assert not delivery.wants_flush
+        full.wants_flush = True
+        assert delivery.wants_flush
+    with Delivery([plain]) as delivery:
+        assert not delivery.wants_flush
+
+
+def test_without_targets_everything_is_durable_at_once() -> None:
+    with Delivery([]) as delivery:
+        delivery.write(EVENTS[:1])
+        assert delivery.flush() == []
+        assert delivery.figures == {}

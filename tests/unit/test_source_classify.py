@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ConnectionFailure,
+    CursorNotFound,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from docdb_stream.source import Verdict, classify
+
+
+def failure(code: int | None, text: str = "x", *labels: str) -> OperationFailure:
+    return OperationFailure(text, code, {"ok": 0.0, "errmsg": text, "code": code, "errorLabels": list(labels)})
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (136, "CollectionScan died due to position in capped collection being deleted"),
+        (286, "Resume of change stream was not possible, as the resume point may no longer be in the oplog."),
+        (280, "cannot resume stream; the resume token was not found"),
+        (260, "Attempting to resume a change stream using 'resumeAfter' is not allowed from an invalidate notification"),
+        (50811, "Invalid resume token"),
+        (9, "Invalid resume token"),  # DocumentDB about a token of MongoDB
+        (40576, "resume of change stream was not possible, as the resume token was not found"),  # MongoDB 3.6, 4.0
+        (1, "The resume point may no longer be in the oplog"),
+    ],
+)
+def test_history_is_lost(code: int, text: str) -> None:
+    assert classify(failure(code, text)) is Verdict.HISTORY_LOST
+
+
+@pytest.mark.parametrize(
+    "code",
+    [6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436, 237, 12051, 50, 134],
+)
+def test_the_stream_is_resumed_after(code: int) -> None:
+    assert classify(failure(code)) is Verdict.RESUME
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoReconnect("connection closed"),
+        NetworkTimeout("timed out"),
+        NotPrimaryError("not primary", {"code": 10107}),
+        ServerSelectionTimeoutError("no servers found"),
+        CursorNotFound("cursor id 1 not found", 43, {"code": 43}),
+        failure(4_711, "new in a later server", "ResumableChangeStreamError"),
+    ],
+    ids=repr,
+)
+def test_the_stream_is_resumed_after_trouble_of_the_network_or_as_labelled(error: PyMongoError) -> None:
+    assert classify(error) is Verdict.RESUME
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        failure(13, "not authorized on shop to execute command"),
+        failure(18, "Authentication failed."),
+        failure(9, "BSON field '$changeStream.startAfter' is an unknown field."),
+        failure(40415, "BSON field '$changeStream.x' is an unknown field."),
+        failure(40573, "The $changeStream stage is only supported on replica sets"),
+        failure(10334, "BSONObj size: 16793700 (0x1004064) is invalid."),
+        failure(None, "no code at all"),
+        ConfigurationError("x"),
+        ConnectionFailure("x"),
+        PyMongoError("x"),
+    ],
+    ids=repr,
+)
+def test_everything_else_ends_the_run(error: PyMongoError) -> None:
+    assert classify(error) is Verdict.FATAL
+
+
+def test_a_lost_history_is_not_resumed_whatever_its_label() -> None:
+    assert classify(failure(286, "x", "ResumableChangeStreamError")) is Verdict.HISTORY_LOST
