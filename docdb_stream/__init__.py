@@ -15,8 +15,9 @@ from docdb_stream.errors import (
     TargetError,
 )
 from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
-from docdb_stream.poller import Poller, RunResult
+from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
+from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource
 from docdb_stream.target import Rejection, Target

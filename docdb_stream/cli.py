@@ -5,27 +5,34 @@ Owns what an operator types and sees, and the exit codes. Everything it does, th
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
-import orjson
 import typer
 
 from docdb_stream import __version__
 from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.errors import ConfigError, DocdbStreamError
-from docdb_stream.poller import Poller, RunResult
+from docdb_stream.poller import Poller
+from docdb_stream.report import (
+    log_to_stderr,
+    outcome_json,
+    print_error,
+    print_json,
+    print_result,
+    print_status,
+    progress_line,
+)
 from docdb_stream.retry import Deadline
-from docdb_stream.settings import Settings
-from docdb_stream.status import StreamStatus, stream_statuses
+from docdb_stream.run import RunResult
+from docdb_stream.settings import Settings, parse_start_at
+from docdb_stream.status import ledger_entries, stream_statuses
 
 app = typer.Typer(
     name="docdb-stream",
@@ -94,7 +101,7 @@ def run(
 
     All streams of the config file run side by side; a failing one does not hold back the others.
     """
-    _log_to_stderr(verbose)
+    log_to_stderr(verbose)
     if timeout is not None and timeout <= 0:
         _fail(ConfigError("--timeout: expected seconds greater than 0"))
     with _reported():
@@ -104,11 +111,11 @@ def run(
     outcomes = _run_all(chosen, limit, follow)
     for settings, outcome in zip(chosen, outcomes, strict=True):
         if as_json:
-            _print_json(_outcome_json(settings, outcome))
+            print_json(outcome_json(settings, outcome))
         if isinstance(outcome, DocdbStreamError):
-            _print_error(outcome, settings.stream_name if len(chosen) > 1 else None)
+            print_error(outcome, settings.stream_name if len(chosen) > 1 else None)
         elif not as_json:
-            _print_result(outcome)
+            print_result(outcome)
     raise typer.Exit(max(_exit_code(outcome) for outcome in outcomes))
 
 
@@ -123,9 +130,98 @@ def status(config: ConfigOption = None, stream: StreamOption = None, as_json: Js
                 raise ConfigError(f"there is no stream {stream}", hint="docdb-stream status lists them all")
     if as_json:
         for found in statuses:
-            _print_json(found.as_dict())
+            print_json(found.as_dict())
     else:
-        _print_status(statuses)
+        print_status(statuses)
+
+
+@app.command()
+def reset(
+    stream: Annotated[str, typer.Argument(help="The stream's name.", show_default=False)],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="now, earliest, or an ISO 8601 timestamp.", show_default=False, metavar="WHEN"),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help="After this resume token (its _data).", show_default=False, metavar="DATA"),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Move a stream's position, after its history was lost or to deliver again. The ledger records it."""
+    from docdb_stream.reset import reset as move
+
+    with _reported():
+        (settings,) = _chosen(_settings(config), stream)
+        position = move(settings, to=_start_at(to), token=token)
+    typer.echo(f"{stream}: goes on at {position.time or 'the given token'}")
+
+
+@app.command()
+def ledger(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
+    """Show what happened to positions: lost history, resets, events that could not be read."""
+    with _reported():
+        entries = ledger_entries(_settings(config), stream)
+    for entry in entries:
+        if as_json:
+            print_json(entry)
+        else:
+            typer.echo(
+                f"{entry['found_at']}  {entry['stream']}  {entry['kind']}: from {entry['before_time'] or 'nothing'} to "
+                f"{entry['after_time'] or 'not decided yet'}  ({entry['reason']})"
+            )
+    if not entries and not as_json:
+        typer.echo("the ledger is empty")
+
+
+dead_letters_app = typer.Typer(no_args_is_help=True, help="Look at events that a target refused, deliver them again.")
+app.add_typer(dead_letters_app, name="dead-letters")
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
+    """List the dead letters. With --json each is printed whole, its event included."""
+    from docdb_stream.connection import Connection
+    from docdb_stream.dead_letters import dead_letters_for
+
+    with _reported():
+        count = 0
+        for settings in _chosen(_settings(config), stream):
+            with Connection(settings) as connection:
+                for letter in dead_letters_for(settings, connection).letters(settings.stream_name):
+                    count += 1
+                    if as_json:
+                        print_json(letter)
+                    else:
+                        typer.echo(
+                            f"{letter['found_at']}  {letter['stream']}  {letter['target']}  {letter['namespace']}  "
+                            f"{letter['operation']}  {letter.get('document_key', '-')}  {letter['reason']}"
+                        )
+    if not as_json:
+        typer.echo(f"{count} dead letter" + ("" if count == 1 else "s"), err=True)
+
+
+@dead_letters_app.command("redrive")
+def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = None) -> None:
+    """Deliver the dead letters to the targets that refused them; those taken this time are removed."""
+    from docdb_stream.connection import Connection
+    from docdb_stream.dead_letters import dead_letters_for
+    from docdb_stream.redrive import redrive
+    from docdb_stream.targets import build_targets
+
+    with _reported():
+        for settings in _chosen(_settings(config), stream):
+            targets = build_targets(settings)
+            try:
+                with Connection(settings) as connection:
+                    result = redrive(dead_letters_for(settings, connection), settings.stream_name, targets)
+            finally:
+                for target in targets:
+                    target.close()
+            typer.echo(
+                f"{settings.stream_name}: {result.delivered} delivered, {result.refused} refused again, "
+                f"{result.without_event} without their event, {result.other_target} for a target that is off"
+            )
 
 
 @app.command()
@@ -185,12 +281,19 @@ def _chosen(found: list[Settings], name: str | None) -> list[Settings]:
     return chosen
 
 
+def _start_at(value: str | None) -> Any:
+    try:
+        return parse_start_at(value)
+    except ValueError as error:
+        raise ConfigError(f"--to: {error}") from None
+
+
 # Running
 
 
 def _run_all(chosen: list[Settings], limit: Deadline, follow: bool) -> list[RunResult | DocdbStreamError]:
     """Run every stream in a thread of its own; the main thread stays free for signals."""
-    with ThreadPoolExecutor(max_workers=len(chosen), thread_name_prefix="stream") as pool, _progress(follow) as show:
+    with ThreadPoolExecutor(max_workers=len(chosen), thread_name_prefix="stream") as pool, progress_line() as show:
         futures: list[Future[RunResult | DocdbStreamError]] = [
             pool.submit(_run_one, settings, limit, follow, show) for settings in chosen
         ]
@@ -222,92 +325,15 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(each, ask)
 
 
-@contextmanager
-def _progress(follow: bool) -> Iterator[Callable[[RunResult], None]]:
-    """A line on the terminal that tells how far the run is; nothing where nobody looks."""
-    if not sys.stderr.isatty():
-        yield lambda result: None
-        return
-    from rich.console import Console
-
-    latest: dict[str, RunResult] = {}
-    with Console(stderr=True).status("starting") as line:
-
-        def show(result: RunResult) -> None:
-            latest[result.stream] = result
-            position = result.position.time if result.position else None
-            line.update(
-                f"{sum(each.read for each in latest.values()):,} events read, "
-                f"{sum(each.checkpoints for each in latest.values())} checkpoints, "
-                f"at {position:%Y-%m-%d %H:%M:%S}"
-                if position
-                else "starting"
-            )
-
-        yield show
-
-
 def _exit_code(outcome: RunResult | DocdbStreamError) -> int:
     return outcome.exit_code if isinstance(outcome, DocdbStreamError) else 0
 
 
-# What the operator sees
-
-
-def _print_result(result: RunResult) -> None:
-    checkpoints = f"{result.checkpoints} checkpoint" + ("" if result.checkpoints == 1 else "s")
-    lag = "caught up" if result.caught_up else f"not caught up, {result.lag_s or 0:.0f} s behind"
-    typer.echo(
-        f"{result.stream}: {result.events:,} events in {result.loops} loops, {checkpoints}, {lag}; "
-        f"ended by {result.stopped_by} after {result.duration_s:.1f} s",
-        err=True,
-    )
-    for name, figures in result.targets.items():
-        rejected = f", {figures.rejections} rejected" if figures.rejections else ""
-        typer.echo(f"  {name}: {figures.events:,} delivered{rejected}", err=True)
-    if result.rejections:
-        typer.echo(f"  {result.rejections} events are in the dead letters", err=True)
-
-
-def _print_status(statuses: list[StreamStatus]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    if not statuses:
-        typer.echo("no stream has run yet")
-        return
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("stream", "position", "age", "lag", "saved", "events", "lease"):
-        table.add_column(heading, justify="right" if heading in ("age", "lag", "events") else "left", no_wrap=True)
-    for found in statuses:
-        table.add_row(*found.cells())
-    # Wide enough for every column where nobody looks: a pipe must not cut names.
-    console = Console() if sys.stdout.isatty() else Console(width=240)
-    console.print(table)
-
-
-def _outcome_json(settings: Settings, outcome: RunResult | DocdbStreamError) -> Mapping[str, Any]:
-    if isinstance(outcome, RunResult):
-        return outcome.as_dict()
-    error = {"kind": outcome.kind, "message": str(outcome), "hint": outcome.hint, "exit_code": outcome.exit_code}
-    return {"stream": settings.stream_name, "error": error}
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    typer.echo(orjson.dumps(value).decode())
-
-
-def _print_error(error: DocdbStreamError, stream: str | None = None) -> None:
-    typer.echo("error: " + (f"{stream}: " if stream else "") + str(error), err=True)
-    for problem in getattr(error, "problems", ()):
-        typer.echo(f"  - {problem}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+# Errors
 
 
 def _fail(error: DocdbStreamError) -> NoReturn:
-    _print_error(error)
+    print_error(error)
     raise typer.Exit(error.exit_code)
 
 
@@ -317,12 +343,6 @@ def _reported() -> Iterator[None]:
         yield
     except DocdbStreamError as error:
         _fail(error)
-
-
-def _log_to_stderr(verbose: int) -> None:
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("docdb_stream").setLevel(level)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,15 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pymongo import MongoClient
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
-from pymongo.uri_parser import parse_uri
+from pymongo.errors import (
+    ConfigurationError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
-from docdb_stream.diagnosis import AUTHENTICATION_FAILED
+from docdb_stream.diagnosis import AUTHENTICATION_FAILED, uri_options
 from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.retry import Backoff
 from docdb_stream.secret import read_credentials
@@ -67,6 +72,7 @@ class Connection:
         self._lock = threading.Lock()
         self.client = _client(settings) if client is None else client
         self.uri = connection_string(settings)
+        self._reached = False
 
     def __enter__(self) -> Self:
         return self
@@ -102,16 +108,25 @@ class Connection:
         while True:
             client = self.client
             try:
-                return attempt()
+                answer = attempt()
+                self._reached = True
+                return answer
             except PyMongoError as error:
                 if is_sign_in_refused(error) and self._settings.documentdb_secret and not signed_in_again:
                     signed_in_again = True
                     self._sign_in_again(client)
                 else:
                     backoff = backoff or Backoff()
-                    if not passes(error) or not backoff.wait():
+                    if not self._may_pass(error, passes) or not backoff.wait():
                         raise
                 before_retry()
+
+    def _may_pass(self, error: PyMongoError, passes: Callable[[PyMongoError], bool]) -> bool:
+        # Looking for a server took SERVER_SELECTION_TIMEOUT_MS already. One that was never there is more likely a
+        # mistake in the settings than an election, and the operator should hear of it soon.
+        if isinstance(error, ServerSelectionTimeoutError) and not self._reached:
+            return False
+        return passes(error)
 
     def _sign_in_again(self, refused: Client) -> None:
         """Replace the refused client by one with the secret as it is now; once for all threads that meet it."""
@@ -135,7 +150,7 @@ def _client(settings: Settings) -> Client:
     """
     uri = connection_string(settings)
     try:
-        given = parse_uri(uri, validate=True, warn=False)["options"]
+        given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:
         raise ConfigError(
             f"documentdb_uri is not a valid connection string: {error}",
@@ -150,7 +165,7 @@ def _client(settings: Settings) -> Client:
         "connectTimeoutMS": CONNECT_TIMEOUT_MS,
         "socketTimeoutMS": SOCKET_TIMEOUT_MS,
     }
-    options = {name: value for name, value in options.items() if name not in given or name == "retryWrites"}
+    options = {name: value for name, value in options.items() if name.lower() not in given or name == "retryWrites"}
     # A change stream's cursor lives on one server. Among several that would do (mongos routers, readers) always take
     # the same one, so that a getMore finds its cursor.
     options["server_selector"] = _same_server

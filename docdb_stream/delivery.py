@@ -6,6 +6,7 @@ positions.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import queue
 import threading
@@ -94,12 +95,12 @@ class _Worker:
         return self.target.name not in barrier.arrived
 
     def stop(self, wait_s: float) -> None:
-        """End the thread; one that hangs in its target is left behind, it is a daemon."""
-        try:
-            self._tasks.put_nowait(None)
-        except queue.Full:
-            self.error = self.error or TargetError(self.target.name, "stopped")
-            return
+        """End the thread and drop what is queued; one that hangs in its target is left behind, it is a daemon."""
+        self.error = self.error or TargetError(self.target.name, "stopped")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        self._tasks.put(None)
         self._thread.join(timeout=wait_s)
 
     def _work(self) -> None:
@@ -133,7 +134,7 @@ class _Worker:
         if rejections:
             self.rejections += rejections
             self.figures.rejections += len(rejections)
-            self.figures.events -= len(rejections)
+            self._unflushed -= len(rejections)
 
     def _guarded(self, step: object) -> None:
         try:

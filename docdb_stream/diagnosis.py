@@ -5,6 +5,8 @@ Owns the translation of PyMongo's errors. Decides nothing about retrying.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.uri_parser import parse_uri
@@ -48,7 +50,7 @@ def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
 
 
 def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableError:
-    wanted = parse_uri(uri, warn=False)["options"].get("replicaset")
+    wanted = uri_options(uri).get("replicaset")
     if wanted:
         found = _set_name(uri)
         if found is not None and found != wanted:
@@ -65,8 +67,7 @@ def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableEr
 
 def _set_name(uri: str) -> str | None:
     """What the first answering seed calls its replica set; "" when it has none, None when no seed answers."""
-    options = parse_uri(uri, warn=False)["options"]
-    tls = {name: value for name, value in options.items() if name.lower().startswith("tls")}
+    tls = {name: value for name, value in uri_options(uri).items() if name.startswith("tls")}
     for seed in _seeds(uri):
         try:
             with MongoClient(
@@ -76,6 +77,15 @@ def _set_name(uri: str) -> str | None:
         except PyMongoError:
             continue
     return None
+
+
+def uri_options(uri: str) -> dict[str, Any]:
+    """The options of a connection string, names in lower case whatever they were written in.
+
+    Raises:
+        PyMongoError, ValueError: It is not a valid connection string.
+    """
+    return {name.lower(): value for name, value in parse_uri(uri, validate=True, warn=False)["options"].items()}
 
 
 def _seeds(uri: str) -> list[str]:
@@ -93,5 +103,7 @@ def server_message(error: OperationFailure) -> str:
 
 def _short(error: Exception) -> str:
     """PyMongo's message without its description of the topology."""
-    text = str(error).partition(", Timeout:")[0].partition(", Topology Description")[0]
+    text = str(error)
+    for tail in (", Timeout:", ", Topology Description", " (configured timeouts"):
+        text = text.partition(tail)[0]
     return text if len(text) <= 300 else text[:300] + "..."

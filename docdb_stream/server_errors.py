@@ -31,6 +31,10 @@ _UNKNOWN_STAGE_CODES = frozenset(
     {40324, 304}
 )  # unrecognized pipeline stage; DocumentDB: aggregation stage not supported
 _NO_CHANGE_STREAMS_CODES = frozenset({40573})  # only supported on replica sets
+_NO_CHANGE_STREAMS_TEXTS = (
+    "modifychangestreams has not been run",  # DocumentDB, not enabled: with code 136, as if a position were lost
+    "stage not supported: '$changestream'",  # DocumentDB's elastic clusters
+)
 _RESUMABLE_CODES = frozenset(
     # The change streams specification's list, "Resumable Error", for servers that set no label.
     {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
@@ -57,12 +61,12 @@ def classify(error: PyMongoError) -> Verdict:
     message = server_message(error).lower()
     if error.code == _OVERSIZE_CODE or any(text in message for text in _OVERSIZE_TEXTS):
         return Verdict.OVERSIZE
+    if error.code in _NO_CHANGE_STREAMS_CODES or any(text in message for text in _NO_CHANGE_STREAMS_TEXTS):
+        return Verdict.NO_CHANGE_STREAMS
     if error.code == _FOREIGN_TOKEN_CODE and "resume token" in message:
         return Verdict.HISTORY_LOST
     if error.code in _HISTORY_LOST_CODES or any(text in message for text in _HISTORY_LOST_TEXTS):
         return Verdict.HISTORY_LOST
-    if error.code in _NO_CHANGE_STREAMS_CODES:
-        return Verdict.NO_CHANGE_STREAMS
     if error.code in _RESUMABLE_CODES or error.has_error_label(_RESUMABLE_LABEL):
         return Verdict.RESUME
     return Verdict.FATAL

@@ -16,8 +16,12 @@ from docdb_stream.events import Namespace, PayloadFormat, scope_name
 StartAt = Literal["now", "earliest"] | dt.datetime
 
 
-def _start_at(value: object) -> object:
-    """``now`` and ``earliest`` in any case; a timestamp without a zone is UTC."""
+def parse_start_at(value: object) -> object:
+    """Where to start, as it is written: ``now`` and ``earliest`` in any case; a timestamp without a zone is UTC.
+
+    Raises:
+        ValueError: It is text, and neither of these.
+    """
     if isinstance(value, str):
         word = value.strip().lower()
         if word in ("now", "earliest"):
@@ -53,143 +57,157 @@ class Settings(BaseModel):
         examples=["mongodb://127.0.0.1:27017/?replicaSet=rs0"],
     )
     documentdb_secret: str | None = Field(
-        None,
+        default=None,
         description="Where username and password are: the name or ARN of a Secrets Manager secret, env:NAME or "
         "file:PATH, each holding JSON with username and password. Absent: those of the connection string, if any.",
     )
     documentdb_tls_ca: str | None = Field(
-        None,
+        default=None,
         description="CA bundle of the cluster's TLS certificate: a path or s3://bucket/key, fetched once per process. "
         "Setting it turns TLS on.",
     )
 
     # The stream
-    watched_db_name: str | None = Field(None, description="The watched database. Absent: the whole deployment.")
+    watched_db_name: str | None = Field(default=None, description="The watched database. Absent: the whole deployment.")
     watched_collection_name: str | None = Field(
-        None, description="The watched collection. Absent: every collection of the database."
+        default=None, description="The watched collection. Absent: every collection of the database."
     )
     stream_name: str = Field(
-        "", description="Names the stream and its checkpoint. Default: db.coll, db.* or *, after what is watched."
+        default="",
+        description="Names the stream and its checkpoint. Default: db.coll, db.* or *, after what is watched.",
     )
-    start_at: Annotated[StartAt, BeforeValidator(_start_at)] = Field(
-        "now", description="Where a stream without a checkpoint starts: now, earliest, or an ISO 8601 timestamp."
+    start_at: Annotated[StartAt, BeforeValidator(parse_start_at)] = Field(
+        default="now",
+        description="Where a stream without a checkpoint starts: now, earliest, or an ISO 8601 timestamp.",
     )
-    batch_size: int = Field(1000, ge=1, le=100_000, description="Events read and delivered in one loop, at most.")
+    batch_size: int = Field(
+        default=1000, ge=1, le=100_000, description="Events read and delivered in one loop, at most."
+    )
     max_loop: int = Field(
-        45,
+        default=45,
         ge=0,
         validation_alias=AliasChoices("max_loop", "documents_per_run"),
         description="Loops of one run, at most; 0: as many as the deadline allows. Ignored when following.",
     )
     state_sync_count: int = Field(
-        15,
+        default=15,
         ge=1,
         validation_alias=AliasChoices("state_sync_count", "iterations_per_sync"),
         description="Loops from one checkpoint to the next.",
     )
     read_ahead_bytes: int = Field(
-        16 * 1024 * 1024,
+        default=16 * 1024 * 1024,
         ge=1024 * 1024,
         description="BSON bytes read ahead of delivery and waiting in memory, at most, beyond one reply of the server.",
     )
     payload_format: PayloadFormat = Field(
-        "extended",
+        default="extended",
         description="extended: the whole change event as relaxed Extended JSON. document: the AWS sample's payload.",
     )
     on_history_lost: Literal["fail", "now", "earliest"] = Field(
-        "fail", description="What to do when the position is no longer in the change log."
+        default="fail", description="What to do when the position is no longer in the change log."
     )
     dead_letters: str | None = Field(
-        None,
+        default=None,
         description="Where rejected events go. Absent: the collection STATE_COLLECTION + '_dead_letters' in STATE_DB.",
     )
     lease_seconds: float = Field(
-        60, gt=0, le=3600, description="Seconds after which the lease of a run that died is free again."
+        default=60, gt=0, le=3600, description="Seconds after which the lease of a run that died is free again."
     )
 
     # The state
-    state_db: str = Field("docdb_stream", min_length=1, description="Database of the checkpoints.")
-    state_collection: str = Field("checkpoints", min_length=1, description="Collection of the checkpoints.")
-    sns_topic_arn_alert: str | None = Field(None, description="SNS topic that is told when a run fails.")
+    state_db: str = Field(default="docdb_stream", min_length=1, description="Database of the checkpoints.")
+    state_collection: str = Field(default="checkpoints", min_length=1, description="Collection of the checkpoints.")
+    sns_topic_arn_alert: str | None = Field(default=None, description="SNS topic that is told when a run fails.")
 
     # Kinesis
-    kinesis_stream: str | None = Field(None, description="Kinesis data stream, name or ARN: switches the target on.")
+    kinesis_stream: str | None = Field(
+        default=None, description="Kinesis data stream, name or ARN: switches the target on."
+    )
     kinesis_record_bytes: int = Field(
-        1024 * 1024,
+        default=1024 * 1024,
         ge=1024,
         le=10 * 1024 * 1024,
         description="Largest record the stream takes, key included: 1 MiB unless raised by UpdateMaxRecordSize.",
     )
 
     # SQS
-    sqs_query_url: str | None = Field(None, description="SQS queue URL, standard or FIFO: switches the target on.")
+    sqs_query_url: str | None = Field(
+        default=None, description="SQS queue URL, standard or FIFO: switches the target on."
+    )
     sqs_message_group: Literal["document_key", "collection"] = Field(
-        "document_key", description="FIFO queues: what shares a message group, and with it the order."
+        default="document_key", description="FIFO queues: what shares a message group, and with it the order."
     )
 
     # Kafka
     msk_bootstrap_srv: str | None = Field(
-        None, description="Kafka bootstrap servers, host:port with commas: switches the target on."
+        default=None, description="Kafka bootstrap servers, host:port with commas: switches the target on."
     )
-    kafka_topic_prefix: str = Field("", description="Put before the topic's name, which is db-coll.")
+    kafka_topic_prefix: str = Field(default="", description="Put before the topic's name, which is db-coll.")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How to talk to the brokers."
+        default="PLAINTEXT", description="How to talk to the brokers."
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="SASL mechanism, for the SASL_ protocols. MSK uses SCRAM-SHA-512."
+        default="SCRAM-SHA-512", description="SASL mechanism, for the SASL_ protocols. MSK uses SCRAM-SHA-512."
     )
     kafka_secret: str | None = Field(
-        None, description="Username and password for SASL: a reference as for DOCUMENTDB_SECRET."
+        default=None, description="Username and password for SASL: a reference as for DOCUMENTDB_SECRET."
     )
-    kafka_tls_ca: str | None = Field(None, description="CA bundle of the brokers: a path. Absent: the system's.")
+    kafka_tls_ca: str | None = Field(
+        default=None, description="CA bundle of the brokers: a path. Absent: the system's."
+    )
     kafka_message_bytes: int = Field(
-        1024 * 1024,
+        default=1024 * 1024,
         ge=1024,
         description="Largest record the topics take (the brokers' message.max.bytes, about 1 MiB by default).",
     )
 
     # OpenSearch
     elasticsearch_uri: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("elasticsearch_uri", "opensearch_uri"),
         description="URI of the OpenSearch or Elasticsearch domain: switches the target on. Also OPENSEARCH_URI.",
     )
     opensearch_auth: Literal["none", "basic", "sigv4"] | None = Field(
-        None,
+        default=None,
         description="How to sign in. Absent: basic with OPENSEARCH_SECRET, sigv4 for *.amazonaws.com, else none.",
     )
     opensearch_secret: str | None = Field(
-        None, description="Username and password for basic: a reference as for DOCUMENTDB_SECRET."
+        default=None, description="Username and password for basic: a reference as for DOCUMENTDB_SECRET."
     )
     opensearch_service: Literal["es", "aoss"] = Field(
-        "es", description="sigv4: es for a domain, aoss for OpenSearch Serverless."
+        default="es", description="sigv4: es for a domain, aoss for OpenSearch Serverless."
     )
-    opensearch_index_prefix: str = Field("", description="Put before the index's name, which is db-coll.")
+    opensearch_index_prefix: str = Field(default="", description="Put before the index's name, which is db-coll.")
     opensearch_request_bytes: int = Field(
-        10 * 1024 * 1024,
+        default=10 * 1024 * 1024,
         ge=1024,
         description="Largest bulk request: 10 MiB for small instances, 100 MiB for others (AWS service quotas).",
     )
     opensearch_on_drop: Literal["delete", "keep"] = Field(
-        "delete",
+        default="delete",
         description="When the collection is dropped or renamed: delete its documents from the index, or keep them.",
     )
-    opensearch_tls_ca: str | None = Field(None, description="CA bundle of the domain: a path. Absent: the system's.")
+    opensearch_tls_ca: str | None = Field(
+        default=None, description="CA bundle of the domain: a path. Absent: the system's."
+    )
 
     # S3
-    bucket_name: str | None = Field(None, description="S3 bucket for micro-batches: switches the target on.")
-    bucket_path: str = Field("", description="Key prefix of the micro-batches.")
+    bucket_name: str | None = Field(default=None, description="S3 bucket for micro-batches: switches the target on.")
+    bucket_path: str = Field(default="", description="Key prefix of the micro-batches.")
     s3_object_bytes: int = Field(
-        64 * 1024 * 1024,
+        default=64 * 1024 * 1024,
         ge=1024,
         description="Uncompressed bytes held before an early checkpoint is made, so about the largest object.",
     )
 
     # Local targets, and those of others
-    file_path: str | None = Field(None, description="File that events are appended to as JSON Lines: switches it on.")
-    stdout: bool = Field(False, description="Write events to standard output as JSON Lines.")
+    file_path: str | None = Field(
+        default=None, description="File that events are appended to as JSON Lines: switches it on."
+    )
+    stdout: bool = Field(default=False, description="Write events to standard output as JSON Lines.")
     extra_targets: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
-        (), description="Targets of other packages (entry points of docdb_stream.targets), names with commas."
+        default=(), description="Targets of other packages (entry points of docdb_stream.targets), names with commas."
     )
 
     @model_validator(mode="before")

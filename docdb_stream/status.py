@@ -12,9 +12,9 @@ from typing import Any
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import Checkpoint
+from docdb_stream.checkpoint import Checkpoint, LedgerEntry
 from docdb_stream.connection import Connection
-from docdb_stream.events import scope_name
+from docdb_stream.events import Position, scope_name
 from docdb_stream.settings import Settings
 from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
@@ -85,7 +85,7 @@ class StreamStatus:
         return {
             "stream": self.stream,
             "scope": scope_name(found.scope) if found else None,
-            "position_time": self.position_time.isoformat() if self.position_time else None,
+            "position_time": _iso(position),
             "token": position.token.data if position is not None and position.token is not None else None,
             "age_s": self.age_s,
             "lag_s": self.lag_s,
@@ -106,26 +106,55 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
     Raises:
         ConfigError, SourceUnavailableError, StateStoreError: As for a run.
     """
-    found: dict[tuple[str, str, str, str], StreamStatus] = {}
-    read: set[tuple[str, str, str]] = set()
-    for settings in streams:
-        place = (settings.documentdb_uri, settings.state_db, settings.state_collection)
-        if place in read:
-            continue
-        read.add(place)
+    statuses = []
+    for settings in _one_per_place(streams):
         with Connection(settings) as connection:
             operation_time = MongoChangeSource(settings, connection).operation_time()
             checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, connection).list()}
-        named = [
+        # From the environment alone, a stream over everything is what no WATCHED_ variable at all looks like.
+        configured = [
             each.stream_name
             for each in streams
-            if (each.documentdb_uri, each.state_db, each.state_collection) == place
-            and (each.scope is not None or len(streams) > 1)
+            if _one_per_place([settings, each]) == [each] and (each.scope is not None or len(streams) > 1)
         ]
         now = dt.datetime.now(dt.UTC)
-        for name in dict.fromkeys([*named, *checkpoints]):
-            found[(*place, name)] = StreamStatus(name, checkpoints.get(name), operation_time, now)
-    return list(found.values())
+        statuses += [
+            StreamStatus(name, checkpoints.get(name), operation_time, now)
+            for name in dict.fromkeys([*configured, *checkpoints])
+        ]
+    return statuses
+
+
+def ledger_entries(streams: Sequence[Settings], stream: str | None = None) -> list[dict[str, Any]]:
+    """The ledger of every state database that ``streams`` use, oldest first, as plain values ready for JSON.
+
+    Raises:
+        ConfigError, StateStoreError: As for a run.
+    """
+    entries: list[LedgerEntry] = []
+    for settings in _one_per_place(streams):
+        with Connection(settings) as connection:
+            entries += MongoCheckpointStore(settings, connection).ledger(stream)
+    return [
+        {
+            "stream": entry.stream,
+            "kind": entry.kind,
+            "found_at": entry.found_at.isoformat() if entry.found_at else None,
+            "before_time": _iso(entry.before),
+            "after_time": _iso(entry.after),
+            "reason": entry.reason,
+        }
+        for entry in entries
+    ]
+
+
+def _one_per_place(streams: Sequence[Settings]) -> list[Settings]:
+    """One of the settings for each state collection among them."""
+    return list({(each.documentdb_uri, each.state_db, each.state_collection): each for each in streams}.values())
+
+
+def _iso(position: Position | None) -> str | None:
+    return None if position is None or position.time is None else position.time.isoformat()
 
 
 def _time(value: dt.datetime | None) -> str:

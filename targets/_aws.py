@@ -72,7 +72,8 @@ _CREDENTIAL_CODES = _codes(
     "AuthFailure CredentialRetrievalError",
 )
 _OTHER_REGION_CODES = _codes("301 PermanentRedirect AuthorizationHeaderMalformed")
-# botocore's exceptions have no common base for these.
+# botocore's exceptions have no common base.
+_REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 _NETWORK_ERRORS = (LostConnectionError, HTTPClientError, ResponseStreamingError)
 
 
@@ -165,7 +166,7 @@ class Place:
         """Turn what botocore raises within the block into TargetError, at once."""
         try:
             yield
-        except (ClientError, BotoCoreError, ValueError) as error:
+        except (*_REQUEST_ERRORS, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
             raise self.error(error, action) from error
 
     def retry(self, action: str, request: Callable[[], T]) -> T:
@@ -175,7 +176,7 @@ class Place:
             current_deadline().check()
             try:
                 return request()
-            except (ClientError, BotoCoreError, ValueError) as error:
+            except (*_REQUEST_ERRORS, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
                 if not is_retriable(error) or not backoff.wait():
                     raise self.error(error, action) from error
 
@@ -375,7 +376,7 @@ class _Sending:
                 cause: Exception | str = ""
                 try:
                     refusals = self.sender.request([record.entry for record in request])
-                except (ClientError, BotoCoreError) as error:
+                except _REQUEST_ERRORS as error:
                     if not is_retriable(error):
                         raise self.sender.place.error(error, self.sender.action) from error
                     refused, cause = request, error

@@ -27,7 +27,7 @@ def import_client(module: str, extra: str, logger: str) -> ModuleType:
     """
     try:
         with warnings.catch_warnings():
-            # kafka-python 3 reads its schemas by importlib.resources.read_text, deprecated in Python 3.11 and 3.12 only.
+            # kafka-python 3 reads its schemas by importlib.resources.read_text, deprecated in Python 3.11 and 3.12.
             warnings.simplefilter("ignore", DeprecationWarning)
             client = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -29,8 +29,9 @@ _IN_FLIGHT_BYTES = 32 * 1024 * 1024
 """Unconfirmed bytes at most, as the ``buffer.memory`` of Kafka's Java producer; kafka-python 3 has no such limit."""
 _BATCH_BYTES = 128 * 1024
 """Bytes of one partition sent together at most; kafka-python's default, 16 KiB, is no more than 20 usual events."""
-_LINGER_MS = 5
-"""How long a batch waits to be filled: the default of Kafka 4's Java producer (KIP-1030)."""
+_LINGER_MS = 20
+"""How long a batch waits to be filled. Shorter, and the producer wakes up for every few records; longer, and ``flush``
+waits longer for the last ones."""
 _CONNECT_S = 10.0
 """How long connecting may take, and waiting for a topic's metadata: an operator waits for the answer of ``doctor``."""
 _REQUEST_S = 10.0

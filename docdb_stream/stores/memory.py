@@ -85,7 +85,8 @@ class MemoryCheckpointStore:
 
     def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
         """See CheckpointStore."""
-        return [entry for entry in self._ledger if stream in (None, entry.stream)]
+        found = [entry for entry in self._ledger if stream in (None, entry.stream)]
+        return sorted(found, key=lambda entry: (entry.found_at is not None, entry.found_at))
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """See CheckpointStore: there is no other system here."""

@@ -109,9 +109,7 @@ def test_partition_keys(aws: AwsServer, stream: str) -> None:
     target.close()
 
 
-def test_a_stream_by_its_arn_needs_no_region(
-    aws: AwsServer, stream: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_by_its_arn_needs_no_region(aws: AwsServer, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_region = aws.client("kinesis")
     arn = with_region.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]
     with_region.close()

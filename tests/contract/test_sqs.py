@@ -149,12 +149,12 @@ class TestStandardQueue(SqsContract):
         }
 
     def test_noncharacters_are_escaped(self, log: ChangeLog) -> None:
-        text = "a\ufffe\uffff\\\ufffe\x00\x0b\ufffd"
-        event = log.insert({"_id": 1, text: text})
+        key, text = "k\ufffe", "a\ufffe\uffff\\\ufffe\x00\x0b\ufffd"
+        event = log.insert({"_id": 1, key: text})
         target = self.make_target()
         assert list(target.write([event])) == []
         [message] = self.queue.receive()
-        assert orjson.loads(message["Body"])["fullDocument"] == {"_id": 1, text: text}
+        assert orjson.loads(message["Body"])["fullDocument"] == {"_id": 1, key: text}
 
 
 def test_the_queue_s_own_size_limit_counts(aws: AwsServer) -> None:

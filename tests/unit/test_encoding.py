@@ -288,8 +288,8 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 MILLISECONDS = st.integers(-62135596800000, 253402300799999)
 KEYS = (
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
-    | st.sampled_from(["_id", "$set", "$ref", "$id", "a.b", "null"])
-).filter(lambda key: key not in encoding._WRAPPER_KEYS and key != "$regex")
+    | st.sampled_from(["_id", "$set", "$id", "a.b", "null"])
+).filter(lambda key: key not in encoding._WRAPPER_KEYS and key not in ("$regex", "$ref"))
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -306,6 +306,7 @@ SCALARS = st.one_of(
     st.builds(Timestamp, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
     st.builds(Regex, st.sampled_from(["", "^a", "é"]), st.sampled_from(["", "i", "msx"])),
     st.builds(Code, st.text("ab", max_size=3), st.none() | st.just({}) | st.just({"x": 1})),
+    st.builds(DBRef, st.text("ab"), st.none() | st.just(OID), st.none() | st.just("d")),
     st.just(MinKey()),
     st.just(MaxKey()),
 )

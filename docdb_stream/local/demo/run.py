@@ -19,7 +19,7 @@ from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.connection import Connection
 from docdb_stream.errors import DocdbStreamError, LeaseHeldError
 from docdb_stream.local import LocalServers
-from docdb_stream.local.demo.places import KafkaPlace, Place, all_places
+from docdb_stream.local.demo.places import KinesisPlace, Place, all_places
 from docdb_stream.local.demo.poller import PollerProcess
 from docdb_stream.local.demo.recorder import Recorder
 from docdb_stream.local.demo.screen import Screen
@@ -141,7 +141,7 @@ class Demo:
         options, screen = self._options, self._screen
         recorded = self._background(lambda: self._recorder.run(self._stop))
         self._poller.start("--follow")
-        wait_until(self._has_position, "the poller has saved where it starts", timeout_s=STEP_TIMEOUT_S)
+        self._until(lambda: self._checkpoint().position, "the poller has saved where it starts")
         screen.step(
             "Poller started: docdb-stream run --follow, one stream over the database, five targets",
             "Where it starts is saved before the first event: a crash in this very moment would lose nothing.",
@@ -161,37 +161,35 @@ class Demo:
     # The poller's life
 
     def _kill_and_resume(self, written: Future[None]) -> None:
-        kafka = next(place for place in self._places if isinstance(place, KafkaPlace))
-        dead = self._until(lambda: self._killed_amid_delivery(kafka), "the poller is amid a delivery", written)
-        beyond = kafka.count() - dead.events
+        kinesis = next(place for place in self._places if isinstance(place, KinesisPlace))
+        dead = self._until(lambda: self._killed_amid_delivery(kinesis), "the poller is amid a delivery", written)
+        beyond = kinesis.count() - dead.events
         self._screen.blow(
             "Poller killed with SIGKILL, amid a delivery",
-            f"Its checkpoint covers {dead.events:,} events, {beyond:,} more are in Kafka already. The shop goes on.",
+            f"Its checkpoint covers {dead.events:,} events, {beyond:,} more are in Kinesis already. The shop goes on.",
         )
         self._poller.start("--follow")
         refusals = 0
 
         def resumed() -> bool:
             nonlocal refusals
-            status = self._poller.exit_status
-            if status == LeaseHeldError.exit_code:
+            if self._poller.exit_status is not None:
                 refusals += 1
                 self._poller.start("--follow")
-            elif status is not None:
-                raise self._died(status)
             return self._checkpoint().epoch > dead.epoch
 
-        self._until(resumed, "the killed run's lease has run out", written)
+        held = LeaseHeldError.exit_code
+        self._until(resumed, "the killed run's lease has run out", written, may_end_with=held)
         self._screen.step(
             "Poller back, from its checkpoint",
             f"{refusals} earlier attempts were refused (exit 6) while the dead run's lease of {LEASE_S:.0f} s lasted.",
         )
 
-    def _killed_amid_delivery(self, kafka: KafkaPlace) -> Checkpoint | None:
+    def _killed_amid_delivery(self, kinesis: KinesisPlace) -> Checkpoint | None:
         """Freeze the poller, look, and kill it if it has a checkpoint and has delivered events beyond that."""
         self._poller.freeze()
         checkpoint = self._checkpoint()
-        if checkpoint.events and kafka.count() > checkpoint.events:
+        if checkpoint.events and kinesis.count() > checkpoint.events:
             self._poller.kill()
             return checkpoint
         self._poller.thaw()
@@ -207,9 +205,7 @@ class Demo:
             "It flushed the five targets, saved its checkpoint and exited with 0.",
         )
         self._poller.start()
-        self._until(lambda: self._poller.exit_status is not None, "the poller has caught up")
-        if caught_up_status := self._poller.exit_status:
-            raise self._died(caught_up_status)
+        self._until(lambda: self._poller.exit_status == 0, "the poller has caught up", may_end_with=0)
         last = self._results()[-1]
         if not last["caught_up"]:
             raise DocdbStreamError(f"the last run ended by {last['stopped_by']}, not caught up")
@@ -218,7 +214,7 @@ class Demo:
             f"It delivered the {last['events']:,} events that were still missing, and ended by itself, caught up.",
         )
 
-    def _died(self, status: int) -> DocdbStreamError:
+    def _died(self, status: int | None) -> DocdbStreamError:
         return DocdbStreamError(f"the poller ended with status {status}; its last words:\n{self._poller.log_tail()}")
 
     def _results(self) -> list[dict[str, Any]]:
@@ -226,11 +222,6 @@ class Demo:
 
     def _checkpoint(self) -> Checkpoint:
         return self._store.load(self._stream) or Checkpoint(self._stream)
-
-    def _has_position(self) -> bool:
-        if status := self._poller.exit_status:
-            raise self._died(status)
-        return self._checkpoint().position is not None
 
     # The judgement
 
@@ -279,14 +270,31 @@ class Demo:
 
     # Watching
 
-    def _until(self, condition: Callable[[], T | None], what: str, written: Future[None] | None = None) -> T:
-        """Wait, move the bars, and raise what went wrong in the workload."""
+    def _until(
+        self,
+        condition: Callable[[], T | None],
+        what: str,
+        written: Future[None] | None = None,
+        *,
+        may_end_with: int | None = None,
+    ) -> T:
+        """Wait, move the bars, and raise what goes wrong meanwhile.
+
+        Args:
+            condition: What to wait for.
+            what: The same in words.
+            written: The workload, while it may fail.
+            may_end_with: The one exit status with which the poller may end while this is waited for.
+        """
 
         def observed() -> T | None:
             self._stop.wait(_LOOK_EVERY_S)
             self._screen.advance({WRITTEN: self._workload.done, DELIVERED: self._checkpoint().events})
             if written is not None and written.done():
                 written.result()
+            status = self._poller.exit_status
+            if status not in (None, may_end_with):
+                raise self._died(status)
             return condition()
 
         return wait_until(observed, what, timeout_s=STEP_TIMEOUT_S)

@@ -1,0 +1,307 @@
+"""The run: reads batches, hands them to the targets, saves checkpoints, knows when to stop.
+
+Owns the order of things on which the guarantees rest: a position is saved only after every target's flush returned and
+every rejection is durable. Nothing else saves checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from bson import Timestamp
+
+from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry
+from docdb_stream.dead_letters import DeadLetters
+from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
+from docdb_stream.errors import HistoryLostError
+from docdb_stream.events import Batch, Position
+from docdb_stream.readahead import ReadAhead
+from docdb_stream.retry import Deadline, deadline
+from docdb_stream.settings import Settings
+from docdb_stream.source import ChangeSource
+from docdb_stream.target import Rejection, Target
+
+logger = logging.getLogger(__name__)
+
+SYNC_INTERVAL_S = 10.0
+"""A checkpoint is made at least this often when something moved, whatever STATE_SYNC_COUNT says: an idle stream stays
+fresh, what a buffering target holds gets out, and little is delivered again after a crash of a slow stream. With a
+deadline nearer than four times this, a quarter of it: a slow target must get a checkpoint done before the deadline."""
+
+RESTARTS = 3
+"""How often one run starts again after a lost position (ON_HISTORY_LOST): the log may move on once more meanwhile."""
+
+TAKE_WAIT_S = 0.25
+"""How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
+
+MIN_DEADLINE_MARGIN_S = 1.0
+"""Kept free before the deadline besides what flushing and saving have been measured to take."""
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        stream: The stream's name.
+        events: Events delivered to every target and covered by the last checkpoint.
+        read: Events read, delivered or not.
+        loops: Batches that held events.
+        checkpoints: Checkpoints saved.
+        caught_up: Everything that was committed when the run began has been delivered: proven, not assumed.
+        lag_s: Seconds of cluster time from the position to the operation time the run aimed at; 0 when caught up.
+        rejections: Events that a target refused and that are in the dead letters.
+        stopped_by: Why the run ended: caught-up, max-loop, deadline or signal.
+        duration_s: Seconds the run took.
+        targets: Figures per target.
+        position: Where the stream stands.
+    """
+
+    stream: str
+    events: int = 0
+    read: int = 0
+    loops: int = 0
+    checkpoints: int = 0
+    caught_up: bool = False
+    lag_s: float | None = None
+    rejections: int = 0
+    stopped_by: str = ""
+    duration_s: float = 0.0
+    targets: dict[str, TargetFigures] = field(default_factory=dict)
+    position: Position | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain values, ready for JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["targets"] = {name: asdict(figures) for name, figures in self.targets.items()}
+        time_ = self.position.time if self.position else None
+        values["position"] = {
+            "token": None if not self.position or self.position.token is None else self.position.token.data,
+            "time": None if time_ is None else time_.isoformat(),
+        }
+        return values
+
+
+class Run:
+    """One run's state: the lease, the position reached, and what is not saved yet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: ChangeSource,
+        store: CheckpointStore,
+        targets: Sequence[Target],
+        dead_letters: DeadLetters,
+        limit: Deadline,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._store = store
+        self._targets = targets
+        self._dead_letters = dead_letters
+        self._limit = limit
+        self._started_s = limit.clock()
+        self._result = RunResult(settings.stream_name)
+        self._unsaved_events = 0
+        self._unsaved_loops = 0
+        self._saved: Position | None = None
+        self._saved_at_s = self._started_s
+        self._longest_sync_s = 0.0
+        self._passed_over: list[tuple[Position | None, Batch]] = []
+        self._total_s = limit.at_s - self._started_s
+        self.progress: Callable[[RunResult], None] = lambda result: None
+
+    def run(self, follow: bool) -> RunResult:
+        """Take the lease, read and deliver, give the lease back. Called once; see Poller.run."""
+        settings, result = self._settings, self._result
+        lease = self._store.acquire(settings.stream_name, settings.scope, _owner(), settings.lease_seconds)
+        try:
+            with LeaseKeeper(self._store, lease) as keeper, deadline(replace(self._limit, guard=keeper.check)):
+                until = self._source.operation_time()
+                result.position = self._start(keeper)
+                for attempt in range(RESTARTS + 1):
+                    try:
+                        self._stream(keeper, until, follow)
+                        break
+                    except HistoryLostError as error:
+                        if attempt == RESTARTS:
+                            raise
+                        result.position = self._start_again(keeper, error)
+        finally:
+            self._store.release(lease)
+        self._finish(until)
+        return result
+
+    def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
+        """Read and deliver from the position on until the run is over."""
+        assert self._result.position is not None
+        self._source.open(self._result.position)
+        with (
+            Delivery(self._targets) as delivery,
+            ReadAhead(
+                self._source,
+                until=None if follow else until,
+                batch_size=self._settings.batch_size,
+                max_bytes=self._settings.read_ahead_bytes,
+            ) as ahead,
+        ):
+            self._result.targets = delivery.figures
+            try:
+                self._loop(ahead, delivery, keeper, follow)
+                self._sync(delivery, keeper)
+            except OutOfTimeError as error:
+                self._out_of_time(error)
+
+    def _start_again(self, keeper: LeaseKeeper, error: HistoryLostError) -> Position:
+        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says.
+
+        Raises:
+            HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is.
+        """
+        name, choice = self._settings.stream_name, self._settings.on_history_lost
+        gap = LedgerEntry(name, "history-lost", self._saved, str(error))
+        self._store.record(gap)
+        if choice == "fail":
+            raise error
+        position = self._source.start_position(choice)
+        logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
+        self._store.record(replace(gap, after=position))
+        self._unsaved_events = self._unsaved_loops = 0
+        self._save(keeper, position)
+        return position
+
+    def _start(self, keeper: LeaseKeeper) -> Position:
+        """The position to go on from; a new stream's is saved before anything is read."""
+        name = self._settings.stream_name
+        checkpoint = self._store.load(name)
+        if checkpoint is not None and checkpoint.position is not None:
+            self._saved = checkpoint.position
+            return checkpoint.position
+        position = self._store.inherited_position(self._settings.scope)
+        if position is not None:
+            logger.info("stream %s goes on where the AWS sample stopped, at %s", name, position.time)
+        else:
+            position = self._source.start_position(self._settings.start_at)
+            logger.info("stream %s is new and starts at %s", name, position.time)
+        self._save(keeper, position)
+        return position
+
+    def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, follow: bool) -> None:
+        result = self._result
+        while not self._over(follow):
+            keeper.check()
+            batch = ahead.take(TAKE_WAIT_S)
+            if batch is None:
+                if ahead.caught_up:
+                    result.stopped_by = "caught-up"
+                    return
+            else:
+                if batch.events:
+                    delivery.write(batch.events)
+                    result.loops += 1
+                    result.read += len(batch.events)
+                    self._unsaved_loops += 1
+                    self._unsaved_events += len(batch.events)
+                if batch.problem:
+                    self._passed_over.append((result.position, batch))
+                result.position = batch.position
+                self.progress(result)
+            if self._is_sync_due(delivery):
+                self._sync(delivery, keeper)
+
+    def _over(self, follow: bool) -> bool:
+        """Whether the run has to end now, and why."""
+        result, max_loop = self._result, self._settings.max_loop
+        if self._limit.stop.is_set():
+            result.stopped_by = "signal"
+        elif self._limit.remaining_s < self._margin_s():
+            result.stopped_by = "deadline"
+        elif not follow and max_loop and result.loops >= max_loop:
+            result.stopped_by = "max-loop"
+        return bool(result.stopped_by)
+
+    def _margin_s(self) -> float:
+        """How long before the deadline to stop reading: twice what making a checkpoint has taken so far, and a bit."""
+        return min(MIN_DEADLINE_MARGIN_S, 0.2 * self._total_s) + 2 * self._longest_sync_s
+
+    def _is_sync_due(self, delivery: Delivery) -> bool:
+        if self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush:
+            return True
+        return self._limit.clock() - self._saved_at_s >= min(SYNC_INTERVAL_S, self._total_s / 4)
+
+    def _sync(self, delivery: Delivery, keeper: LeaseKeeper) -> None:
+        """Make everything durable, then save the position. The one place where a position passes events."""
+        position = self._result.position
+        assert position is not None
+        if position == self._saved and not self._unsaved_loops and not self._passed_over:
+            self._saved_at_s = self._limit.clock()
+            return
+        started_s = self._limit.clock()
+        rejections = delivery.flush()
+        self._bury(rejections)
+        keeper.check()
+        self._save(keeper, position)
+        self._longest_sync_s = max(self._longest_sync_s, self._limit.clock() - started_s)
+        logger.info(
+            "checkpoint: stream=%s position=%s events=%d", self._result.stream, position.time, self._result.events
+        )
+
+    def _bury(self, rejections: list[Rejection]) -> None:
+        """Put into the dead letters what targets refused and what could not be read; the latter into the ledger too."""
+        name = self._result.stream
+        for before, batch in self._passed_over:
+            self._store.record(LedgerEntry(name, "stepped-past", before, batch.problem, after=batch.position))
+            if batch.unreadable is not None:
+                rejections.append(Rejection(batch.unreadable, "source", batch.problem))
+        if rejections:
+            self._dead_letters.write(name, rejections)
+            self._result.rejections += len(rejections)
+        self._passed_over.clear()
+        for each in rejections:
+            logger.warning(
+                "event rejected: stream=%s target=%s event_id=%s reason=%s",
+                name,
+                each.target,
+                each.event.event_id,
+                each.reason,
+            )
+
+    def _save(self, keeper: LeaseKeeper, position: Position) -> None:
+        keeper.save(position, self._unsaved_events)
+        self._saved, self._saved_at_s = position, self._limit.clock()
+        self._result.checkpoints += 1
+        self._result.events += self._unsaved_events
+        self._unsaved_events = self._unsaved_loops = 0
+
+    def _out_of_time(self, error: OutOfTimeError) -> None:
+        """The deadline came before everything read was durable: what is saved stands, the next run reads the rest.
+
+        Raises:
+            OutOfTimeError: Nothing at all was saved past an event, so the next run would fare no better.
+        """
+        if not self._result.events:
+            raise error
+        logger.warning("stream %s: %s; the next run goes on from %s", self._result.stream, error, self._saved)
+        self._result.stopped_by = "deadline"
+        self._result.position = self._saved
+
+    def _finish(self, until: Timestamp) -> None:
+        result = self._result
+        reached = result.position.operation_time if result.position else None
+        result.caught_up = result.stopped_by == "caught-up" or (reached is not None and reached >= until)
+        if result.caught_up:
+            result.lag_s = 0.0
+        elif reached is not None:
+            result.lag_s = float(max(0, until.time - reached.time))
+        result.duration_s = round(self._limit.clock() - self._started_s, 3)
+
+
+def _owner() -> str:
+    """Names this run: where it is, and unique."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"

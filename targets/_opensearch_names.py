@@ -1,0 +1,95 @@
+"""What indexes, documents and versions are called in OpenSearch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+from bson import Decimal128, ObjectId, Timestamp
+
+from docdb_stream import encoding
+from docdb_stream.events import Namespace
+from docdb_stream.targets._names import distinct_name
+
+# OpenSearch, MetadataCreateIndexService.validateIndexOrAliasName; a colon has been refused since Elasticsearch 7.
+_FORBIDDEN = re.compile(r'[\\/*?"<>| ,#:]')
+_INDEX_BYTES = 255
+
+_ID_BYTES = 512  # OpenSearch, IndexRequest.validate: "id is too long, must be no longer than 512 bytes"
+
+# Texts that ids of other types have (see document_id), or that OpenSearch does not take: the empty one.
+_AMBIGUOUS = re.compile(
+    r"""|["{\[].*|sha256:.*|[0-9a-f]{24}|-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?|-?Infinity|NaN|true|false|null""",
+    re.DOTALL,
+)
+
+
+def index_name(prefix: str, namespace: Namespace) -> str:
+    """The index of a collection: ``prefix`` and ``db-coll``, made a name that OpenSearch accepts.
+
+    That is lower case, without ``\\ / * ? " < > | , # :`` and spaces (they become ``_``), not starting with ``-``,
+    ``_`` or ``+``, and at most 255 bytes. A changed name gets a hash at its end (see ``distinct_name``), so
+    ``shop.Orders`` has another index than ``shop.orders``. Only hyphens are ambiguous: ``a-b.c`` and ``a.b-c`` share one.
+    """
+    original = prefix + namespace.label
+    accepted = _FORBIDDEN.sub("_", original.lower()).lstrip("-_+")
+    return distinct_name(original, "index" if accepted in ("", ".", "..") else accepted, _INDEX_BYTES)
+
+
+def document_id(value: Any) -> str:
+    """The text of a document's ``_id``: different for different ids, whatever their types.
+
+    - ObjectId: its 24 hexadecimal digits.
+    - Text: itself, unless it could be taken for an id of another type (it looks like a number, 24 hexadecimal digits,
+      ``true``, or starts as JSON does); then quoted as JSON.
+    - Numbers: their value, so that ``1``, ``1.0`` and ``Decimal128("1.00")``, which are one ``_id`` to MongoDB, are one
+      here.
+    - Anything else: relaxed Extended JSON.
+    - Longer than OpenSearch's 512 bytes: ``sha256:`` and the hexadecimal SHA-256 of all that.
+
+    Raises:
+        UnrenderableError: Extended JSON cannot say it without altering it.
+    """
+    text = _text(value)
+    encoded = text.encode()
+    return text if len(encoded) <= _ID_BYTES else "sha256:" + hashlib.sha256(encoded).hexdigest()
+
+
+def document_version(time: Timestamp) -> int:
+    """The external version of a document that changed at this cluster time: later changes have higher ones.
+
+    Seconds above 31 bits of increment: seconds are 32 bits wide, so it fits OpenSearch's signed 63 bits until the
+    seconds themselves run out, in 2106. Only increments of 2^31 and more, in one second, would not be told apart.
+    """
+    return time.time << 31 | min(time.inc, 2**31 - 1)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, ObjectId):
+        return str(value)
+    if type(value) is str:  # not Code, which is a kind of str
+        return json.dumps(value, ensure_ascii=False) if _AMBIGUOUS.fullmatch(value) else value
+    if isinstance(value, Decimal128):
+        return _number(value.to_decimal())
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value)
+    return encoding.key_json(value).removeprefix('{"_id":').removesuffix("}")
+
+
+def _number(value: int | float | Decimal) -> str:
+    """Equal numbers have equal text: which of the three forms is taken depends on the value alone."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if -(2**63) <= value < 2**63 and value == int(value):
+        return str(int(value))
+    if float(value) == value:  # Python compares exactly, also Decimal with float
+        return repr(float(value))
+    sign, digits, exponent = Decimal(value).as_tuple()
+    coefficient = "".join(map(str, digits))
+    shortest = coefficient.rstrip("0")
+    exponent = int(exponent) + len(coefficient) - len(shortest)
+    return f'{{"$numberDecimal":"{"-" * sign}{shortest}E{exponent}"}}'

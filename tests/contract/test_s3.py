@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import pytest
+from bson import Timestamp
+from contract.aws import throttled
+
+from docdb_stream.errors import TargetError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.local import AwsServer
+from docdb_stream.retry import Deadline, deadline
+from docdb_stream.settings import Settings
+from docdb_stream.target import Buffering, Checkable, Target
+from docdb_stream.targets import s3
+from docdb_stream.targets.s3 import S3Target, object_key
+from docdb_stream.testing.contract import Delivered, Faults, TargetContract
+from docdb_stream.testing.events import ChangeLog
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
+
+_numbers = itertools.count()
+
+
+class Bucket:
+    """A bucket of the local server."""
+
+    def __init__(self, aws: AwsServer) -> None:
+        self.client = aws.client("s3")
+        self.name = f"bucket-{next(_numbers)}"
+        self.client.create_bucket(Bucket=self.name)
+
+    def objects(self) -> dict[str, bytes]:
+        """Key -> compressed bytes, sorted by key."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        keys = sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
+        return {key: self.client.get_object(Bucket=self.name, Key=key)["Body"].read() for key in keys}
+
+    def lines(self) -> list[bytes]:
+        return [line for body in self.objects().values() for line in gzip.decompress(body).splitlines()]
+
+    def event_ids(self) -> list[str]:
+        return [orjson.loads(line)["_id"]["_data"] for line in self.lines()]
+
+
+@pytest.fixture
+def bucket(aws: AwsServer) -> Iterator[Bucket]:
+    bucket = Bucket(aws)
+    yield bucket
+    bucket.client.close()
+
+
+class TestS3Target(TargetContract):
+    @pytest.fixture(autouse=True)
+    def place(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+
+    def make_target(self) -> Target:
+        return S3Target(self.bucket.name)
+
+    def read_back(self) -> list[Delivered]:
+        return [Delivered(orjson.loads(line)["_id"]["_data"], None, line) for line in self.bucket.lines()]
+
+    @contextmanager
+    def faults(self, target: Target, faults: Faults) -> Iterator[None]:
+        assert isinstance(target, S3Target)
+        if faults.refuse or faults.reject:
+            pytest.skip("S3 takes an object or does not: there is no partial failure")
+        with failing_puts(target, lambda request: faults.answer([request["Key"]]) is None):
+            yield
+
+    def test_04_flushes_between_which_nothing_is_saved_are_objects_of_their_own(self, log: ChangeLog) -> None:
+        target = self.make_target()
+        for start in (0, 5):
+            self._deliver(target, log.inserts(5, first_id=start))
+        assert len(self.bucket.objects()) == 2
+        target.close()
+
+
+@contextmanager
+def failing_puts(target: S3Target, fails: Callable[[dict[str, Any]], bool]) -> Iterator[None]:
+    original = target._client.put_object
+
+    def put_object(**request: Any) -> Any:
+        if fails(request):
+            raise throttled("PutObject")
+        return original(**request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target._client, "put_object", put_object)
+        yield
+
+
+def deliver(target: Target, events: Sequence[ChangeEvent], *, batch: int = 10) -> None:
+    for start in range(0, len(events), batch):
+        target.write(events[start : start + batch])
+    target.flush()
+
+
+def test_one_object_per_namespace_and_day_and_flush(bucket: Bucket) -> None:
+    midnight = Timestamp(1769903998, 5)
+    orders, customers = ChangeLog("shop", "orders", start=midnight), ChangeLog("shop", "customers", start=midnight)
+    events = [event for pair in zip(orders.inserts(20), customers.inserts(20), strict=True) for event in pair]
+    target = S3Target(bucket.name, path="/raw/events/")
+    deliver(target, events)
+    assert [key.rpartition("/")[0] for key in bucket.objects()] == [
+        "raw/events/shop/customers/2026/01/31",
+        "raw/events/shop/customers/2026/02/01",
+        "raw/events/shop/orders/2026/01/31",
+        "raw/events/shop/orders/2026/02/01",
+    ]
+    assert f"raw/events/{object_key(events[0])}" in bucket.objects()
+    assert sorted(bucket.event_ids()) == sorted(event.event_id for event in events)
+    target.close()
+
+
+def test_keys_of_odd_namespaces() -> None:
+    key = object_key(ChangeLog("a b", "c/d.ä%").insert({"_id": 1}))
+    assert key.startswith("a%20b/c%2Fd.%C3%A4%25/2026/01/31/1769860800-0000000001-")
+    assert key.endswith(".jsonl.gz")
+    assert object_key(ChangeLog().drop_database()).startswith("shop/2026/01/31/")
+    assert object_key(ChangeLog().invalidate()).startswith("_/2026/01/31/")
+
+
+@pytest.mark.parametrize("replayed", [30, 60, 100])
+def test_a_replay_overwrites_whatever_its_batches_are(bucket: Bucket, replayed: int) -> None:
+    events = ChangeLog().inserts(100)
+    crashed = S3Target(bucket.name)
+    deliver(crashed, events[:60])  # uploaded, and then no checkpoint was saved
+    crashed.close()
+    target = S3Target(bucket.name)
+    deliver(target, events[:replayed], batch=7)
+    deliver(target, events[replayed:], batch=13)
+    assert bucket.event_ids() == [event.event_id for event in events]
+    target.close()
+
+
+def test_equal_events_are_equal_bytes(bucket: Bucket) -> None:
+    events = ChangeLog().inserts(3000, size_bytes=500)
+    bodies = []
+    for batch in (3000, 17):
+        target = S3Target(bucket.name)
+        deliver(target, events, batch=batch)
+        target.close()
+        bodies.append(bucket.objects())
+    assert bodies[0] == bodies[1]
+    [body] = bodies[0].values()
+    assert len(gzip.decompress(body)) > 2 * 3000 * 250
+
+
+def test_a_flush_that_failed_in_part_can_be_called_again(bucket: Bucket) -> None:
+    orders, customers = ChangeLog("shop", "orders"), ChangeLog("shop", "customers")
+    target = S3Target(bucket.name)
+    target.write(orders.inserts(10) + customers.inserts(10))
+    failing = failing_puts(target, lambda request: "orders" in request["Key"])
+    with failing, deadline(Deadline.after(None, patience_s=0)), pytest.raises(TargetError, match="ThrottlingException"):
+        target.flush()
+    assert len(bucket.objects()) == 1
+    # What was uploaded grows as well: it stays one object, under the name of its first event.
+    target.write(orders.inserts(10, first_id=10) + customers.inserts(10, first_id=10))
+    target.flush()
+    assert len(bucket.objects()) == 2
+    assert len(bucket.lines()) == 40
+    target.flush()
+    assert len(bucket.lines()) == 40
+    target.close()
+
+
+def test_much_is_compressed_as_it_comes_and_spilled(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_IN_MEMORY_BYTES", 1000)
+    target = S3Target(bucket.name, object_bytes=1_000_000)
+    assert isinstance(target, Buffering)
+    log = ChangeLog()
+    events = log.inserts(400, size_bytes=2000)
+    target.write(events[:200])
+    assert not target.wants_flush
+    target.write(events[200:])
+    assert not target.wants_flush
+    more = log.inserts(100, first_id=400, size_bytes=2000)
+    target.write(more)
+    assert target.wants_flush
+    target.flush()
+    assert not target.wants_flush
+    assert bucket.event_ids() == [event.event_id for event in events + more]
+    target.close()
+
+
+def test_what_was_not_flushed_is_gone_after_close(bucket: Bucket) -> None:
+    target = S3Target(bucket.name)
+    target.write(ChangeLog().inserts(3))
+    target.close()
+    assert bucket.objects() == {}
+
+
+def test_objects_say_what_they_are(bucket: Bucket) -> None:
+    target = S3Target(bucket.name)
+    deliver(target, ChangeLog().inserts(3))
+    [key] = bucket.objects()
+    head = bucket.client.head_object(Bucket=bucket.name, Key=key)
+    assert head["ContentType"] == "application/gzip"
+    assert not head.get("ContentEncoding")
+    target.close()
+
+
+def test_from_settings() -> None:
+    assert S3Target.from_settings(Settings(documentdb_uri="mongodb://x")) is None
+    target = S3Target.from_settings(Settings(documentdb_uri="mongodb://x", bucket_name="b", bucket_path="p"))
+    assert isinstance(target, S3Target)
+    assert isinstance(target, Checkable)

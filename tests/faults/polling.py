@@ -1,0 +1,74 @@
+"""What the fault tests share: streams whose events end up in a list, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from docdb_stream.events import ChangeEvent
+from docdb_stream.poller import Poller
+from docdb_stream.retry import Deadline
+from docdb_stream.run import RunResult
+from docdb_stream.settings import Settings
+from docdb_stream.target import Rejection
+
+T = TypeVar("T")
+
+RUN_LIMIT_S = 30.0
+
+
+class ListTarget:
+    """Keeps what it is given; durable at once."""
+
+    name = "list"
+
+    def __init__(self) -> None:
+        self.events: list[ChangeEvent] = []
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        self.events += events
+        return ()
+
+    def flush(self) -> Sequence[Rejection]:
+        return ()
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def ids(self) -> list[Any]:
+        return [event.document["documentKey"]["_id"] for event in self.events if "documentKey" in event.document]
+
+    @property
+    def operations(self) -> list[str]:
+        return [event.operation for event in self.events]
+
+
+def stream(uri: str, db: str, coll: str | None = "orders", **settings: Any) -> Settings:
+    """Settings of a stream over one test's database; its state is beside it."""
+    return Settings(
+        documentdb_uri=uri,
+        watched_db_name=db,
+        watched_collection_name=coll,
+        state_db=f"{db}_state",
+        **{"lease_seconds": 3, "max_loop": 0, **settings},
+    )
+
+
+def run(settings: Settings, target: ListTarget, *, limit: Deadline | None = None, follow: bool = False) -> RunResult:
+    """One run, as a fresh process would make it."""
+    poller = Poller.from_settings(settings, targets=[target])
+    try:
+        return poller.run(limit=limit or Deadline.after(RUN_LIMIT_S), follow=follow)
+    finally:
+        poller.close()
+
+
+def wait_for(condition: Callable[[], T], what: str, timeout_s: float = 15.0) -> T:
+    """Ask until the answer is true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s in vain for {what}"
+        time.sleep(0.02)
+    return answer

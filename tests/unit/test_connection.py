@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+
+from docdb_stream import connection as connection_module
+from docdb_stream import retry
+from docdb_stream.connection import Connection, connection_string
+from docdb_stream.diagnosis import unavailable
+from docdb_stream.errors import ConfigError
+from docdb_stream.retry import Deadline, deadline
+from docdb_stream.settings import Settings
+
+
+def settings(uri: str, **values: Any) -> Settings:
+    return Settings(documentdb_uri=uri, **values)
+
+
+# The connection string
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (
+            "docdb.cluster-abc.eu-central-1.docdb.amazonaws.com",
+            "mongodb://docdb.cluster-abc.eu-central-1.docdb.amazonaws.com:27017/"
+            "?tls=true&replicaSet=rs0&retryWrites=false",
+        ),
+        ("docdb.example:27018", "mongodb://docdb.example:27018/?tls=true&replicaSet=rs0&retryWrites=false"),
+        ("mongodb://a:1,b:2/?replicaSet=x", "mongodb://a:1,b:2/?replicaSet=x"),
+        ("mongodb+srv://a.example/", "mongodb+srv://a.example/"),
+    ],
+)
+def test_a_host_name_alone_is_a_documentdb_cluster(given: str, used: str) -> None:
+    assert connection_string(settings(given)) == used
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://",
+        "http://127.0.0.1:27017/",
+        "mongodb://127.0.0.1:port/",
+        "mongodb://127.0.0.1:99999/",
+        "mongodb://user:hunter2@/",
+        "mongodb://us@er:hunter2@127.0.0.1/",
+        "mongodb://127.0.0.1/?replicaSet",
+        "mongodb://127.0.0.1/?connectTimeoutMS=soon",
+        "host:port",
+    ],
+)
+def test_a_wrong_connection_string_is_a_problem_of_the_settings(uri: str) -> None:
+    with pytest.raises(ConfigError, match="documentdb_uri|connection settings") as caught:
+        Connection(settings(uri))
+    assert caught.value.hint
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_constructing_does_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("network traffic in a constructor")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    client_options: list[dict[str, Any]] = []
+
+    def client(uri: str, **options: Any) -> Any:
+        client_options.append(options)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(connection_module, "MongoClient", client)
+    with Connection(settings("mongodb://127.0.0.1:1/?connectTimeoutMS=123")) as connection:
+        assert connection.uri == "mongodb://127.0.0.1:1/?connectTimeoutMS=123"
+    [options] = client_options
+    assert options["retryWrites"] is False
+    assert options["serverSelectionTimeoutMS"] == connection_module.SERVER_SELECTION_TIMEOUT_MS
+    assert "connectTimeoutMS" not in options, "what the operator wrote wins"
+
+
+# Secret and CA
+
+
+def test_a_missing_ca_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"there is no file {tmp_path}/none.pem") as caught:
+        Connection(settings("mongodb://127.0.0.1:1", documentdb_tls_ca=f"{tmp_path}/none.pem"))
+    assert "global-bundle.pem" in caught.value.hint
+
+
+def test_a_ca_file_that_holds_no_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_text("no certificate", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        Connection(settings("mongodb://127.0.0.1:1", documentdb_tls_ca=str(path)))
+    assert caught.value.hint
+
+
+def test_the_secret_is_used_instead_of_what_the_uri_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET", '{"username": "reader", "password": "p@ss w/ord"}')
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(connection_module, "MongoClient", lambda uri, **options: given.update(options))
+    Connection(settings("mongodb://127.0.0.1:1", documentdb_secret="env:MY_SECRET"))
+    assert (given["username"], given["password"]) == ("reader", "p@ss w/ord")
+
+
+def test_an_unreadable_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_SECRET", raising=False)
+    with pytest.raises(ConfigError, match="MY_SECRET"):
+        Connection(settings("mongodb://127.0.0.1:1", documentdb_secret="env:MY_SECRET"))
+
+
+# Patience
+
+
+class Clients:
+    """Stands for MongoClient; counts how many were made and with which password."""
+
+    def __init__(self) -> None:
+        self.passwords: list[str | None] = []
+        self.closed = 0
+
+    def __call__(self, uri: str, **options: Any) -> Any:
+        self.passwords.append(options.get("password"))
+        return SimpleNamespace(number=len(self.passwords), close=self._close)
+
+    def _close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> Clients:
+    clients = Clients()
+    monkeypatch.setattr(connection_module, "MongoClient", clients)
+    return clients
+
+
+REFUSED = OperationFailure("Authentication failed.", 18)
+
+
+def write_secret(path: Path, password: str) -> None:
+    path.write_text(f'{{"username": "reader", "password": "{password}"}}', encoding="utf-8")
+
+
+def test_a_rotated_secret_is_read_again(clients: Clients, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    write_secret(secret, "old")
+    connection = Connection(settings("mongodb://127.0.0.1:1", documentdb_secret=f"file:{secret}"))
+    write_secret(secret, "new")
+    retried: list[int] = []
+
+    def attempt() -> int:
+        if connection.client.number == 1:
+            raise REFUSED
+        return connection.client.number
+
+    found = connection.patiently(attempt, passes=lambda error: False, before_retry=lambda: retried.append(1))
+    assert found == 2
+    assert clients.passwords == ["old", "new"]
+    assert clients.closed == 1
+    assert retried == [1]
+
+
+def test_a_wrong_password_is_an_error_after_one_more_look(clients: Clients, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    write_secret(secret, "wrong")
+    connection = Connection(settings("mongodb://127.0.0.1:1", documentdb_secret=f"file:{secret}"))
+    calls: list[int] = []
+
+    def attempt() -> NoReturn:
+        calls.append(1)
+        raise REFUSED
+
+    with pytest.raises(OperationFailure):
+        connection.patiently(attempt, passes=lambda error: False)
+    assert len(calls) == 2
+
+
+def test_without_a_secret_a_wrong_password_is_an_error_at_once(clients: Clients) -> None:
+    connection = Connection(settings("mongodb://u:p@127.0.0.1:1"))
+    calls: list[int] = []
+
+    def attempt() -> NoReturn:
+        calls.append(1)
+        raise REFUSED
+
+    with pytest.raises(OperationFailure):
+        connection.patiently(attempt, passes=lambda error: False)
+    assert len(calls) == 1
+
+
+def test_trouble_that_passes_is_waited_out_until_the_deadline(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda delay_s: None, monotonic=time.monotonic))
+    connection = Connection(settings("mongodb://127.0.0.1:1"))
+    errors = [AutoReconnect("gone"), AutoReconnect("gone")]
+
+    def attempt() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert connection.patiently(attempt, passes=lambda error: True) == "done"
+    errors[:] = [AutoReconnect("gone")] * 100
+    with deadline(Deadline(patience_s=0.0)), pytest.raises(AutoReconnect):
+        connection.patiently(attempt, passes=lambda error: True)
+    assert len(errors) == 99
+
+
+# In the operator's words
+
+URI = "mongodb://127.0.0.1:1,db.example:27018/"
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "hint"),
+    [
+        (REFUSED, "refuses the user name or password", "DOCUMENTDB_SECRET"),
+        (OperationFailure("not authorized on shop", 13), "not authorized", "readWrite on STATE_DB"),
+        (OperationFailure("odd", 4711), r"odd \(code 4711\)", ""),
+        (AutoReconnect("connection closed"), "broke: connection closed", "checkpoint"),
+        (
+            ServerSelectionTimeoutError("refused, Timeout: 10s, Topology Description: <lots>"),
+            "no usable server .*: refused$",
+            "security group",
+        ),
+    ],
+)
+def test_trouble_is_told_in_one_line_with_a_hint(error: PyMongoError, words: str, hint: str) -> None:
+    found = unavailable(error, URI)
+    assert str(found).startswith(("127.0.0.1:1, db.example:27018", "the connection to", "no usable server"))
+    with pytest.raises(type(found), match=words):
+        raise found
+    assert hint in found.hint
+    assert "\n" not in str(found)
+    assert found.exit_code == 3

@@ -1,0 +1,641 @@
+"""The run, with a scripted source, a store in memory and targets that are lists."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+from bson import Timestamp
+
+from docdb_stream.checkpoint import Lease
+from docdb_stream.errors import (
+    CheckpointConflictError,
+    DocdbStreamError,
+    HistoryLostError,
+    LeaseHeldError,
+    SourceUnavailableError,
+    StateStoreError,
+    TargetError,
+)
+from docdb_stream.events import ChangeEvent, Namespace, Position, ResumeToken
+from docdb_stream.poller import Poller, RunResult
+from docdb_stream.retry import Deadline
+from docdb_stream.settings import Settings
+from docdb_stream.stores.memory import MemoryCheckpointStore
+from docdb_stream.target import Rejection
+from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.source import ABORT, EMPTY, ScriptedSource, Step
+
+STREAM = "shop.orders"
+BEFORE = Position(operation_time=Timestamp(1, 0))
+
+
+class ListTarget:
+    """Events are durable once flushed. ``on_write`` and ``on_flush`` are called first and may raise."""
+
+    def __init__(self, journal: list[Any], name: str = "list") -> None:
+        self.name, self._journal = name, journal
+        self.held: list[ChangeEvent] = []
+        self.durable: list[ChangeEvent] = []
+        self.rejected: set[str] = set()
+        self.on_write: Callable[[Sequence[ChangeEvent]], None] = lambda events: None
+        self.on_flush: Callable[[], None] = lambda: None
+        self.closed = 0
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        self.on_write(events)
+        self.held += [event for event in events if event.event_id not in self.rejected]
+        return [Rejection(event, self.name, "no") for event in events if event.event_id in self.rejected]
+
+    def flush(self) -> Sequence[Rejection]:
+        self.on_flush()
+        self._journal.append(("flush", len(self.held)))
+        self.durable += self.held
+        self.held = []
+        return ()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Store(MemoryCheckpointStore):
+    """Notes each save; ``fail_save`` makes the following ones fail."""
+
+    def __init__(self, journal: list[Any]) -> None:
+        super().__init__()
+        self._journal = journal
+        self.saved: list[Position] = []
+        self.fail_save = False
+        self.inherited: Position | None = None
+
+    def save(self, lease: Lease, position: Position, events: int = 0) -> None:
+        if self.fail_save:
+            raise StateStoreError("the state database is away")
+        super().save(lease, position, events)
+        self._journal.append(("save", events))
+        self.saved.append(position)
+
+    def inherited_position(self, scope: Namespace | None) -> Position | None:
+        return self.inherited
+
+
+class Letters:
+    def __init__(self, journal: list[Any]) -> None:
+        self._journal = journal
+        self.written: list[Rejection] = []
+        self.fail = False
+
+    def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
+        if self.fail:
+            raise StateStoreError("dead letters are away")
+        assert stream == STREAM
+        self._journal.append(("letters", len(rejections)))
+        self.written += rejections
+
+
+class World:
+    """A stream with everything around it. ``events`` is what happened after the stream's start."""
+
+    def __init__(self) -> None:
+        self.log = ChangeLog()
+        self.events: list[ChangeEvent] = []
+        self.journal: list[Any] = []
+        self.store, self.letters = Store(self.journal), Letters(self.journal)
+        self.target = ListTarget(self.journal)
+        self.targets: list[Any] = [self.target]
+        self.source = ScriptedSource([], batch_size=1)
+
+    def happen(self, count: int) -> list[ChangeEvent]:
+        new = self.log.inserts(count, first_id=len(self.events))
+        self.source.append(*new)
+        self.events += new
+        return new
+
+    def script(self, *steps: Step) -> None:
+        self.source.append(*steps)
+        self.events += [step for step in steps if isinstance(step, ChangeEvent)]
+
+    def start_at(self, position: Position = BEFORE) -> None:
+        """Give the stream a checkpoint, so that a run goes on instead of starting now."""
+        lease = self.store.acquire(STREAM, Namespace("shop", "orders"), "setup", 60)
+        self.store.save(lease, position)
+        self.store.release(lease)
+        self.journal.clear()
+        self.store.saved.clear()
+
+    def poller(self, **settings: Any) -> Poller:
+        # One event per loop, unless a test says otherwise: the scripted source gives one per read as well.
+        values = {"batch_size": 1, "max_loop": 0, **settings}
+        return Poller(
+            Settings(
+                documentdb_uri="mongodb://nowhere", watched_db_name="shop", watched_collection_name="orders", **values
+            ),
+            source=self.source,
+            store=self.store,
+            targets=self.targets,
+            dead_letters=self.letters,
+        )
+
+    @property
+    def position(self) -> Position | None:
+        found = self.store.load(STREAM)
+        return None if found is None else found.position
+
+    def at(self, event: ChangeEvent) -> Position:
+        return Position.at_token(event.token, time=event.cluster_time)
+
+    def nothing_is_saved_past(self, durable: Sequence[ChangeEvent]) -> bool:
+        """Whether every position saved so far is covered by these events."""
+        reachable = [BEFORE, *(self.at(event) for event in durable)]
+        return all(position in reachable for position in self.store.saved)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def five(world: World) -> World:
+    """A stream with a checkpoint, five events after it."""
+    world.start_at()
+    world.happen(5)
+    return world
+
+
+# The straight line
+
+
+def test_everything_is_delivered_and_then_saved(five: World) -> None:
+    result = five.poller().run()
+    assert five.target.durable == five.events
+    assert five.position == five.at(five.events[-1])
+    assert five.journal == [("flush", 5), ("save", 5)]
+    assert (result.events, result.read, result.loops, result.checkpoints) == (5, 5, 5, 1)
+    assert (result.caught_up, result.lag_s, result.stopped_by, result.rejections) == (True, 0.0, "caught-up", 0)
+
+
+def test_a_second_run_with_nothing_new_delivers_nothing(five: World) -> None:
+    five.poller().run()
+    result = five.poller().run()
+    assert five.target.durable == five.events
+    assert (result.events, result.loops, result.caught_up) == (0, 0, True)
+    assert five.position is not None
+    assert five.position.operation_time == five.events[-1].cluster_time
+
+
+def test_the_next_run_goes_on_where_the_last_one_stopped(five: World) -> None:
+    poller = five.poller()
+    poller.run()
+    five.happen(3)
+    result = poller.run()
+    assert result.events == 3
+    assert five.target.durable == five.events
+    assert five.source.opened[-1].token == five.events[4].token
+
+
+def test_a_checkpoint_every_so_many_loops(five: World) -> None:
+    result = five.poller(state_sync_count=2).run()
+    assert five.journal == [("flush", 2), ("save", 2), ("flush", 2), ("save", 2), ("flush", 1), ("save", 1)]
+    assert five.store.saved == [five.at(five.events[index]) for index in (1, 3, 4)]
+    assert (result.events, result.checkpoints) == (5, 3)
+
+
+def test_a_batch_is_one_loop_whatever_its_size(five: World) -> None:
+    five.source = ScriptedSource(five.events, batch_size=5)
+    result = five.poller(batch_size=5, state_sync_count=2).run()
+    assert (result.loops, result.events, result.checkpoints) == (1, 5, 1)
+
+
+def test_rejections_are_in_the_dead_letters_before_the_position_passes_them(five: World) -> None:
+    five.target.rejected = {five.events[1].event_id, five.events[3].event_id}
+    result = five.poller(state_sync_count=3).run()
+    assert five.journal == [("flush", 2), ("letters", 1), ("save", 3), ("flush", 1), ("letters", 1), ("save", 2)]
+    assert [rejection.event for rejection in five.letters.written] == [five.events[1], five.events[3]]
+    assert five.target.durable == [five.events[index] for index in (0, 2, 4)]
+    assert (result.rejections, result.events) == (2, 5)
+    assert (result.targets["list"].events, result.targets["list"].rejections) == (3, 2)
+
+
+# What fails saves nothing
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [TargetError("list", "full"), OSError("no space left")], ids=["target", "bug"])
+@pytest.mark.parametrize("step", ["on_write", "on_flush"])
+def test_nothing_is_saved_past_a_failing_target(five: World, step: str, error: Exception) -> None:
+    setattr(five.target, step, failing(error))
+    with pytest.raises(TargetError, match="target list"):
+        five.poller(state_sync_count=2).run()
+    assert five.position == BEFORE
+    assert five.store.saved == []
+
+
+def test_nothing_is_saved_past_the_event_that_fails(five: World) -> None:
+    def refuse_fourth(events: Sequence[ChangeEvent]) -> None:
+        if five.events[3] in events:
+            raise TargetError("list", "not this one")
+
+    five.target.on_write = refuse_fourth
+    with pytest.raises(TargetError):
+        five.poller(state_sync_count=2).run()
+    assert five.store.saved == [five.at(five.events[1])]
+    assert five.nothing_is_saved_past(five.target.durable)
+    five.target.on_write = lambda events: None
+    five.poller(state_sync_count=2).run()
+    assert list(dict.fromkeys(five.target.durable)) == five.events
+    assert five.position == five.at(five.events[-1])
+
+
+def test_one_failing_target_holds_the_position_for_all(five: World) -> None:
+    broken = ListTarget([], "broken")
+    broken.on_flush = failing(TargetError("broken", "no"))
+    five.targets.append(broken)
+    with pytest.raises(TargetError, match="target broken"):
+        five.poller().run()
+    assert five.target.durable == five.events, "the other one's work is done all the same"
+    assert five.position == BEFORE
+
+
+def test_nothing_is_saved_past_dead_letters_that_cannot_be_kept(five: World) -> None:
+    five.target.rejected = {five.events[2].event_id}
+    five.letters.fail = True
+    with pytest.raises(StateStoreError, match="dead letters"):
+        five.poller(state_sync_count=2).run()
+    assert five.store.saved == [five.at(five.events[1])]
+    five.letters.fail = False
+    five.poller().run()
+    assert [rejection.event for rejection in five.letters.written] == [five.events[2]]
+
+
+def test_a_save_that_fails_ends_the_run(five: World) -> None:
+    five.store.fail_save = True
+    with pytest.raises(StateStoreError):
+        five.poller(state_sync_count=2).run()
+    assert five.position == BEFORE
+    five.store.fail_save = False
+    five.poller().run()
+    assert five.target.durable[-5:] == five.events
+
+
+def test_a_source_that_fails_ends_the_run_after_what_it_gave(world: World) -> None:
+    world.start_at()
+    world.script(world.log.insert({"_id": 1}), ABORT, world.log.insert({"_id": 2}))
+    with pytest.raises(SourceUnavailableError):
+        world.poller(state_sync_count=1).run()
+    assert world.position == world.at(world.events[0])
+    world.poller().run()
+    assert world.target.durable == world.events
+
+
+@pytest.mark.parametrize("step", ["on_write", "on_flush"])
+def test_after_every_failure_the_lease_is_free(five: World, step: str) -> None:
+    setattr(five.target, step, failing(TargetError("list", "no")))
+    with pytest.raises(TargetError):
+        five.poller().run()
+    found = five.store.load(STREAM)
+    assert found is not None
+    assert found.owner is None
+
+
+def test_a_crash_after_any_step_loses_nothing(world: World) -> None:
+    """Each run dies at a later step than the one before; at last one gets through."""
+    world.start_at()
+    world.happen(6)
+    for steps in range(20):
+        left = iter(range(steps))
+
+        def die_at_last(*_: object, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise TargetError("list", "the process died here")
+
+        world.target.on_write = world.target.on_flush = die_at_last
+        world.target.held = []
+        try:
+            world.poller(state_sync_count=2).run()
+        except TargetError:
+            assert world.nothing_is_saved_past(world.target.durable)
+        else:
+            break
+    else:
+        pytest.fail("no run got through")
+    assert list(dict.fromkeys(world.target.durable)) == world.events
+    assert world.position == world.at(world.events[-1])
+
+
+# The lease
+
+
+def test_a_held_lease_stops_the_run_before_it_does_anything(five: World) -> None:
+    five.store.acquire(STREAM, Namespace("shop", "orders"), "another run", 60)
+    with pytest.raises(LeaseHeldError):
+        five.poller().run()
+    assert five.source.opened == []
+    assert five.target.durable == []
+
+
+def test_a_lost_lease_saves_nothing(five: World) -> None:
+    def steal() -> None:
+        now = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+        five.store._clock = lambda: now  # the lease has run out
+        five.store.acquire(STREAM, Namespace("shop", "orders"), "thief", 60)
+
+    five.target.on_flush = steal
+    with pytest.raises(CheckpointConflictError):
+        five.poller().run()
+    assert five.position == BEFORE
+    found = five.store.load(STREAM)
+    assert found is not None
+    assert found.owner == "thief", "the release of the loser changes nothing"
+
+
+# Where a stream starts
+
+
+def test_the_first_position_is_saved_before_anything_is_read(world: World) -> None:
+    old = world.happen(2)
+    world.source.open = failing(SourceUnavailableError("cannot open"))  # type: ignore[method-assign]
+    with pytest.raises(SourceUnavailableError):
+        world.poller().run()
+    assert world.position == Position(operation_time=old[-1].cluster_time)
+
+
+def test_a_new_stream_starts_now(world: World) -> None:
+    world.happen(2)
+    result = world.poller().run()
+    assert (result.events, world.target.durable) == (0, [])
+    new = world.happen(3)
+    world.poller().run()
+    assert world.target.durable == new
+
+
+def test_a_new_stream_may_start_at_the_earliest(world: World) -> None:
+    world.happen(3)
+    world.poller(start_at="earliest").run()
+    assert world.target.durable == world.events
+
+
+def test_a_new_stream_may_start_at_a_time(world: World) -> None:
+    world.happen(25)
+    at = world.events[12].cluster_time.as_datetime()
+    world.poller(start_at=at.isoformat()).run()
+    assert world.target.durable
+    assert world.target.durable == [event for event in world.events if event.cluster_time > Timestamp(at, 0)]
+
+
+def test_start_at_does_not_matter_once_there_is_a_checkpoint(five: World) -> None:
+    five.start_at(five.at(five.events[2]))
+    five.poller(start_at="earliest").run()
+    assert five.target.durable == five.events[3:]
+
+
+def test_a_stream_without_a_checkpoint_inherits_one(world: World) -> None:
+    world.happen(4)
+    world.store.inherited = Position.at_token(world.events[1].token)
+    world.poller(start_at="earliest").run()
+    assert world.target.durable == world.events[2:]
+    world.happen(1)
+    world.poller().run()
+    assert world.target.durable == world.events[2:], "not twice from the inherited position"
+
+
+def test_an_inherited_position_is_not_asked_for_when_there_is_a_checkpoint(five: World) -> None:
+    five.store.inherited = Position.at_token(five.events[3].token)
+    five.poller().run()
+    assert five.target.durable == five.events
+
+
+# History lost
+
+
+def lost(world: World) -> None:
+    world.start_at()
+    world.happen(6)
+    world.source._lost_before = world.events[3].cluster_time
+
+
+def test_a_lost_position_is_never_passed_silently(world: World) -> None:
+    lost(world)
+    with pytest.raises(HistoryLostError) as caught:
+        world.poller().run()
+    assert caught.value.hint
+    assert world.position == BEFORE
+    assert world.target.durable == []
+    [entry] = world.store.ledger(STREAM)
+    assert (entry.kind, entry.before, entry.after) == ("history-lost", BEFORE, None)
+
+
+@pytest.mark.parametrize(("choice", "delivered"), [("earliest", 2), ("now", 0)])
+def test_a_lost_position_goes_on_where_the_operator_said(world: World, choice: str, delivered: int) -> None:
+    lost(world)
+    result = world.poller(on_history_lost=choice).run()
+    assert world.target.durable == world.events[6 - delivered :]
+    assert result.events == delivered
+    [entry] = world.store.ledger(STREAM)
+    assert entry.before == BEFORE
+    assert entry.after is not None
+
+
+# When a run ends
+
+
+def test_max_loop(five: World) -> None:
+    result = five.poller(max_loop=2).run()
+    assert five.target.durable == five.events[:2]
+    assert (result.stopped_by, result.loops, result.events, result.checkpoints) == ("max-loop", 2, 2, 1)
+    assert not result.caught_up
+    assert result.lag_s is not None
+    assert five.position == five.at(five.events[1])
+
+
+def test_max_loop_that_just_suffices_has_caught_up(five: World) -> None:
+    result = five.poller(max_loop=5).run()
+    assert (result.caught_up, result.lag_s) == (True, 0.0)
+
+
+def test_max_loop_zero_is_no_limit(world: World) -> None:
+    world.start_at()
+    world.happen(120)
+    result = world.poller(max_loop=0).run()
+    assert (result.loops, result.stopped_by) == (120, "caught-up")
+
+
+def test_empty_reads_are_no_loops_and_no_proof(world: World) -> None:
+    world.start_at()
+    a, b = world.log.inserts(2)
+    world.script(EMPTY, EMPTY, a, EMPTY, EMPTY, EMPTY, EMPTY, b)
+    result = world.poller(max_loop=2).run()
+    assert world.target.durable == [a, b]
+    assert (result.loops, result.caught_up) == (2, True)
+
+
+def test_the_lag_is_told_in_seconds_of_cluster_time(world: World) -> None:
+    world.start_at()
+    world.happen(31)  # ten events a second
+    result = world.poller(max_loop=1).run()
+    assert result.lag_s == 3.0
+
+
+def test_the_deadline_ends_a_run_with_a_checkpoint(world: World) -> None:
+    world.start_at()
+    world.happen(2000)
+    world.target.on_write = lambda events: time.sleep(0.002)
+    started_s = time.monotonic()
+    result = world.poller().run(limit=Deadline.after(0.15))
+    assert time.monotonic() - started_s < 1  # 2000 events would take 4 s
+    assert (result.stopped_by, result.caught_up) == ("deadline", False)
+    assert 0 < result.events < 2000
+    assert world.position == world.at(world.events[result.events - 1])
+    assert world.target.durable[: result.events] == world.events[: result.events]
+
+
+def test_a_deadline_that_is_over_reads_nothing(five: World) -> None:
+    result = five.poller().run(limit=Deadline.after(0))
+    assert (result.stopped_by, result.events) == ("deadline", 0)
+    assert five.position == BEFORE
+
+
+def test_a_stop_ends_a_run_that_follows_with_a_checkpoint(five: World) -> None:
+    limit = Deadline()
+    seen: list[tuple[int, int]] = []
+
+    def watch(result: RunResult) -> None:
+        seen.append((result.read, result.checkpoints))
+        if result.read == 5:
+            limit.stop.set()
+
+    result = five.poller(max_loop=2).run(limit=limit, follow=True, progress=watch)
+    assert (result.stopped_by, result.events, result.loops) == ("signal", 5, 5)
+    assert five.target.durable == five.events
+    assert five.position == five.at(five.events[-1])
+    assert [read for read, _ in seen][:5] == [1, 2, 3, 4, 5]
+
+
+def test_following_goes_on_after_catching_up(five: World) -> None:
+    limit = Deadline()
+    outcome: list[RunResult] = []
+    thread = threading.Thread(
+        target=lambda: outcome.append(five.poller(state_sync_count=1).run(limit=limit, follow=True))
+    )
+    thread.start()
+    try:
+        for count in (0, 2, 1):
+            five.happen(count)
+            give_up_at_s = time.monotonic() + 10
+            while five.target.durable != five.events:
+                assert time.monotonic() < give_up_at_s
+                time.sleep(0.001)
+    finally:
+        limit.stop.set()
+        thread.join(10)
+    assert outcome[0].events == 8
+    assert five.position is not None
+    assert five.position.token == five.events[-1].token
+
+
+def test_an_idle_streams_position_moves_on(five: World) -> None:
+    five.start_at(Position(ResumeToken({"_data": five.events[-1].event_id}), Timestamp(5, 0)))
+    result = five.poller().run()
+    assert (result.events, result.checkpoints) == (0, 1)
+    assert five.position is not None
+    assert five.position.operation_time == five.events[-1].cluster_time
+
+
+# Buffering targets
+
+
+def test_a_full_target_forces_a_checkpoint(five: World) -> None:
+    class Full(ListTarget):
+        @property
+        def wants_flush(self) -> bool:
+            return len(self.held) >= 2
+
+    # Each loop waits for the target, so that what it holds is known.
+    full = Full(five.journal)
+    five.targets[:] = [full]
+    five.target = full
+    written = threading.Semaphore(0)
+    original = full.write
+
+    def write(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        found = original(events)
+        written.release()
+        return found
+
+    full.write = write  # type: ignore[method-assign]
+    five.poller(state_sync_count=1000).run(progress=lambda result: written.acquire(timeout=5) and None)
+    assert full.durable == five.events
+    assert five.journal == [("flush", 2), ("save", 2), ("flush", 2), ("save", 2), ("flush", 1), ("save", 1)]
+
+
+# The result, and the end
+
+
+def test_the_result_as_plain_values(five: World) -> None:
+    result = five.poller(state_sync_count=2).run()
+    values = orjson.loads(orjson.dumps(result.as_dict()))
+    duration_s = values.pop("duration_s")
+    assert 0 <= duration_s < 10
+    figures = values.pop("targets")
+    assert set(figures) == {"list"}
+    assert (figures["list"]["events"], figures["list"]["rejections"]) == (5, 0)
+    assert values == {
+        "stream": STREAM,
+        "events": 5,
+        "read": 5,
+        "loops": 5,
+        "checkpoints": 3,
+        "caught_up": True,
+        "lag_s": 0.0,
+        "rejections": 0,
+        "stopped_by": "caught-up",
+        "position": {
+            "token": five.events[-1].event_id,
+            "time": five.events[-1].cluster_time.as_datetime().isoformat(),
+        },
+    }
+
+
+def test_the_result_before_anything_happened() -> None:
+    values = RunResult("s").as_dict()
+    assert values["position"] == {"token": None, "time": None}
+    assert values["targets"] == {}
+
+
+def test_closing_twice_is_safe(five: World) -> None:
+    poller = five.poller()
+    poller.run()
+    poller.close()
+    poller.close()
+    assert five.target.closed == 2
+
+
+def test_threads_end_with_the_run(five: World) -> None:
+    before = threading.active_count()
+    five.poller().run()
+    five.target.on_flush = failing(TargetError("list", "no"))
+    five.happen(1)
+    with pytest.raises(TargetError):
+        five.poller().run()
+    give_up_at_s = time.monotonic() + 5
+    while threading.active_count() > before:
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.001)
+
+
+def test_every_error_of_a_run_is_one_of_ours(five: World) -> None:
+    five.target.on_write = failing(RuntimeError("anything"))
+    with pytest.raises(DocdbStreamError) as caught:
+        five.poller().run()
+    assert "RuntimeError: anything" in str(caught.value)
