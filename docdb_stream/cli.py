@@ -158,6 +158,19 @@ def reset(
 
 
 @app.command()
+def enable(
+    namespace: Annotated[str, typer.Argument(help="db.coll, db.* or *", metavar="NAMESPACE", show_default=False)],
+    disable: Annotated[bool, typer.Option("--disable", help="Switch the change stream off instead.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Switch the change streams of a DocumentDB cluster on for a namespace (modifyChangeStreams)."""
+    from docdb_stream.enable import modify_change_streams
+
+    with _reported():
+        typer.echo(modify_change_streams(_settings(config)[0], namespace, enable=not disable))
+
+
+@app.command()
 def ledger(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
     """Show what happened to positions: lost history, resets, events that could not be read."""
     with _reported():
@@ -244,7 +257,7 @@ def doctor(config: ConfigOption = None, stream: StreamOption = None) -> None:
 
 @app.command()
 def demo(
-    events: Annotated[int, typer.Option("--events", min=200, help="How many changes the shop makes.")] = 12_000,
+    events: Annotated[int, typer.Option("--events", min=200, help="How many changes the shop makes.")] = 8_000,
     seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same changes.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running at the end, until Ctrl-C.")] = False,
 ) -> None:

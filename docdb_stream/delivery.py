@@ -30,12 +30,14 @@ class TargetFigures:
     Attributes:
         events: Events it has made durable.
         rejections: Events among the delivered ones that it refused for good.
+        writes: Batches written.
         write_s: Seconds spent writing.
         flush_s: Seconds spent flushing.
     """
 
     events: int = 0
     rejections: int = 0
+    writes: int = 0
     write_s: float = 0.0
     flush_s: float = 0.0
 
@@ -118,6 +120,7 @@ class _Worker:
         started = time.monotonic()
         rejected = self.target.write(events)
         self.figures.write_s += time.monotonic() - started
+        self.figures.writes += 1
         self._unflushed += len(events)
         self._refused(rejected)
 

@@ -6,6 +6,7 @@ a document's content.
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import ClassVar
 
 
@@ -23,6 +24,8 @@ class DocdbStreamError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.position_time: dt.datetime | None = None
+        """Where the stream stood; set by the run."""
 
 
 class ConfigError(DocdbStreamError):

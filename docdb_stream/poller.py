@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Self
 
+from docdb_stream.alerts import Alerts
 from docdb_stream.checkpoint import CheckpointStore
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import DeadLetters, dead_letters_for
+from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import Run, RunResult
 from docdb_stream.settings import Settings
@@ -45,6 +47,7 @@ class Poller:
         self._targets = list(targets)
         self._dead_letters = dead_letters
         self._connection: Connection | None = None
+        self.alerts = Alerts(settings)
 
     @classmethod
     def from_settings(cls, settings: Settings, targets: Sequence[Target] | None = None) -> Self:
@@ -62,14 +65,16 @@ class Poller:
 
             targets = build_targets(settings)
         connection = Connection(settings)
+        store = MongoCheckpointStore(settings, connection)
         poller = cls(
             settings,
             source=MongoChangeSource(settings, connection),
-            store=MongoCheckpointStore(settings, connection),
+            store=store,
             targets=targets,
             dead_letters=dead_letters_for(settings, connection),
         )
         poller._connection = connection
+        poller.alerts = Alerts(settings, store.alert_is_due)
         return poller
 
     def run(
@@ -80,6 +85,8 @@ class Poller:
         progress: Callable[[RunResult], None] | None = None,
     ) -> RunResult:
         """Read from the checkpoint on until caught up, MAX_LOOP loops are done, the deadline nears, or a stop is asked.
+
+        A failure is also told to SNS_TOPIC_ARN_ALERT, if set; a lease that is held or lost is not a failure.
 
         Args:
             limit: The deadline, and the event by which to ask for a stop. Default: none.
@@ -94,7 +101,16 @@ class Poller:
             SourceUnavailableError, StateStoreError, TargetError, HistoryLostError, CheckpointConflictError: The
                 checkpoint stands where it was last saved; the next run delivers again what came after it.
         """
-        with deadline(limit or Deadline()) as current:
+        try:
+            return self._run(limit or Deadline(), follow, progress)
+        except (LeaseHeldError, CheckpointConflictError):
+            raise
+        except Exception as error:
+            self.alerts.send(error)
+            raise
+
+    def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:
+        with deadline(limit) as current:
             run = Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current)
             run.progress = progress or run.progress
             return run.run(follow)

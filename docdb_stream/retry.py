@@ -33,6 +33,7 @@ class Deadline:
         stop: Set to ask for a clean end.
         clock: The monotonic clock.
         guard: Raises when the run may no longer act; set by the poller to the lease's check.
+        retries: Attempts repeated under this deadline so far, by whomever.
     """
 
     at_s: float = float("inf")
@@ -40,6 +41,7 @@ class Deadline:
     stop: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
     guard: Callable[[], None] = lambda: None
+    retries: int = 0
 
     @classmethod
     def after(cls, seconds: float | None, **options: object) -> Deadline:
@@ -110,6 +112,7 @@ class Backoff:
         """
         delay_s = max(at_least_s, self._rng() * min(MAX_DELAY_S, BASE_DELAY_S * 2**self.attempts))
         self.attempts += 1
+        self._deadline.retries += 1
         if self._deadline.clock() + delay_s >= self._give_up_at_s:
             return False
         # A stop asks for a clean end, which still needs its last flush to succeed: it shortens waits, not attempts.

@@ -19,7 +19,7 @@ from bson import Timestamp
 from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry
 from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
-from docdb_stream.errors import HistoryLostError
+from docdb_stream.errors import DocdbStreamError, HistoryLostError
 from docdb_stream.events import Batch, Position
 from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
@@ -57,6 +57,7 @@ class RunResult:
         caught_up: Everything that was committed when the run began has been delivered: proven, not assumed.
         lag_s: Seconds of cluster time from the position to the operation time the run aimed at; 0 when caught up.
         rejections: Events that a target refused and that are in the dead letters.
+        retries: Attempts that were repeated because the cluster or a target was in trouble.
         stopped_by: Why the run ended: caught-up, max-loop, deadline or signal.
         duration_s: Seconds the run took.
         targets: Figures per target.
@@ -71,6 +72,7 @@ class RunResult:
     caught_up: bool = False
     lag_s: float | None = None
     rejections: int = 0
+    retries: int = 0
     stopped_by: str = ""
     duration_s: float = 0.0
     targets: dict[str, TargetFigures] = field(default_factory=dict)
@@ -122,7 +124,7 @@ class Run:
         settings, result = self._settings, self._result
         lease = self._store.acquire(settings.stream_name, settings.scope, _owner(), settings.lease_seconds)
         try:
-            with LeaseKeeper(self._store, lease) as keeper, deadline(replace(self._limit, guard=keeper.check)):
+            with LeaseKeeper(self._store, lease) as keeper, deadline(replace(self._limit, guard=keeper.check)) as limit:
                 until = self._source.operation_time()
                 result.position = self._start(keeper)
                 for attempt in range(RESTARTS + 1):
@@ -133,6 +135,10 @@ class Run:
                         if attempt == RESTARTS:
                             raise
                         result.position = self._start_again(keeper, error)
+                result.retries = limit.retries
+        except DocdbStreamError as error:
+            error.position_time = self._saved.time if self._saved else None
+            raise
         finally:
             self._store.release(lease)
         self._finish(until)

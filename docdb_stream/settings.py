@@ -111,6 +111,12 @@ class Settings(BaseModel):
         default=None,
         description="Where rejected events go. Absent: the collection STATE_COLLECTION + '_dead_letters' in STATE_DB.",
     )
+    change_log_retention_seconds: float = Field(
+        default=3 * 60 * 60,
+        gt=0,
+        description="How long the cluster keeps its change log: DocumentDB's change_stream_log_retention_duration "
+        "(3 hours unless changed, 7 days at most), or MongoDB's oplog window. Only for the headroom metric.",
+    )
     lease_seconds: float = Field(
         default=60, gt=0, le=3600, description="Seconds after which the lease of a run that died is free again."
     )

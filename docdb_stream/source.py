@@ -185,7 +185,10 @@ class MongoChangeSource:
             last = events[-1] if events and events[-1].raw is reply.events[-1] else ChangeEvent(reply.events[-1])
         invalidated = last is not None and last.operation == "invalidate"
         if reply.post_batch_token is not None:
-            return Position.at_token(ResumeToken(reply.post_batch_token), after_invalidate=invalidated)
+            token = ResumeToken(reply.post_batch_token)
+            if last is None and token == self._position.token:
+                return self._position  # which may be after an invalidate still
+            return Position.at_token(token, after_invalidate=invalidated)
         if last is not None:
             return Position.at_token(last.token, time=last.cluster_time, after_invalidate=invalidated)
         return self._position

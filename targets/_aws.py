@@ -321,7 +321,8 @@ class BatchSender:
         """End the threads. Safe to call twice; a later ``send`` starts them again."""
         threads, self._threads = self._threads, None
         if threads is not None:
-            threads.shutdown()
+            # Not waiting: after a deadline, a request may still hang until its timeout.
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(slots=True)

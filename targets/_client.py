@@ -11,16 +11,16 @@ from types import ModuleType
 from docdb_stream.errors import ConfigError
 
 
-def import_client(module: str, extra: str, logger: str) -> ModuleType:
+def import_client(module: str, extra: str, *loggers: str) -> ModuleType:
     """Import a target's client library.
 
     What the library has to say, the target says in its errors; the library's own log lines would repeat it, some with
-    documents in them. They are left out unless a level was set for its logger.
+    documents in them. They are left out, unless a level was set for its loggers.
 
     Args:
         module: The library's module.
         extra: The extra of this package that installs it.
-        logger: The root of the library's loggers.
+        loggers: The library's loggers, without those below them.
 
     Raises:
         ConfigError: It is not installed; the hint is the command which installs it.
@@ -36,8 +36,9 @@ def import_client(module: str, extra: str, logger: str) -> ModuleType:
         raise ConfigError(
             f"the {extra} target needs a package that is not installed", hint=f"pip install 'docdb-stream[{extra}]'"
         ) from None
-    if logging.getLogger(logger).level == logging.NOTSET:
-        logging.getLogger(logger).setLevel(logging.CRITICAL + 1)
+    for logger in map(logging.getLogger, loggers):
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL + 1)
     return client
 
 

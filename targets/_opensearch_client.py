@@ -51,7 +51,7 @@ class OpenSearchClient:
         service: Literal["es", "aoss"],
         tls_ca: str | None,
     ) -> None:
-        self._library: Any = import_client("opensearchpy", extra="opensearch", logger="opensearch")
+        self._library: Any = import_client("opensearchpy", "opensearch", "opensearch", "opensearchpy.trace")
         self._target = target
         self._host, is_aws = _host(uri)
         self._tls = tls_context(tls_ca) if self._host["use_ssl"] else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from decimal import Decimal
 from typing import Any
@@ -33,7 +32,8 @@ def index_name(prefix: str, namespace: Namespace) -> str:
 
     That is lower case, without ``\\ / * ? " < > | , # :`` and spaces (they become ``_``), not starting with ``-``,
     ``_`` or ``+``, and at most 255 bytes. A changed name gets a hash at its end (see ``distinct_name``), so
-    ``shop.Orders`` has another index than ``shop.orders``. Only hyphens are ambiguous: ``a-b.c`` and ``a.b-c`` share one.
+    ``shop.Orders`` has another index than ``shop.orders``. Only hyphens are ambiguous: ``a-b.c`` and
+    ``a.b-c`` share one.
     """
     original = prefix + namespace.label
     accepted = _FORBIDDEN.sub("_", original.lower()).lstrip("-_+")
@@ -76,19 +76,21 @@ def _text(value: Any) -> str:
     if isinstance(value, Decimal128):
         return _number(value.to_decimal())
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _number(value)
+        return _number(Decimal(value))  # exact
     return encoding.key_json(value).removeprefix('{"_id":').removesuffix("}")
 
 
-def _number(value: int | float | Decimal) -> str:
-    """Equal numbers have equal text: which of the three forms is taken depends on the value alone."""
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+def _number(value: Decimal) -> str:
+    """Equal numbers have equal text: which of the forms is taken depends on the value alone."""
+    if value.is_nan():
+        return "NaN"
+    if value.is_infinite():
+        return "Infinity" if value > 0 else "-Infinity"
     if -(2**63) <= value < 2**63 and value == int(value):
         return str(int(value))
-    if float(value) == value:  # Python compares exactly, also Decimal with float
+    if float(value) == value:  # an exact comparison
         return repr(float(value))
-    sign, digits, exponent = Decimal(value).as_tuple()
+    sign, digits, exponent = value.as_tuple()
     coefficient = "".join(map(str, digits))
     shortest = coefficient.rstrip("0")
     exponent = int(exponent) + len(coefficient) - len(shortest)

@@ -110,7 +110,7 @@ class KafkaTarget:
         payload_format: PayloadFormat = "extended",
         scope: Namespace | None = None,
     ) -> None:
-        self._kafka: Any = import_client("kafka", extra="kafka", logger="kafka")
+        self._kafka: Any = import_client("kafka", "kafka", "kafka")
         self._bootstrap_servers = bootstrap_servers
         self._servers = _servers(bootstrap_servers)
         if security_protocol.startswith("SASL") and secret is None:

@@ -26,8 +26,9 @@ class KinesisTarget:
     """Sends every event, of every operation, as a record whose data is the payload and nothing else.
 
     The partition key is the namespace and the document key (hashed above 256 characters), so that a document's events
-    are in one shard, in order; events about no single document have the namespace as key. PutRecords promises no
-    order when it fails in part, so two events of a document never share a request, and a later one is only sent once
+    are in one shard, in order; events about no single document (drop, rename, dropDatabase, invalidate, unknown ones)
+    have the namespace as key, so they keep no order with the documents' events. PutRecords promises none within a
+    request that fails in part, so two events of a document never share a request, and a later one is only sent once
     the earlier one is taken. After a crash or a timeout an event can be in the stream twice.
 
     ``write`` returns when every event is durable or rejected.

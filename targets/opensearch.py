@@ -67,7 +67,8 @@ class OpenSearchTarget:
         uri: ``https://host``, ``http://127.0.0.1:9200``, or a host name, which means https.
         auth: ``none``, ``basic`` or ``sigv4``. None: basic with a secret, sigv4 for ``*.amazonaws.com``, else none.
         secret: Where username and password for basic are (see ``read_credentials``).
-        service: ``es`` or ``aoss``, for sigv4. Serverless (aoss) does not offer scrolling: set ``on_drop`` to keep there.
+        service: ``es`` or ``aoss``, for sigv4. aoss, OpenSearch Serverless, has never been tried: it needs external
+            versions there and, unless ``on_drop`` is ``keep``, the scroll API.
         index_prefix: Put before each index's name.
         request_bytes: Largest bulk request.
         on_drop: ``delete`` or ``keep`` the documents of a dropped or renamed collection.
@@ -251,14 +252,17 @@ class OpenSearchTarget:
                 continue
             index = self._index(namespace)
             # Until nothing is found: a scroll request that was sent again, its answer lost, has skipped a page.
-            while any([self._delete_page(event, index, version, page) for page in self._pages(index)]):
+            while self._delete_older(event, index, version):
                 pass
 
-    def _delete_page(self, event: ChangeEvent, index: str, version: int, page: Sequence[Mapping[str, Any]]) -> bool:
-        """Delete those of the page that are not newer than ``version``; whether there were any."""
-        items = [_item(event, index, hit["_id"], version) for hit in page if hit["_version"] <= version]
-        self._bulk(items)
-        return bool(items)
+    def _delete_older(self, event: ChangeEvent, index: str, version: int) -> bool:
+        """Delete the documents that are not newer than ``version``; whether there were any."""
+        found = False
+        for page in self._pages(index):
+            items = [_item(event, index, hit["_id"], version) for hit in page if hit["_version"] <= version]
+            self._bulk(items)
+            found = found or bool(items)
+        return found
 
     def _pages(self, index: str) -> Iterator[Sequence[Mapping[str, Any]]]:
         """The ids and versions of all documents of an index that may not exist."""
@@ -267,9 +271,9 @@ class OpenSearchTarget:
         try:
             self._client.request("POST", f"/{index}/_refresh")  # searches see only what was refreshed
             answer = self._client.request("POST", f"/{index}/_search?scroll={_SCROLL_KEPT}&{wanted}", query)
-            scroll = orjson.dumps({"scroll": _SCROLL_KEPT, "scroll_id": answer["_scroll_id"]})
             while hits := answer.get("hits", {}).get("hits"):
                 yield hits
+                scroll = orjson.dumps({"scroll": _SCROLL_KEPT, "scroll_id": answer["_scroll_id"]})
                 answer = self._client.request("POST", f"/_search/scroll?{wanted}", scroll)
             self._client.request("DELETE", "/_search/scroll", orjson.dumps({"scroll_id": answer["_scroll_id"]}))
         except ResponseError as error:

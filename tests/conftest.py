@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
-from docdb_stream.local import AwsServer, ReplicaSet
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet, Tls
 from docdb_stream.settings import Settings
 
 _numbers = itertools.count(1)
@@ -58,3 +61,84 @@ def aws_environment(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> dict[str
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return environment
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """A Kafka broker; topics are created when first used."""
+    with KafkaBroker() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def opensearch_server() -> Iterator[OpenSearchServer]:
+    """An OpenSearch node."""
+    with OpenSearchServer() as started:
+        yield started
+
+
+class CommandLine:
+    """``docdb-stream`` as a process of its own, with nothing in its environment but what a test gives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start it; it is killed at the end of the test at the latest."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "docdb_stream.cli", *arguments],
+            cwd=self.folder,
+            env={**inherited, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    """The command line, run in the test's own folder."""
+    found = CommandLine(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """A certificate authority and a server certificate for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(command: str) -> None:
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+    new = "req -x509 -newkey rsa:2048 -noenc -days 1"
+    openssl(f"{new} -subj /CN=ca -keyout ca.key -out ca.pem")
+    openssl(
+        f"{new} -subj /CN=server -addext subjectAltName=IP:127.0.0.1 -CA ca.pem -CAkey ca.key -keyout key -out cert"
+    )
+    server = folder / "server.pem"
+    server.write_bytes((folder / "cert").read_bytes() + (folder / "key").read_bytes())
+    return Tls(certificate_key_file=server, ca_file=folder / "ca.pem")
+
+
+@pytest.fixture(scope="session")
+def secured_replica_set(certificates: Tls) -> Iterator[ReplicaSet]:
+    """A replica set that takes TLS connections and a user ``us:er`` with the password ``p@ss w/ord`` only."""
+    with ReplicaSet(username="us:er", password="p@ss w/ord", tls=certificates) as started:
+        yield started

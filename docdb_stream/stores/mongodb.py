@@ -17,10 +17,10 @@ import bson
 from bson import Timestamp
 from pymongo import WriteConcern
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, Lease, LedgerEntry
-from docdb_stream.connection import Connection
+from docdb_stream.connection import Connection, is_sign_in_refused
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
@@ -113,6 +113,26 @@ class MongoCheckpointStore:
         return self._connection.client[self._settings.state_db].get_collection(
             self._settings.ledger_collection, write_concern=WriteConcern(w="majority")
         )
+
+    def alert_is_due(self, stream: str, kind: str, interval_s: float) -> bool:
+        """Whether no alert of this kind was sent for the stream in the last ``interval_s`` seconds; if so, notes one.
+
+        Of several that ask at once, one is told yes.
+        """
+
+        def attempt() -> bool:
+            now = self._server_now()
+            field = f"alerts.{kind}"
+            result = self._collection.update_one(
+                {
+                    "_id": stream,
+                    "$or": [{field: {"$exists": False}}, {field: {"$lte": now - dt.timedelta(seconds=interval_s)}}],
+                },
+                {"$set": {field: now}},
+            )
+            return result.matched_count == 1 or self._collection.count_documents({"_id": stream}, limit=1) == 0
+
+        return self._patiently(attempt)
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """Where the AWS sample's function for ``scope`` stopped, from its state document in the same collection.
@@ -236,9 +256,10 @@ class MongoCheckpointStore:
             return self._connection.patiently(attempt, passes=_passes)
         except PyMongoError as error:
             trouble = unavailable(error, self._connection.uri)
-            raise StateStoreError(
-                f"state {self._settings.state_db}.{self._settings.state_collection}: {trouble}", hint=trouble.hint
-            ) from error
+            # What concerns the whole cluster is said without naming the one collection it was noticed on.
+            own = not isinstance(error, ServerSelectionTimeoutError) and not is_sign_in_refused(error)
+            where = f"state {self._settings.state_db}.{self._settings.state_collection}: " if own else ""
+            raise StateStoreError(f"{where}{trouble}", hint=trouble.hint) from error
 
 
 # An election or a shutdown under way, by the codes that the retryable writes specification calls retryable.

@@ -7,7 +7,6 @@ its users tell. What it owns is those manners and faults on demand; the protocol
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
 import threading
 from collections import deque
@@ -44,7 +43,8 @@ class DocumentDB:
         post_batch_tokens: Replies have a ``postBatchResumeToken``, as from 5.0 patch 3.0.11800 on.
         enabled: Change streams are enabled for the whole cluster from the start.
         not_enabled: How a stream looks where they are not enabled: an error, or nothing ever comes.
-        empty_every: The first of every so many getMores is answered at once and with nothing, whatever is pending.
+        empty_batches: After each reply with events the next getMore is answered at once with nothing, whatever is
+            pending.
         first_batch: Events in the reply to ``aggregate``, at most.
         elastic: An elastic cluster, which has no change streams.
 
@@ -60,7 +60,7 @@ class DocumentDB:
         post_batch_tokens: bool = False,
         enabled: bool = True,
         not_enabled: Literal["silent", "error"] = "silent",
-        empty_every: int = 0,
+        empty_batches: bool = False,
         first_batch: int = 101,
         elastic: bool = False,
     ) -> None:
@@ -68,13 +68,13 @@ class DocumentDB:
         self._post_batch_tokens = post_batch_tokens
         self._enabled = {("", "")} if enabled else set()
         self._not_enabled = not_enabled
-        self._empty_every = empty_every
+        self._empty_batches = empty_batches
         self._first_batch = first_batch
         self._elastic = elastic
         self.lost_before: Timestamp | None = None
         self.commands: deque[str] = deque(maxlen=10_000)
         self._streams: dict[int, tuple[str, str]] = {}  # cursor id -> what it watches
-        self._get_mores = itertools.count()
+        self._had_events: set[int] = set()  # cursors whose next reply is to be empty
         self._failures: deque[tuple[str, int, str]] = deque()
         self._operation_time: Timestamp | None = None
         self._connections: set[socket.socket] = set()
@@ -181,10 +181,10 @@ class DocumentDB:
         if request.command == "aggregate" and "$listChangeStreams" in pipeline[0]:
             found = [{"database": db, "collection": coll} for db, coll in sorted(self._enabled)]
             return {"cursor": {"id": 0, "ns": "admin.$cmd", "firstBatch": found}}
-        if request.command == "getMore" and body["getMore"] in self._streams and self._empty_every:
-            if next(self._get_mores) % self._empty_every == 0:
-                cursor = {"id": body["getMore"], "ns": f"{body['$db']}.{body['collection']}", "nextBatch": []}
-                return {"cursor": cursor, "operationTime": self._operation_time}
+        if request.command == "getMore" and body["getMore"] in self._had_events:
+            self._had_events.discard(body["getMore"])
+            cursor = {"id": body["getMore"], "ns": f"{body['$db']}.{body['collection']}", "nextBatch": []}
+            return {"cursor": cursor, "operationTime": self._operation_time}
         return None
 
     def _prepare(self, request: Message) -> tuple[str, str] | None:
@@ -226,7 +226,9 @@ class DocumentDB:
             options["resumeAfter"] = {"_data": mongodb_token(options["resumeAfter"])}
             time = _time(options["resumeAfter"])
         if time is not None and self.lost_before is not None and time < self.lost_before:
-            raise Refused(CAPPED_POSITION_LOST, "CappedPositionLost: the position is no longer in the change stream log")
+            raise Refused(
+                CAPPED_POSITION_LOST, "CappedPositionLost: the position is no longer in the change stream log"
+            )
 
     def _is_enabled(self, namespace: tuple[str, str]) -> bool:
         return any(rule in self._enabled for rule in (("", ""), (namespace[0], ""), namespace))
@@ -251,6 +253,8 @@ class DocumentDB:
         if self._post_batch_tokens and token is not None:
             cursor["postBatchResumeToken"] = documentdb_token(token)
         batch = "firstBatch" if "firstBatch" in cursor else "nextBatch"
+        if self._empty_batches and cursor[batch]:
+            self._had_events.add(cursor["id"])
         cursor[batch] = [
             {**event, "_id": documentdb_token(event["_id"])} for event in cursor[batch] if self._has_event(event)
         ]

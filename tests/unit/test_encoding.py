@@ -87,7 +87,6 @@ VALUES = [
         '{"$binary":{"base64":"AAECAwQFBgcICQoLDA0ODw==","subType":"03"}}',
         '"AAECAwQFBgcICQoLDA0ODw=="',
     ),
-    (Binary(b"\1", 4), '{"$binary":{"base64":"AQ==","subType":"04"}}', '"AQ=="'),
     (
         Timestamp(2**32 - 1, 2**32 - 1),
         '{"$timestamp":{"t":4294967295,"i":4294967295}}',
@@ -162,6 +161,12 @@ def test_keeps_what_pymongo_drops(raw: bytes, extended: str, plain: str) -> None
     ):
         assert extended_json(decode(wrap), wrap).decode() == left + extended + right
         assert plain_json(decode(wrap), wrap).decode() == left + plain + right
+
+
+def test_renders_binaries_that_older_drivers_cannot_encode() -> None:
+    raw = raw_document(b"\x05a\0\1\0\0\0\xff\1")
+    assert extended_json(decode(raw), raw) == b'{"a":{"$binary":{"base64":"AQ==","subType":"ff"}}}'
+    assert plain_json({"a": Binary(b"\1", 4)}) == b'{"a":"AQ=="}'  # too short for a UUID
 
 
 def test_keeps_a_nan_with_payload_beside_nulls() -> None:
@@ -279,7 +284,7 @@ DECIMALS = st.builds(
 )
 
 
-@given(DECIMALS | st.binary(min_size=16, max_size=16).map(Decimal128.from_bid))
+@given(DECIMALS | st.sampled_from(["-0", "-0.00", "0E+3", "NaN", "sNaN", "-Infinity"]).map(Decimal128))
 def test_decimals_read_as_pymongo_writes_them(value: Decimal128) -> None:
     assert json.loads(plain_json({"a": value}))["a"] == str(value)
 
@@ -298,7 +303,7 @@ SCALARS = st.one_of(
     st.floats(),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     st.binary(max_size=8),
-    st.builds(Binary, st.binary(max_size=8), st.sampled_from([1, 2, 5, 128, 255])),
+    st.builds(Binary, st.binary(max_size=8), st.sampled_from([1, 2, 5, 128])),
     st.binary(min_size=12, max_size=12).map(ObjectId),
     MILLISECONDS.map(lambda ms: datetime(1970, 1, 1) + timedelta(milliseconds=ms)),
     (INT64.filter(lambda ms: not -62135596800000 <= ms <= 253402300799999)).map(DatetimeMS),

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 DATABASE = "shop"
 COLLECTIONS = ("products", "customers", "orders")
-WRITES_PER_S = 400  # below what one poller delivers on two cores that all the servers share
+WRITES_PER_S = 250  # below what one poller delivers on two cores that all the servers share
 MIN_WORKLOAD_S = 12.0  # the poller is to die and come back while the shop is still open
 KILL_AT = 0.45  # of the workload
 LEASE_S = 6.0  # how long the dead run's lease keeps the next one out; the default is a minute
@@ -54,7 +54,7 @@ class DemoOptions:
         keep: Leave the servers running at the end, until Ctrl-C.
     """
 
-    events: int = 12_000
+    events: int = 8_000
     seed: int = 1
     keep: bool = False
 
@@ -104,7 +104,7 @@ class Demo:
         self._screen = screen
         screen.title(
             "docdb-stream demo",
-            f"A shop makes {options.events:,} changes in MongoDB. One stream carries them to Kinesis, SQS, Kafka, S3\n"
+            f"A shop makes {options.events:,} changes in MongoDB. One stream carries them to Kinesis, SQS, Kafka, S3 "
             "and OpenSearch at once, is killed on the way, and has to end with nothing lost and nothing out of order.",
         )
         self._servers = stack.enter_context(LocalServers())
@@ -128,8 +128,8 @@ class Demo:
             "documentdb_uri": self._servers.mongo.uri,
             "watched_db_name": DATABASE,
             "lease_seconds": LEASE_S,
-            "batch_size": 250,
-            "state_sync_count": 8,
+            "batch_size": 100,
+            "state_sync_count": 5,
             "max_loop": 0,
         }
         for place in self._places:
@@ -182,7 +182,7 @@ class Demo:
         self._until(resumed, "the killed run's lease has run out", written, may_end_with=held)
         self._screen.step(
             "Poller back, from its checkpoint",
-            f"{refusals} earlier attempts were refused (exit 6) while the dead run's lease of {LEASE_S:.0f} s lasted.",
+            f"Refused with exit 6 while the dead run's lease of {LEASE_S:.0f} s lasted: {refusals}x, then let in.",
         )
 
     def _killed_amid_delivery(self, kinesis: KinesisPlace) -> Checkpoint | None:

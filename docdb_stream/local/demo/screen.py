@@ -20,6 +20,7 @@ from docdb_stream.local.demo.verify import Verdict
 
 _PLAIN_WIDTH = 110  # where nobody tells: wide enough for the table
 _PLAIN_EVERY_S = 5.0
+_PARAGRAPH_WIDTH = 100
 _INDENT = " " * 11  # the width of the time and the mark
 
 
@@ -42,21 +43,27 @@ class Screen:
 
     def title(self, text: str, subtitle: str) -> None:
         """The first thing on the screen."""
-        self._console.print(f"\n[bold]{escape(text)}[/]\n{escape(subtitle)}\n", soft_wrap=True)
+        self._console.print(f"\n[bold]{escape(text)}[/]")
+        self._paragraph(f"{escape(subtitle)}\n")
 
     def step(self, text: str, detail: str = "", *, mark: str = "[green]✓[/]") -> None:
         """Something was done: with the time since the start, so that one sees what takes long."""
-        self._console.print(f"[dim]{self.elapsed_s:6.1f} s[/] {mark} {escape(text)}", soft_wrap=True)
+        row = Table.grid(padding=(0, 1))
+        row.add_row(f"[dim]{self.elapsed_s:6.1f} s[/]", mark, escape(text))
         if detail:
-            self._console.print(f"{_INDENT}[dim]{escape(detail)}[/]", soft_wrap=True)
+            row.add_row("", "", f"[dim]{escape(detail)}[/]")
+        self._console.print(row)
 
     def blow(self, text: str, detail: str) -> None:
         """Something was done to the poller that must not matter."""
         self.step(text, detail, mark="[bold red]✗[/]")
 
     def text(self, text: str = "") -> None:
-        """Lines without a mark."""
+        """Lines as they are."""
         self._console.print(escape(text), soft_wrap=True)
+
+    def _paragraph(self, markup: str) -> None:
+        self._console.print(markup, width=min(self._console.width, _PARAGRAPH_WIDTH))
 
     @contextmanager
     def progress(self, bars: Mapping[str, int]) -> Iterator[None]:
@@ -102,9 +109,8 @@ class Screen:
                 f"{rates[verdict.target]:,.0f}" if verdict.target in rates else "?",
                 "[green]✓[/]" if verdict.ok else "[bold red]✗[/]",
             )
-        self._console.print()
         self._console.print(table)
-        self._console.print(f"[dim]{escape(_LEGEND.format(cores=os.cpu_count() or 1))}[/]", soft_wrap=True)
+        self._paragraph(f"[dim]{escape(_LEGEND.format(cores=os.cpu_count() or 1))}[/]")
         for verdict in verdicts:
             for example in verdict.examples:
                 self._console.print(f"[red]{verdict.target}:[/] {escape(example)}", soft_wrap=True)
@@ -116,11 +122,11 @@ class Screen:
 
 _FIGURES = ("expected", "delivered", "missing", "duplicates", "order\nviolated", "different", "events/s")
 _LEGEND = """\
-Kinesis and Kafka promise at least once: what came after the last checkpoint comes again when a run
-died, with the same event ids, and is counted under duplicates. SQS FIFO and S3 hold every event once.
-OpenSearch holds documents: counted and compared as they are in the end.
-events/s: per second that the resumed runs spent in that target, while five targets, the servers and
-the shop shared {cores} cores. It is a proof of correctness, not a benchmark."""
+Kinesis and Kafka promise at least once: what came after the last checkpoint comes again when a run died, with the \
+same event ids, and is counted under duplicates. SQS FIFO and S3 hold every event once. OpenSearch holds documents: \
+counted and compared as they are in the end.
+events/s: per second that the resumed runs spent in that target, while five targets, the servers and the shop shared \
+{cores} cores. It is a proof of correctness, not a benchmark."""
 
 
 def _count(number: int, *, allowed: bool = False) -> str:

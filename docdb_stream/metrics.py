@@ -1,0 +1,64 @@
+"""The figures an operator watches, computed from a run's result.
+
+Owns names, units and arithmetic. Where they are sent is the handler's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from docdb_stream.run import RunResult
+from docdb_stream.settings import Settings
+
+NAMESPACE = "docdb-stream"
+"""CloudWatch namespace of every metric; the dimension is ``stream``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure.
+
+    Attributes:
+        name: As CloudWatch shows it.
+        unit: A unit of CloudWatch's MetricDatum.
+        value: The figure.
+        dimensions: Besides ``stream``.
+    """
+
+    name: str
+    unit: str
+    value: float
+    dimensions: dict[str, str] = field(default_factory=dict)
+
+
+def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list[Metric]:
+    """The metrics of a run.
+
+    CheckpointAge is the age of the position, by the cluster's clock. RetentionHeadroom is what is left, in percent of
+    the change log's retention, before the position leaves the log; at 0 the next run finds its history lost.
+    """
+    metrics = [
+        Metric("Events", "Count", result.events),
+        Metric("Loops", "Count", result.loops),
+        Metric("Checkpoints", "Count", result.checkpoints),
+        Metric("Rejections", "Count", result.rejections),
+        Metric("Retries", "Count", result.retries),
+        Metric("CaughtUp", "None", 1.0 if result.caught_up else 0.0),
+    ]
+    if result.lag_s is not None:
+        metrics.append(Metric("Lag", "Seconds", result.lag_s))
+    position_time = result.position.time if result.position else None
+    if position_time is not None:
+        age_s = max(0.0, (now - position_time).total_seconds())
+        left_s = max(0.0, settings.change_log_retention_seconds - age_s)
+        metrics += [
+            Metric("CheckpointAge", "Seconds", age_s),
+            Metric("RetentionHeadroomSeconds", "Seconds", left_s),
+            Metric("RetentionHeadroom", "Percent", 100.0 * left_s / settings.change_log_retention_seconds),
+        ]
+    for name, figures in result.targets.items():
+        if figures.writes:
+            latency_ms = 1000.0 * (figures.write_s + figures.flush_s) / figures.writes
+            metrics.append(Metric("TargetLatency", "Milliseconds", latency_ms, {"target": name}))
+    return metrics

@@ -1,0 +1,133 @@
+"""What a Lambda container keeps between invocations: settings, connections, targets, the logger.
+
+Owns building them once per cold start, reusing them warm, and building them anew after a failure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+
+from docdb_stream.alerts import Alerts
+from docdb_stream.errors import ConfigError
+from docdb_stream.metrics import NAMESPACE, Metric
+from docdb_stream.poller import Poller
+from docdb_stream.retry import Deadline
+from docdb_stream.settings import Settings
+
+logger = Logger(service="docdb_stream", level=os.environ.get("LOG_LEVEL", "INFO"), utc=True)
+"""JSON log lines; the package's own loggers are below this one, so theirs are JSON as well."""
+
+RESERVE_S = 0.5
+"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for metrics, an alert and the
+answer."""
+
+
+class Runtime:
+    """The parts of one stream, kept warm."""
+
+    def __init__(self) -> None:
+        self._poller: Poller | None = None
+        self._settings: Settings | None = None
+        self._fallback_alerts: Alerts | None = None
+
+    def poller(self) -> Poller:
+        """The poller, built on first use and after ``discard``. Raises ConfigError."""
+        if self._poller is None:
+            settings = self.settings()
+            try:
+                self._poller = Poller.from_settings(settings)
+            except Exception as error:
+                # Before there is a poller there is nobody else to tell.
+                self._fallback_alerts = self._fallback_alerts or Alerts(settings)
+                self._fallback_alerts.send(error)
+                raise
+        return self._poller
+
+    def settings(self) -> Settings:
+        """The settings, read from the environment once. Raises ConfigError with every problem in its message."""
+        if self._settings is None:
+            try:
+                self._settings = Settings.from_env()
+            except ConfigError as error:
+                # A Lambda shows the exception's message and nothing else.
+                raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
+        return self._settings
+
+    def discard(self) -> None:
+        """Close and forget connections and targets: after a failure nothing of them is trusted."""
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            try:
+                poller.close()
+            except Exception as error:  # noqa: BLE001 - the failure that led here is the one to report
+                logger.warning("closing after a failure: %s", type(error).__name__)
+
+
+def deadline_of(context: Any) -> Deadline:
+    """The invocation's deadline, from its remaining time."""
+    return Deadline.after(max(0.1, context.get_remaining_time_in_millis() / 1000 - RESERVE_S))
+
+
+def emit(metrics: Sequence[Metric], stream: str) -> None:
+    """Write metrics to standard output in CloudWatch's embedded metric format, one line per set of dimensions."""
+    by_dimensions: dict[tuple[tuple[str, str], ...], list[Metric]] = {}
+    for metric in metrics:
+        by_dimensions.setdefault(tuple(sorted(metric.dimensions.items())), []).append(metric)
+    for dimensions, group in by_dimensions.items():
+        provider = AmazonCloudWatchEMFProvider(
+            namespace=NAMESPACE,
+            metric_set={},
+            dimension_set={"stream": stream, **dict(dimensions)},
+            metadata_set={},
+            default_dimensions={},
+        )
+        for metric in group:
+            provider.add_metric(metric.name, metric.unit, metric.value)
+        provider.flush_metrics()
+
+
+def log_failure(error: Exception) -> None:
+    """One structured line about a failure: kind, message, hint, position."""
+    logger.error(
+        "run failed",
+        extra={
+            "kind": getattr(error, "kind", type(error).__name__),
+            "error": str(error),
+            "hint": getattr(error, "hint", ""),
+            "position_time": str(getattr(error, "position_time", None)),
+        },
+    )
+
+
+def now() -> dt.datetime:
+    """The current time, aware."""
+    return dt.datetime.now(dt.UTC)
+
+
+def started_by(event: object) -> str:
+    """Which service sent the invocation's event, as it names itself; empty for one without a name.
+
+    Raises:
+        ConfigError: The event is no JSON object at all.
+    """
+    if event is None:
+        return ""
+    if not isinstance(event, Mapping):
+        raise ConfigError(
+            f"the invocation's event is a {type(event).__name__}", hint="send a JSON object; an empty one will do"
+        )
+    records = event.get("Records")
+    if isinstance(records, list) and records and isinstance(records[0], Mapping):
+        return str(records[0].get("EventSource") or records[0].get("eventSource") or "unknown")
+    return str(event.get("eventSource") or event.get("source") or "")
+
+
+logging.getLogger("botocore").setLevel(logging.WARNING)
+logging.getLogger("pymongo").setLevel(logging.WARNING)

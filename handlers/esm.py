@@ -1,0 +1,160 @@
+"""The Lambda behind a DocumentDB event source mapping: Lambda reads the change stream, this delivers.
+
+Set ``docdb_stream.handlers.esm.handler`` as the function's handler and the targets as its environment. Lambda keeps the
+position, so there is no checkpoint of ours; everything else, targets, payloads, dead letters, is as with the poller.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import bson
+from bson import json_util
+from bson.binary import UuidRepresentation
+
+from docdb_stream.alerts import Alerts
+from docdb_stream.connection import Connection
+from docdb_stream.dead_letters import DeadLetters, dead_letters_for
+from docdb_stream.delivery import Delivery
+from docdb_stream.errors import ConfigError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.handlers._runtime import deadline_of, emit, log_failure, logger, now
+from docdb_stream.metrics import Metric
+from docdb_stream.retry import deadline
+from docdb_stream.settings import Settings
+from docdb_stream.target import Target
+from docdb_stream.targets import build_targets
+
+_READ_OPTIONS = json_util.JSONOptions(
+    json_mode=json_util.JSONMode.CANONICAL,
+    tz_aware=False,
+    datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO,
+    uuid_representation=UuidRepresentation.UNSPECIFIED,
+)
+
+
+def handler(event: object, context: Any) -> dict[str, Any]:
+    """Deliver one batch of 1 to 10,000 events to every target.
+
+    Returns:
+        ``stream``, ``events`` and ``rejections``, once everything is durable.
+
+    Raises:
+        DocdbStreamError: Something is not durable. Lambda sends the whole batch again.
+    """
+    parts: _Parts | None = None
+    try:
+        events = _events(event)
+        parts = _parts()
+        return _deliver(parts, events, context)
+    except Exception as error:
+        log_failure(error)
+        if parts is not None:
+            parts.alerts.send(error)
+        _discard()
+        raise
+
+
+class _Parts:
+    """What the container keeps warm."""
+
+    def __init__(self) -> None:
+        self.settings = _settings()
+        self.alerts = Alerts(self.settings)
+        self.targets: list[Target] = build_targets(self.settings)
+        self._connection: Connection | None = None
+
+    def dead_letters(self) -> DeadLetters:
+        """Where rejections go; reached for only when there are any."""
+        if self.settings.dead_letters is None and "DOCUMENTDB_URI" not in os.environ:
+            raise ConfigError(
+                "an event was rejected, and there is no place for dead letters",
+                hint="set DEAD_LETTERS to s3://bucket/prefix or an SQS queue URL (or DOCUMENTDB_URI, to keep them in "
+                "the state database); Lambda sends the batch again",
+            )
+        self._connection = self._connection or Connection(self.settings)
+        return dead_letters_for(self.settings, self._connection)
+
+    def close(self) -> None:
+        for target in self.targets:
+            target.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+_kept: _Parts | None = None
+
+
+def _parts() -> _Parts:
+    global _kept
+    if _kept is None:
+        _kept = _Parts()
+    return _kept
+
+
+def _discard() -> None:
+    global _kept
+    kept, _kept = _kept, None
+    if kept is not None:
+        kept.close()
+
+
+def _settings() -> Settings:
+    """As for the poller, but the cluster need not be named: Lambda reads it."""
+    try:
+        return Settings.from_env({"DOCUMENTDB_URI": "read-by-lambda", **os.environ})
+    except ConfigError as error:
+        raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
+
+
+def _events(event: object) -> list[ChangeEvent]:
+    """The change events of the payload, as if the server had sent them to us.
+
+    Raises:
+        ConfigError: The payload is another one's.
+    """
+    if not isinstance(event, Mapping) or event.get("eventSource") != "aws:docdb":
+        source = event.get("eventSource", "nobody known") if isinstance(event, Mapping) else type(event).__name__
+        raise ConfigError(
+            f"this function delivers what a DocumentDB event source mapping sends, and was started by {source}",
+            hint="for a schedule set the handler docdb_stream.handlers.poller.handler",
+        )
+    try:
+        return [_event(each["event"]) for each in event["events"]]
+    except (KeyError, TypeError, ValueError, bson.errors.BSONError) as error:
+        raise ConfigError(
+            f"the event source mapping's payload cannot be read: {type(error).__name__}",
+            hint='expected {"events": [{"event": {change event as Extended JSON}}]}',
+        ) from error
+
+
+def _event(value: Mapping[str, Any]) -> ChangeEvent:
+    document = json_util.loads(json.dumps(value), json_options=_READ_OPTIONS)
+    if not isinstance(document, Mapping) or "_id" not in document or "operationType" not in document:
+        raise ValueError("no change event")
+    return ChangeEvent(bson.encode(document))
+
+
+def _deliver(parts: _Parts, events: list[ChangeEvent], context: Any) -> dict[str, Any]:
+    settings = parts.settings
+    with deadline(deadline_of(context)) as limit, Delivery(parts.targets) as delivery:
+        for start in range(0, len(events), settings.batch_size):
+            delivery.write(events[start : start + settings.batch_size])
+        rejections = delivery.flush()
+        if rejections:
+            parts.dead_letters().write(settings.stream_name, rejections)
+        metrics = [
+            Metric("Events", "Count", len(events)),
+            Metric("Rejections", "Count", len(rejections)),
+            Metric("Retries", "Count", limit.retries),
+        ]
+    if events:
+        lag_s = (now() - events[-1].cluster_time.as_datetime()).total_seconds()
+        metrics.append(Metric("Lag", "Seconds", max(0.0, lag_s)))
+    emit(metrics, settings.stream_name)
+    result = {"stream": settings.stream_name, "events": len(events), "rejections": len(rejections)}
+    logger.info("batch", extra={"result": result})
+    return result

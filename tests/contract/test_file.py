@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import orjson
+import pytest
+
+from docdb_stream.errors import TargetError
+from docdb_stream.settings import Settings
+from docdb_stream.target import Checkable, Target
+from docdb_stream.targets.file import FileTarget
+from docdb_stream.testing.contract import Delivered, TargetContract
+from docdb_stream.testing.events import ChangeLog
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.jsonl"
+
+
+@pytest.fixture
+def log() -> ChangeLog:
+    return ChangeLog()
+
+
+class TestFileTarget(TargetContract):
+    @pytest.fixture(autouse=True)
+    def place(self, path: Path) -> None:
+        self.path = path
+
+    def make_target(self) -> Target:
+        return FileTarget(self.path)
+
+    def read_back(self) -> list[Delivered]:
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        return [Delivered(orjson.loads(line)["_id"]["_data"], None, line) for line in lines]
+
+
+def deliver(path: Path, log: ChangeLog) -> bytes:
+    """Append one event; return its line."""
+    event = log.insert({"_id": 1})
+    target = FileTarget(path)
+    target.write([event])
+    target.flush()
+    target.close()
+    return event.extended_json() + b"\n"
+
+
+def test_the_settings_switch_it_on(path: Path) -> None:
+    assert FileTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
+    assert FileTarget.from_settings(Settings(documentdb_uri="mongodb://x", file_path=str(path))) is not None
+
+
+@pytest.mark.parametrize("before", [b"", b'{"whole": 1}\n', b'{"whole": 1}\n' * 9000])
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"_id": {"_da', b'{"long": "' + b"x" * 200_000])
+def test_a_torn_last_line_is_cut_off(path: Path, log: ChangeLog, before: bytes, torn: bytes) -> None:
+    path.write_bytes(before + torn)
+    line = deliver(path, log)
+    assert path.read_bytes() == before + line
+
+
+def test_a_whole_last_line_without_its_newline_stays(path: Path, log: ChangeLog) -> None:
+    path.write_bytes(b'{"a": 1}\n{"whole": 1}')
+    line = deliver(path, log)
+    assert path.read_bytes() == b'{"a": 1}\n{"whole": 1}\n' + line
+
+
+def test_a_write_that_failed_half_way_is_mended(path: Path, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(descriptor: int, data: memoryview) -> int:
+        if len(data) < 50:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[: len(data) // 2])
+
+    first = deliver(path, log)
+    target = FileTarget(path)
+    event = log.insert({"_id": 2})
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fill_up)
+        with pytest.raises(TargetError, match="No space left") as caught:
+            target.write([event])
+    assert caught.value.hint
+    assert len(path.read_bytes()) > len(first)
+    target.write([event])
+    target.close()
+    assert path.read_bytes() == first + event.extended_json() + b"\n"
+
+
+def test_a_missing_folder_is_not_created(tmp_path: Path, log: ChangeLog) -> None:
+    target = FileTarget(tmp_path / "missing" / "events.jsonl")
+    assert isinstance(target, Checkable)
+    with pytest.raises(TargetError, match="missing") as caught:
+        target.check()
+    assert "not created" in caught.value.hint
+    with pytest.raises(TargetError, match="No such file"):
+        target.write(log.inserts(1))
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_folder_is_no_file(tmp_path: Path, log: ChangeLog) -> None:
+    target = FileTarget(tmp_path)
+    with pytest.raises(TargetError):
+        target.check()
+    with pytest.raises(TargetError):
+        target.write(log.inserts(1))
+
+
+def test_checking_creates_nothing(path: Path) -> None:
+    FileTarget(path).check()
+    assert not path.exists()
+
+
+def test_a_failed_fsync_is_an_error(path: Path, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    target = FileTarget(path)
+    target.write(log.inserts(1))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(TargetError, match="Input/output"):
+        target.flush()

@@ -1,0 +1,325 @@
+"""What an operator sees who got something wrong: one line, a hint, the right exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from docdb_stream.local import Mongod, ReplicaSet
+from docdb_stream.local.process import _free_port
+
+pytestmark = pytest.mark.integration
+
+Done = subprocess.CompletedProcess[str]
+
+
+def told(done: Done, exit_code: int) -> str:
+    """The error line, once it is sure that standard error holds that, the hint, the list of problems, and no more."""
+    assert done.returncode == exit_code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    error, *rest = done.stderr.splitlines()
+    assert error.startswith("error: "), done.stderr
+    assert all(line.startswith(("hint: ", "  - ")) for line in rest), done.stderr
+    assert sum(line.startswith("hint: ") for line in rest) == 1, done.stderr
+    return error
+
+
+def hint(done: Done) -> str:
+    return next(line for line in done.stderr.splitlines() if line.startswith("hint: "))
+
+
+@pytest.fixture
+def environment(replica_set: ReplicaSet, db_name: str, tmp_path: Path) -> dict[str, str]:
+    """Settings that work."""
+    return {
+        "DOCUMENTDB_URI": replica_set.uri,
+        "WATCHED_DB_NAME": db_name,
+        "WATCHED_COLLECTION_NAME": "orders",
+        "STATE_DB": f"{db_name}_state",
+        "FILE_PATH": str(tmp_path / "changes.jsonl"),
+    }
+
+
+# The cluster
+
+
+def test_an_unreachable_server(environment: dict[str, str], cli: Any) -> None:
+    port = _free_port()
+    uri = f"mongodb://127.0.0.1:{port}/?replicaSet=rs0&serverSelectionTimeoutMS=300"
+    started_s = time.monotonic()
+    done = cli.run("run", "--timeout", "5", **{**environment, "DOCUMENTDB_URI": uri})
+    assert f"127.0.0.1:{port}" in told(done, 3)
+    assert "check host, port" in hint(done)
+    assert time.monotonic() - started_s < 5 + 3
+
+
+def test_a_host_name_that_does_not_exist(environment: dict[str, str], cli: Any) -> None:
+    uri = "mongodb://nowhere.invalid/?serverSelectionTimeoutMS=300"
+    done = cli.run("run", "--timeout", "3", **{**environment, "DOCUMENTDB_URI": uri})
+    assert "nowhere.invalid" in told(done, 3)
+
+
+def test_a_timeout_holds_for_an_unreachable_server_too(environment: dict[str, str], cli: Any) -> None:
+    uri = f"mongodb://127.0.0.1:{_free_port()}/?replicaSet=rs0"
+    started_s = time.monotonic()
+    told(cli.run("run", "--timeout", "2", **{**environment, "DOCUMENTDB_URI": uri}), 3)
+    assert time.monotonic() - started_s < 2 + 3
+
+
+def test_a_wrong_replica_set_name_says_the_right_one(environment: dict[str, str], cli: Any) -> None:
+    uri = environment["DOCUMENTDB_URI"].replace("replicaSet=rs0", "replicaSet=wrong&serverSelectionTimeoutMS=500")
+    done = cli.run("run", "--timeout", "5", **{**environment, "DOCUMENTDB_URI": uri})
+    assert "its replica set is called rs0" in told(done, 3)
+    assert hint(done) == "hint: use replicaSet=rs0"
+
+
+@pytest.fixture(scope="module")
+def standalone() -> Iterator[Mongod]:
+    with Mongod() as started:
+        yield started
+
+
+@pytest.mark.parametrize("query", ["", "?replicaSet=rs0&serverSelectionTimeoutMS=500"])
+def test_a_standalone_mongod(environment: dict[str, str], cli: Any, standalone: Mongod, query: str) -> None:
+    uri = f"mongodb://{standalone.address}/{query}"
+    done = cli.run("run", "--timeout", "5", **{**environment, "DOCUMENTDB_URI": uri})
+    assert any(words in told(done, 3) for words in ("standalone", "not part of a replica set"))
+    assert "--replSet" in hint(done)
+
+
+def test_a_server_that_is_no_database(environment: dict[str, str], cli: Any) -> None:
+    done = cli.run("run", **{**environment, "DOCUMENTDB_URI": "https://127.0.0.1/"})
+    assert "documentdb_uri" in told(done, 2)
+
+
+# The settings
+
+
+def test_every_problem_of_a_config_file_at_once(cli: Any) -> None:
+    (cli.folder / "config.ini").write_text(
+        textwrap.dedent(
+            """
+            [docdb-stream]
+            max_lop = 3
+            batch_size = many
+            start_at = yesterday
+            state_sync_count = 0
+            payload_format = xml
+            [stream orders]
+            watched_collection_name = orders
+            file_path = ${NOT_SET}
+            [streams typo]
+            a = b
+            """
+        )
+    )
+    done = cli.run("run")
+    assert "config.ini" in told(done, 2)
+    problems = [line for line in done.stderr.splitlines() if line.startswith("  - ")]
+    for words in (
+        ("max_lop", "unknown key", "did you mean max_loop?"),
+        ("documentdb_uri", "missing"),
+        ("batch_size", "'many'"),
+        ("start_at", "now, earliest or an ISO 8601 timestamp", "'yesterday'"),
+        ("state_sync_count", "greater than or equal to 1"),
+        ("payload_format", "'extended'", "'xml'"),
+        ("file_path", "NOT_SET is not set"),
+        ("[streams typo]", "unknown section"),
+    ):
+        assert any(all(word in line for word in words) for line in problems), (words, done.stderr)
+    assert f"{len(problems)} problems" in done.stderr
+
+
+def test_every_problem_of_the_environment_at_once(cli: Any) -> None:
+    done = cli.run("run", MAX_LOOP="-1", LEASE_SECONDS="0", WATCHED_COLLECTION_NAME="orders")
+    told(done, 2)
+    for name in ("DOCUMENTDB_URI", "MAX_LOOP", "LEASE_SECONDS"):
+        assert name in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "status", "doctor"])
+def test_no_settings_at_all(cli: Any, command: str) -> None:
+    done = cli.run(command)
+    told(done, 2)
+    assert "DOCUMENTDB_URI" in done.stderr
+
+
+def test_a_missing_config_file(cli: Any) -> None:
+    done = cli.run("run", "--config", "nowhere.ini")
+    assert "there is no file nowhere.ini" in told(done, 2)
+
+
+def test_a_file_that_is_no_config_file(cli: Any) -> None:
+    (cli.folder / "config.ini").write_bytes(b"\xff\xfe\x00 = \x00")
+    assert "config.ini" in told_without_hint(cli.run("run"), 2)
+    (cli.folder / "config.ini").write_text("documentdb_uri = x\n")
+    assert "config.ini" in told_without_hint(cli.run("run"), 2)
+
+
+def told_without_hint(done: Done, exit_code: int) -> str:
+    assert done.returncode == exit_code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[0]
+
+
+def test_an_unknown_stream(environment: dict[str, str], cli: Any, db_name: str) -> None:
+    done = cli.run("run", "--stream", "other", **environment)
+    assert "there is no stream other" in told(done, 2)
+    assert f"{db_name}.orders" in hint(done)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--folow"), ("walk",), ("run", "--timeout", "soon"), ("run", "extra argument")]
+)
+def test_a_wrong_command_line(cli: Any, arguments: tuple[str, ...]) -> None:
+    done = cli.run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Usage: docdb-stream" in done.stderr
+    assert arguments[-1] in done.stderr
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1"])
+def test_a_timeout_that_is_none(environment: dict[str, str], cli: Any, timeout: str) -> None:
+    done = cli.run("run", f"--timeout={timeout}", **environment)
+    assert done.returncode == 2
+    assert "--timeout" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_secret(environment: dict[str, str], cli: Any) -> None:
+    done = cli.run("run", **environment, DOCUMENTDB_SECRET="env:MY_SECRET")
+    assert "MY_SECRET is not set" in told(done, 2)
+    (cli.folder / "secret.json").write_text('{"user": "hunter2"}')
+    done = cli.run("run", **environment, DOCUMENTDB_SECRET="file:secret.json")
+    assert "does not hold username and password" in told(done, 2)
+    assert "hunter2" not in done.stderr
+
+
+def test_a_secret_without_an_aws_account(environment: dict[str, str], cli: Any) -> None:
+    settings = {**environment, "DOCUMENTDB_SECRET": "docdb/reader", "AWS_DEFAULT_REGION": "eu-central-1"}
+    done = cli.run("run", **settings, AWS_EC2_METADATA_DISABLED="true", AWS_CONFIG_FILE="/dev/null")
+    assert "docdb/reader" in told(done, 2)
+
+
+# Targets
+
+
+def test_no_target_at_all(environment: dict[str, str], cli: Any) -> None:
+    del environment["FILE_PATH"]
+    done = cli.run("run", **environment)
+    assert "has no target" in told(done, 2)
+    assert "KINESIS_STREAM" in hint(done)
+
+
+def test_an_unknown_target(environment: dict[str, str], cli: Any) -> None:
+    done = cli.run("run", **environment, EXTRA_TARGETS="pigeon")
+    assert "unknown target pigeon" in told(done, 2)
+
+
+def test_a_file_that_cannot_be_written(
+    environment: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str
+) -> None:
+    mongo[db_name].orders.insert_one({"_id": 1})
+    settings = {**environment, "FILE_PATH": "/nowhere/changes.jsonl", "START_AT": "earliest"}
+    done = cli.run("run", **settings)
+    assert "target file: cannot write /nowhere/changes.jsonl" in told(done, 4)
+
+
+# A target of another package
+
+
+PIGEON = """
+import os
+from pathlib import Path
+
+class Pigeon:
+    name = "pigeon"
+
+    def write(self, events):
+        if os.environ.get("RAIN") == "write":
+            raise Exception("it rains")
+        with Path(os.environ["LOFT"]).open("a") as loft:
+            loft.writelines(event.event_id + "\\n" for event in events)
+        return []
+
+    def flush(self):
+        if os.environ.get("RAIN") == "flush":
+            raise Exception("it rains")
+        return []
+
+    def close(self):
+        if os.environ.get("RAIN") == "close":
+            raise Exception("it rains")
+
+class NoPigeon:
+    def __init__(self):
+        if os.environ.get("RAIN") == "make":
+            raise Exception("it rains")
+"""
+
+
+@pytest.fixture
+def pigeon(tmp_path: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Settings for a stream to a target that a package of somebody else registers."""
+    site = tmp_path / "site"
+    info = site / "pigeon-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "pigeon.py").write_text(PIGEON)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pigeon\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[docdb_stream.targets]\npigeon = pigeon:Pigeon\nno_pigeon = pigeon:NoPigeon\ngone = pigeon:Gone\n"
+    )
+    loft = {"PYTHONPATH": str(site), "LOFT": str(tmp_path / "loft"), "EXTRA_TARGETS": "pigeon", "START_AT": "earliest"}
+    return {**environment, **loft}
+
+
+@pytest.mark.parametrize("rain", ["write", "flush"])
+def test_a_target_that_raises_anything_is_named_and_no_event_is_lost(
+    pigeon: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str, rain: str
+) -> None:
+    mongo[db_name].orders.insert_many([{"_id": number} for number in range(5)])
+    done = cli.run("run", **pigeon, RAIN=rain)
+    assert done.returncode == 4, done.stderr
+    assert "error: target pigeon: Exception: it rains" in done.stderr
+    assert "Traceback" not in done.stderr
+    again = cli.run("run", "--json", **pigeon)
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert (result["events"], result["targets"]["pigeon"]["events"], result["targets"]["file"]["events"]) == (5, 5, 5)
+    loft = Path(pigeon["LOFT"]).read_text().splitlines()
+    assert len(set(loft)) == 5
+
+
+def test_a_target_that_cannot_be_closed_loses_nothing(
+    pigeon: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str
+) -> None:
+    mongo[db_name].orders.insert_one({"_id": 1})
+    done = cli.run("run", **pigeon, RAIN="close")
+    assert "Traceback" not in done.stderr
+    again = cli.run("run", "--json", **pigeon)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["events"] == 0
+    assert len(Path(pigeon["LOFT"]).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("target", "rain"), [("no_pigeon", ""), ("no_pigeon", "make"), ("gone", "")])
+def test_what_is_registered_and_no_target_is_told(pigeon: dict[str, str], cli: Any, target: str, rain: str) -> None:
+    done = cli.run("run", **{**pigeon, "EXTRA_TARGETS": target, "RAIN": rain})
+    assert done.returncode in (2, 4), done.stderr
+    assert f"target {target}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_left_of_the_callers_environment() -> None:
+    assert not [name for name in os.environ if name.startswith("DOCUMENTDB_")]
