@@ -22,7 +22,8 @@ from docdb_stream.settings import Settings
 SHARED_SECTION = "docdb-stream"
 STREAM_PREFIX = "stream "
 
-# Sections of config.ini that belong to the deployment (infra/), which checks their keys itself.
+# Sections of config.ini that belong to the deployment (infra/), which checks their keys itself; [deploy NAME] is about
+# one stream.
 DEPLOYMENT_SECTIONS = ("deploy", "network")
 
 # What names one stream. With several streams in a file, these come from its sections alone: a WATCHED_DB_NAME left in
@@ -56,11 +57,18 @@ def settings_from_env(environ: Mapping[str, str] | None = None) -> Settings:
     return settings
 
 
-def settings_from_config(path: str, environ: Mapping[str, str] | None = None) -> list[Settings]:
+def settings_from_config(
+    path: str, environ: Mapping[str, str] | None = None, *, overlaid: bool = True
+) -> list[Settings]:
     """The settings of every stream in ``path``, in the file's order.
 
     Without a ``[stream NAME]`` section the file describes one stream by its ``[docdb-stream]`` section. ``${NAME}`` in
     a value stands for the environment variable NAME.
+
+    Args:
+        path: The file.
+        environ: Instead of this process's environment.
+        overlaid: Whether the environment wins over the file; otherwise it only stands in for ``${NAME}``.
 
     Raises:
         ConfigError: The file cannot be read, or with every problem found in it.
@@ -76,12 +84,12 @@ def settings_from_config(path: str, environ: Mapping[str, str] | None = None) ->
         elif section.startswith(STREAM_PREFIX):
             name = section.removeprefix(STREAM_PREFIX).strip()
             streams[name] = {"stream_name": name, **dict(_entries(parser, section, environ, problems))}
-        elif section not in DEPLOYMENT_SECTIONS:
+        elif section.partition(" ")[0] not in DEPLOYMENT_SECTIONS:
             problems.append(
                 f"[{section}]: unknown section; expected [{SHARED_SECTION}], [{STREAM_PREFIX}NAME], "
                 + ", ".join(f"[{name}]" for name in DEPLOYMENT_SECTIONS)
             )
-    overlay = _from_environ(environ)
+    overlay = _from_environ(environ) if overlaid else {}
     if streams:
         overlay = {key: value for key, value in overlay.items() if key not in _PER_STREAM}
     found = []
@@ -97,6 +105,16 @@ def settings_from_config(path: str, environ: Mapping[str, str] | None = None) ->
     if problems:
         raise _error(path, list(dict.fromkeys(problems)))
     return found
+
+
+def deployment_sections(path: str) -> dict[str, dict[str, str]]:
+    """The sections of ``path`` about the deployment, by name, as they are written; their keys are not checked.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    parser = _parse(path)
+    return {name: dict(parser[name]) for name in parser.sections() if name.partition(" ")[0] in DEPLOYMENT_SECTIONS}
 
 
 def _parse(path: str) -> configparser.ConfigParser:

@@ -13,6 +13,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import bson
@@ -68,6 +69,8 @@ _WRAPPER_KEY_BYTES: Final = re.compile(rb"\$(?:regex|%b)\0" % _WRAPPER_NAMES.enc
 # for a start just as well, so that the search stays linear.
 _NON_FINITE_BYTES: Final = re.compile(rb"\x01[^\0\x01]*\0.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
+_INT64_LIMIT: Final = 1 << 63
+
 _EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MIN_DATE_MS: Final = (datetime.min - _EPOCH) // _MILLISECOND
@@ -104,11 +107,11 @@ def decode_lossy(raw: bytes) -> dict[str, Any]:
         UnrenderableError: not even the event's own fields can be told apart.
     """
     try:
-        shallow = bson.decode(raw, CodecOptions(RawBSONDocument, unicode_decode_error_handler="replace"))
+        fields = bson.decode(raw, CodecOptions(RawBSONDocument, unicode_decode_error_handler="replace")).items()
     except InvalidBSON as error:
         raise UnrenderableError("document: not valid BSON") from error
     event = {}
-    for key, value in shallow.items():
+    for key, value in fields:
         try:
             event[key] = bson.decode(value.raw, _LOSSY_OPTIONS) if isinstance(value, RawBSONDocument) else value
         except (InvalidBSON, RecursionError):
@@ -161,12 +164,25 @@ def plain_json(document: Mapping[str, Any], raw: bytes | None = None) -> bytes:
 def key_json(value: Any) -> str:
     """Render a document key's `_id` for partitioning: relaxed Extended JSON of `{"_id": value}`.
 
-    Equal keys give equal text, with integers of either size alike, as the server compares them.
+    Equal keys give equal text. The server takes numbers of different types for one `_id` when they are equal, and a
+    replacement may turn one into the other, so a number is written by its value alone.
 
     Raises:
         UnrenderableError: as `extended_json`.
     """
+    if isinstance(value, float | Decimal128):
+        value = _plain_number(value)
     return extended_json({"_id": value}).decode()
+
+
+def _plain_number(value: float | Decimal128) -> Any:
+    """The same number as an int where it is whole, else as a float where one is exactly it."""
+    number = Decimal(value) if isinstance(value, float) else value.to_decimal()
+    if not number.is_finite():
+        return value
+    if number == number.to_integral_value() and abs(number) < _INT64_LIMIT:
+        return int(number)
+    return float(number) if Decimal(float(number)) == number else value
 
 
 class _Format(NamedTuple):
@@ -429,7 +445,7 @@ def _replace_leaves(value: Any, replace: Callable[[Any], Any]) -> Any:
 
 
 def _as_pymongo_3(value: Any) -> Any:
-    """UUIDs as PyMongo 3 decoded them, of both subtypes and in the byte order they have; far dates as it wrote dates."""
+    """UUIDs as PyMongo 3 decoded them: of both subtypes, in the byte order they have. Far dates as it wrote dates."""
     if type(value) is Binary and value.subtype in ALL_UUID_SUBTYPES and len(value) == 16:
         return uuid.UUID(bytes=value)
     # Which it could not decode; json_util before PyMongo 4.20 would write the milliseconds as text.

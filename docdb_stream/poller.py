@@ -5,6 +5,7 @@ Owns how the parts are put together from settings. What happens in a run is ``ru
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -19,6 +20,8 @@ from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource, MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Target
+
+logger = logging.getLogger(__name__)
 
 
 class Poller:
@@ -47,6 +50,7 @@ class Poller:
         self._targets = list(targets)
         self._dead_letters = dead_letters
         self._connection: Connection | None = None
+        self._unsaved = False
         self.alerts = Alerts(settings)
 
     @classmethod
@@ -110,15 +114,26 @@ class Poller:
             raise
 
     def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:
+        if self._unsaved:  # what a target still holds of it is read again now, and must not come twice
+            self._close_targets()
+        self._unsaved = True
         with deadline(limit) as current:
             run = Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current)
             run.progress = progress or run.progress
-            return run.run(follow)
+            result = run.run(follow)
+        self._unsaved = run.has_unsaved
+        return result
 
     def close(self) -> None:
         """Close the targets and connections. Safe to call twice."""
-        for target in self._targets:
-            target.close()
+        self._close_targets()
         self._source.close()
         if self._connection is not None:
             self._connection.close()
+
+    def _close_targets(self) -> None:
+        for target in self._targets:
+            try:
+                target.close()
+            except Exception as error:  # noqa: BLE001 - all are closed, and what was flushed is durable
+                logger.warning("target %s could not be closed: %s: %s", target.name, type(error).__name__, error)

@@ -144,6 +144,11 @@ class Run:
         self._finish(until)
         return result
 
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether events were given to targets that the checkpoint does not cover."""
+        return self._unsaved_loops > 0
+
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
         assert self._result.position is not None

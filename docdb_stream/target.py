@@ -65,7 +65,8 @@ class Target(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections and threads. Safe to call twice; called also after an error. Does not flush."""
+        """Let go of connections, threads and everything that is not flushed. Safe to call twice; called also after an
+        error. A later ``write`` starts anew: so goes a poller that is kept on after a run that failed."""
         ...
 
 

@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.settings import Settings
 from docdb_stream.target import Target
 
@@ -70,11 +70,27 @@ def _registered(name: str) -> Any:
             hint=f"registered by other packages: {known}; the built-in ones ({', '.join(TARGETS)}) are switched on by "
             "their own settings",
         )
-    return found[name].load()
+    try:
+        return found[name].load()
+    except Exception as error:
+        raise ConfigError(
+            f"target {name} cannot be imported from {found[name].value}: {type(error).__name__}: {error}",
+            hint="its package registers something that is not there; ask who made it",
+        ) from error
 
 
 def _construct(name: str, found: Any, settings: Settings) -> Target:
-    target = found.from_settings(settings) if hasattr(found, "from_settings") else found()
+    try:
+        target = found.from_settings(settings) if hasattr(found, "from_settings") else found()
+    except DocdbStreamError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"target {name} cannot be made: {type(error).__name__}: {error}", hint="check the settings of this target"
+        ) from error
     if not isinstance(target, Target):
-        raise ConfigError(f"target {name} is not a docdb_stream.Target: it needs name, write, flush and close")
+        raise ConfigError(
+            f"target {name} is not a docdb_stream.Target: it needs name, write, flush and close",
+            hint="ask who made it, or leave it out of extra_targets",
+        )
     return target

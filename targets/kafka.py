@@ -372,6 +372,9 @@ def _ms(seconds: float) -> int:
 def _servers(text: str) -> list[tuple[str, int]]:
     try:
         urls = [urlsplit(f"//{server.strip()}") for server in text.split(",")]
-        return [(str(url.hostname or ""), url.port or _DEFAULT_PORT) for url in urls]
-    except ValueError as error:
-        raise ConfigError(f"MSK_BOOTSTRAP_SRV: {error}", hint="give host:port with commas") from error
+        servers = [(url.hostname or "", url.port or _DEFAULT_PORT) for url in urls]
+    except ValueError:
+        servers = [("", 0)]
+    if not all(host for host, _ in servers):
+        raise ConfigError(f"MSK_BOOTSTRAP_SRV {text!r} does not name brokers", hint="give host:port with commas")
+    return servers

@@ -9,7 +9,8 @@ from typing import Any, Self
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws import BatchSender, Limits, Place, Record, Refusal, client, rendered_with_keys, within
+from docdb_stream.targets._aws import BatchSender, Limits, Record, Refusal, rendered_with_keys, within
+from docdb_stream.targets._aws_client import Place, client
 
 REQUEST_RECORDS = 500
 REQUEST_BYTES = 10 * 1024 * 1024

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws import Place, client
+from docdb_stream.targets._aws_client import Place, client
 from docdb_stream.targets._payload import render_all
 
 OBJECT_BYTES = 64 * 1024 * 1024

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from docdb_stream.local.process import HOST, ServerProcess, required_module
@@ -38,7 +39,9 @@ class AwsServer(ServerProcess):
 
     def client(self, service: str) -> Any:
         """Return a boto3 client of a service; this process's environment and AWS profiles play no part."""
-        return boto3.Session().client(
+        # Without a profile from AWS_PROFILE: it may not exist, which boto3 refuses even where nothing comes from it.
+        without_profile = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+        return boto3.Session(botocore_session=without_profile).client(
             service,
             region_name=self.region,
             endpoint_url=self.endpoint_url,

@@ -11,6 +11,9 @@ Subclass ``CheckpointStoreContract`` in a test module and say how a store is mad
             return MyStore(self.table)
 """
 
+# The names of the tests say what is asked of a store.
+# ruff: noqa: D102
+
 from __future__ import annotations
 
 import datetime as dt
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -323,9 +327,7 @@ class CheckpointStoreContract:
         elif state == "expired":
             self.let_expire(store.acquire("s", None, "before", self.short_lease_s))
         stores = [self.make_store() for _ in range(6)]
-        outcomes = _at_once(
-            [lambda each=each, n=n: each.acquire("s", None, f"run {n}", 60) for n, each in enumerate(stores)]
-        )
+        outcomes = _at_once([partial(each.acquire, "s", None, f"run {n}", 60) for n, each in enumerate(stores)])
         [winner] = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
         assert sum(isinstance(outcome, LeaseHeldError) for outcome in outcomes) == len(stores) - 1
         found = _loaded(store, "s")

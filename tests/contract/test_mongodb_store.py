@@ -16,7 +16,7 @@ from docdb_stream.testing.store_contract import CheckpointStoreContract
 
 @pytest.mark.integration
 class TestMongoCheckpointStore(CheckpointStoreContract):
-    """Against a real replica set. The same logic, with a fake and a clock, is in tests/unit/test_mongodb_store_logic."""
+    """Against a real replica set. With a fake and a clock: tests/unit/test_mongodb_store_logic."""
 
     @pytest.fixture(autouse=True)
     def place(self, replica_set: ReplicaSet, mongo: MongoClient[dict[str, Any]], db_name: str) -> Iterator[None]:

@@ -13,10 +13,10 @@ from collections import deque
 from typing import Any, Literal, Self
 
 from bson import Timestamp
-
-from docdb_stream.local import Mongod
 from faults import wire
 from faults.wire import Document, Message
+
+from docdb_stream.local import Mongod
 
 CAPPED_POSITION_LOST = 136
 NOT_ENABLED = "modifyChangeStreams has not been run for this collection or database, or for any in the cluster"

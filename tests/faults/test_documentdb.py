@@ -376,7 +376,7 @@ def test_a_holder_paused_past_its_lease_saves_nothing_and_leaves(
     place = documentdb(post_batch_tokens=True)
     settings, target = stream(place.uri, db_name, lease_seconds=1.5), ListTarget()
     file = tmp_path / "events.jsonl"
-    written = {name: value for name, value in settings.model_dump(exclude_defaults=True).items()}
+    written = settings.model_dump(exclude_defaults=True)
     state = mongo[settings.state_db][settings.state_collection]
 
     def checkpoint() -> dict[str, Any]:

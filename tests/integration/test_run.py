@@ -140,7 +140,10 @@ def test_the_deployment_without_its_own_state(stream: Stream, mongo: Mongo) -> N
     stream.db.orders.insert_one({"_id": 1})
     other.orders.insert_one({"_id": 2})
     result = stream.run(**watched)
-    assert [str(event.namespace) for event in stream.target.take()] == [f"{stream.db_name}.orders", f"{other.name}.orders"]
+    assert [str(event.namespace) for event in stream.target.take()] == [
+        f"{stream.db_name}.orders",
+        f"{other.name}.orders",
+    ]
     assert (result.stream, result.events, result.caught_up) == ("*", 2, True)
     assert stream.run(**watched).events == 0
 

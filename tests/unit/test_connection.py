@@ -57,7 +57,7 @@ def test_a_host_name_alone_is_a_documentdb_cluster(given: str, used: str) -> Non
     ],
 )
 def test_a_wrong_connection_string_is_a_problem_of_the_settings(uri: str) -> None:
-    with pytest.raises(ConfigError, match="documentdb_uri|connection settings") as caught:
+    with pytest.raises(ConfigError, match=r"documentdb_uri|connection settings") as caught:
         Connection(settings(uri))
     assert caught.value.hint
     assert "hunter2" not in str(caught.value)

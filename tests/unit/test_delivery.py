@@ -1,3 +1,5 @@
+# ruff: noqa: PT012 - what fails is the whole of writing, flushing and leaving
+
 from __future__ import annotations
 
 import threading
@@ -53,6 +55,16 @@ def gate():
     gate.set()
 
 
+def hang(gate: threading.Event) -> Callable[..., Sequence[Rejection]]:
+    """What a target does that hangs until the gate is open."""
+
+    def step(*_: object) -> Sequence[Rejection]:
+        gate.wait(WAIT_S)
+        return ()
+
+    return step
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     give_up_at_s = time.monotonic() + WAIT_S
     while not condition():
@@ -75,7 +87,7 @@ def test_every_target_gets_everything_in_order_and_in_one_thread() -> None:
 
 
 def test_flush_returns_only_when_every_target_has_flushed(gate: threading.Event) -> None:
-    slow = Recorder("slow", on_flush=lambda: () if gate.wait(WAIT_S) else ())
+    slow = Recorder("slow", on_flush=hang(gate))
     fast = Recorder("fast")
     flushed = threading.Event()
 
@@ -95,7 +107,7 @@ def test_flush_returns_only_when_every_target_has_flushed(gate: threading.Event)
 
 
 def test_write_does_not_wait_until_events_are_written(gate: threading.Event) -> None:
-    hanging = Recorder(on_write=lambda events: () if gate.wait(WAIT_S) else ())
+    hanging = Recorder(on_write=hang(gate))
     with Delivery([hanging]) as delivery:
         for number in range(QUEUED_BATCHES + 1):
             delivery.write(EVENTS[number : number + 1])
@@ -107,7 +119,7 @@ def test_write_does_not_wait_until_events_are_written(gate: threading.Event) -> 
 
 
 def test_a_slow_target_bounds_what_waits_for_it(gate: threading.Event) -> None:
-    hanging, fast = Recorder("hanging", on_write=lambda events: () if gate.wait(WAIT_S) else ()), Recorder("fast")
+    hanging, fast = Recorder("hanging", on_write=hang(gate)), Recorder("fast")
     written = 0
 
     def write() -> None:
@@ -179,7 +191,7 @@ def test_a_failure_is_seen_by_the_next_write() -> None:
 
 
 def test_a_hanging_flush_ends_at_the_deadline_and_is_named(gate: threading.Event) -> None:
-    hanging = Recorder("hanging", on_flush=lambda: () if gate.wait(WAIT_S) else ())
+    hanging = Recorder("hanging", on_flush=hang(gate))
     good = Recorder("good")
     started_s = time.monotonic()
     with (
@@ -195,7 +207,7 @@ def test_a_hanging_flush_ends_at_the_deadline_and_is_named(gate: threading.Event
 
 
 def test_a_hanging_write_ends_at_the_deadline_and_is_named(gate: threading.Event) -> None:
-    hanging = Recorder("hanging", on_write=lambda events: () if gate.wait(WAIT_S) else ())
+    hanging = Recorder("hanging", on_write=hang(gate))
     started_s = time.monotonic()
     with (
         pytest.raises(TargetError, match="deadline") as caught,
@@ -210,7 +222,7 @@ def test_a_hanging_write_ends_at_the_deadline_and_is_named(gate: threading.Event
 
 def test_what_is_queued_for_a_hanging_target_is_dropped_when_the_run_ends(gate: threading.Event) -> None:
     """After the run, the next one delivers again: what the old one had queued must not arrive in between."""
-    hanging = Recorder("hanging", on_write=lambda events: () if gate.wait(WAIT_S) else ())
+    hanging = Recorder("hanging", on_write=hang(gate))
     before = threading.active_count()
     with pytest.raises(TargetError), deadline(Deadline.after(0.05)), Delivery([hanging]) as delivery:
         for number in range(10):

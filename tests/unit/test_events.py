@@ -192,7 +192,6 @@ def test_different_documents_have_different_keys() -> None:
     assert len(set(keys)) == len(ids)
 
 
-@pytest.mark.xfail(strict=True, reason="encoding.key_json tells 1 from 1.0, and replaceOne may turn one into the other")
 @pytest.mark.parametrize("same", [(1, Int64(1), 1.0, Decimal128("1"), Decimal128("1.0")), (0.0, -0.0, 0)])
 def test_numbers_that_are_one_id_to_the_server_are_one_key(same: tuple[Any, ...]) -> None:
     # replaceOne({"_id": 1}, {"_id": 1.0}) is allowed: later events of the same document then have documentKey 1.0.

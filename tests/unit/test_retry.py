@@ -113,8 +113,10 @@ def test_the_current_deadline_is_the_innermost() -> None:
     assert current_deadline().at_s == float("inf")
     with deadline(outer):
         assert current_deadline() is outer
-        with pytest.raises(ZeroDivisionError), deadline(inner) as found:
+        with deadline(inner) as found:
             assert current_deadline() is found is inner
+        assert current_deadline() is outer
+        with pytest.raises(ZeroDivisionError), deadline(inner):
             _ = 1 / 0
         assert current_deadline() is outer
     assert current_deadline().at_s == float("inf")

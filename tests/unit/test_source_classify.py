@@ -26,7 +26,10 @@ def failure(code: int | None, text: str = "x", *labels: str) -> OperationFailure
         (136, "CollectionScan died due to position in capped collection being deleted"),
         (286, "Resume of change stream was not possible, as the resume point may no longer be in the oplog."),
         (280, "cannot resume stream; the resume token was not found"),
-        (260, "Attempting to resume a change stream using 'resumeAfter' is not allowed from an invalidate notification"),
+        (
+            260,
+            "Attempting to resume using 'resumeAfter' is not allowed from an invalidate notification",
+        ),
         (50811, "Invalid resume token"),
         (9, "Invalid resume token"),  # DocumentDB about a token of MongoDB
         (40576, "resume of change stream was not possible, as the resume token was not found"),  # MongoDB 3.6, 4.0
@@ -39,7 +42,30 @@ def test_history_is_lost(code: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436, 237, 12051, 50, 134],
+    [
+        6,
+        7,
+        43,
+        63,
+        89,
+        91,
+        133,
+        150,
+        189,
+        234,
+        262,
+        9001,
+        10107,
+        11600,
+        11602,
+        13388,
+        13435,
+        13436,
+        237,
+        12051,
+        50,
+        134,
+    ],
 )
 def test_the_stream_is_resumed_after(code: int) -> None:
     assert classify(failure(code)) is Verdict.RESUME

@@ -11,19 +11,23 @@ import contextlib
 import datetime as dt
 import gzip
 import json
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar, Protocol
 
 from bson import Decimal128, ObjectId
 
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.local import AwsServer, KafkaBroker, LocalServers, OpenSearchServer
+from docdb_stream.local.demo.background import background
 from docdb_stream.local.demo.verify import Delivery, Json, Verdict, verify_documents, verify_events
 
 READ_TIMEOUT_S = 120.0
 SQS_BATCH = 10  # messages that one request may receive or delete
+_SQS_PAUSE_S = 0.5  # lets some messages gather: the local server is slow per request, and slower the more it holds
 
 
 class Place(Protocol):
@@ -86,41 +90,52 @@ class KinesisPlace:
 
 
 class SqsPlace:
-    """A FIFO queue; reading it empties it."""
+    """A FIFO queue with a consumer, as queues have one: it takes messages out from the beginning on."""
 
     name: ClassVar[str] = "sqs"
 
     def __init__(self, aws: AwsServer) -> None:
         self._client = aws.client("sqs")
         self._queue = ""
+        self._all_is_sent = threading.Event()
+        self._consumed: Future[list[Delivery]] = Future()
 
     def create(self) -> Mapping[str, str]:
         """See Place."""
-        # Far longer than reading takes: a message that came back would look like a duplicate.
+        # Far longer than taking a message takes: one that came back would look like a duplicate.
         attributes = {"FifoQueue": "true", "VisibilityTimeout": "600"}
         self._queue = self._client.create_queue(QueueName="shop.fifo", Attributes=attributes)["QueueUrl"]
+        self._consumed = background(self._consume)
         return {"sqs_query_url": self._queue}
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
         """See Place."""
-        return verify_events(self.name, events, list(self._read()), duplicates_allowed=False)
+        self._all_is_sent.set()
+        return verify_events(self.name, events, self._consumed.result(READ_TIMEOUT_S), duplicates_allowed=False)
 
-    def _read(self) -> Iterator[Delivery]:
-        for _ in _until(READ_TIMEOUT_S, "the end of the SQS queue"):
+    def _consume(self) -> list[Delivery]:
+        consumed: list[Delivery] = []
+        while True:
+            may_be_over = self._all_is_sent.is_set()
             reply = self._client.receive_message(
                 QueueUrl=self._queue, MaxNumberOfMessages=SQS_BATCH, MessageSystemAttributeNames=["MessageGroupId"]
             )
             messages = reply.get("Messages", [])
-            for message in messages:
-                yield Delivery(message["Attributes"]["MessageGroupId"], message["Body"].encode())
             if messages:
-                entries = [
-                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
-                    for number, message in enumerate(messages)
+                consumed += [
+                    Delivery(message["Attributes"]["MessageGroupId"], message["Body"].encode()) for message in messages
                 ]
-                self._client.delete_message_batch(QueueUrl=self._queue, Entries=entries)
-            elif self._is_empty():
-                break
+                self._client.delete_message_batch(
+                    QueueUrl=self._queue,
+                    Entries=[
+                        {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                        for number, message in enumerate(messages)
+                    ],
+                )
+            elif may_be_over and self._is_empty():
+                return consumed
+            if len(messages) < SQS_BATCH:
+                self._all_is_sent.wait(_SQS_PAUSE_S)
 
     def _is_empty(self) -> bool:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]

@@ -19,6 +19,7 @@ from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.connection import Connection
 from docdb_stream.errors import DocdbStreamError, LeaseHeldError
 from docdb_stream.local import LocalServers
+from docdb_stream.local.demo.background import background
 from docdb_stream.local.demo.places import KinesisPlace, Place, all_places
 from docdb_stream.local.demo.poller import PollerProcess
 from docdb_stream.local.demo.recorder import Recorder
@@ -139,7 +140,7 @@ class Demo:
     def run(self) -> bool:
         """From the first change to the table; return whether all is proven."""
         options, screen = self._options, self._screen
-        recorded = self._background(lambda: self._recorder.run(self._stop))
+        recorded = background(lambda: self._recorder.run(self._stop))
         self._poller.start("--follow")
         self._until(lambda: self._checkpoint().position, "the poller has saved where it starts")
         screen.step(
@@ -148,7 +149,7 @@ class Demo:
         )
         screen.step("The shop opens: inserts, updates, replaces, deletes and transactions in three collections")
         with screen.progress({WRITTEN: options.events, DELIVERED: options.events}):
-            written = self._background(lambda: self._workload.run(self._stop))
+            written = background(lambda: self._workload.run(self._stop))
             self._until(lambda: self._workload.done >= KILL_AT * options.events, "the shop is busy", written)
             self._kill_and_resume(written)
             self._until(written.done, "the shop closes", written)
@@ -237,7 +238,7 @@ class Demo:
             + f"; {sum(map(len, documents.values())):,} documents in the end.",
         )
         readings = {
-            place.name: self._background(lambda place=place: place.verdict(events, documents))  # type: ignore[misc]
+            place.name: background(lambda place=place: place.verdict(events, documents))  # type: ignore[misc]
             for place in self._places
         }
         with self._screen.progress({"targets read back": len(readings)}):
@@ -298,19 +299,6 @@ class Demo:
             return condition()
 
         return wait_until(observed, what, timeout_s=STEP_TIMEOUT_S)
-
-    def _background(self, work: Callable[[], T]) -> Future[T]:
-        """Start ``work`` in a daemon thread."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
-                future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return future
 
     def keep(self) -> None:
         """Tell how to reach the servers and wait for Ctrl-C."""
