@@ -170,6 +170,8 @@ def key_json(value: Any) -> str:
     Raises:
         UnrenderableError: as `extended_json`.
     """
+    if type(value) is ObjectId:  # by far the commonest, and every target asks
+        return f'{{"_id":{{"$oid":"{value}"}}}}'
     if isinstance(value, float | Decimal128):
         value = _plain_number(value)
     return extended_json({"_id": value}).decode()

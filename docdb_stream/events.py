@@ -113,7 +113,7 @@ class ChangeEvent:
         document: The decoded event, for events that did not come as BSON.
     """
 
-    __slots__ = ("_document", "_problem", "_rendered", "raw")
+    __slots__ = ("_document", "_key", "_problem", "_rendered", "raw")
 
     def __init__(self, raw: bytes | None = None, *, document: Mapping[str, Any] | None = None) -> None:
         if raw is None and document is None:
@@ -121,6 +121,7 @@ class ChangeEvent:
         self.raw = raw
         self._document = document
         self._problem: str | None = None
+        self._key: str | None = None
         self._rendered: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
@@ -200,8 +201,12 @@ class ChangeEvent:
         Only ``_id`` counts, because a document keeps it when its shard key changes. None for events about no single
         document.
         """
-        key = self.document_key
-        return None if key is None else encoding.key_json(key["_id"])
+        if self._key is None:
+            key = self.document_key
+            if key is None:
+                return None
+            self._key = encoding.key_json(key["_id"])
+        return self._key
 
     @property
     def size_bytes(self) -> int:

@@ -25,7 +25,7 @@ _HISTORY_LOST_TEXTS = (
     "resume token was not found",
 )
 _OVERSIZE_CODE = 10334  # BSONObjectTooLarge
-_OVERSIZE_TEXTS = ("bsonobj size", "bsonobjectooolarge", "object to insert too large")
+_OVERSIZE_TEXTS = ("bsonobj size", "bsonobjecttoolarge", "object to insert too large")
 _UNKNOWN_FIELD_CODE = 40415
 _UNKNOWN_STAGE_CODES = frozenset(
     {40324, 304}

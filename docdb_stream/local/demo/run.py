@@ -183,7 +183,7 @@ class Demo:
         self._until(resumed, "the killed run's lease has run out", written, may_end_with=held)
         self._screen.step(
             "Poller back, from its checkpoint",
-            f"Refused with exit 6 while the dead run's lease of {LEASE_S:.0f} s lasted: {refusals}x, then let in.",
+            f"The dead run's lease kept others out for {LEASE_S:.0f} s; attempts refused with exit 6: {refusals}.",
         )
 
     def _killed_amid_delivery(self, kinesis: KinesisPlace) -> Checkpoint | None:
