@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test unit check lint format clean
+.PHONY: help dev demo test soak unit e2e lambda synth check lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,8 +28,21 @@ demo: $(READY) ## Stream a shop's changes to five targets on real local servers,
 test: $(READY) ## Run every test: unit, contract and integration on real local servers, packaging
 	@$(BIN)/python -m pytest $(ARGS)
 
+soak: $(READY) ## Kill pollers, primaries and connections for MINUTES=n, KILLS=n, SEED=n, then count what arrived
+	@PYTHONPATH=tests $(BIN)/python -m faults.soak --minutes $(or $(MINUTES),5) --kills $(or $(KILLS),0) --seed $(or $(SEED),1)
+
 unit: $(READY) ## Run the tests that need no server
 	@$(BIN)/python -m pytest -m "not integration" tests/unit tests/contract $(ARGS)
+
+e2e: $(READY) ## Deploy the real package to a local cloud, let the schedule start it, and see what arrives
+	@$(BIN)/python -m pytest tests/e2e/test_lambda.py $(ARGS)
+
+lambda: $(READY) ## Build the Lambda package for config.ini into build/ (DOCDB_STREAM_CONFIG names another file)
+	@$(BIN)/python -m infra.package
+
+synth: lambda ## Synthesize config.ini into cdk.out, offline
+	@$(BIN)/python -m infra.app
+	@echo "cdk.out: deploy it with  npx aws-cdk deploy --app cdk.out"
 
 lint: $(READY) ## ruff, formatting, mypy --strict
 	@$(BIN)/ruff check .

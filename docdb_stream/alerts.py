@@ -19,12 +19,16 @@ logger = logging.getLogger(__name__)
 INTERVAL_S = 15 * 60
 """At most one alert per stream and kind of error in this time."""
 
+_sent: dict[tuple[str | None, str, str], float] = {}
+"""When each alert was sent last by this process: by topic, stream and kind, on the monotonic clock. Beside the objects,
+because whoever fails and is made anew must not begin to tell everything again."""
+
 _SUBJECT_CHARACTERS = 100
 """Amazon SNS API reference, Publish: a subject is ASCII, below 100 characters, on one line."""
 
 
 class Alerts:
-    """Sends a stream's alerts. Keep it as long as the process lives.
+    """Sends a stream's alerts. All objects of a process share one memory of what was sent.
 
     Args:
         settings: The stream and SNS_TOPIC_ARN_ALERT; without the topic nothing is sent.
@@ -42,7 +46,6 @@ class Alerts:
         self._settings = settings
         self._is_due = is_due
         self._clock = clock
-        self._sent_at_s: dict[str, float] = {}
 
     def send(self, error: Exception) -> bool:
         """Send an alert about ``error`` unless one of its kind was sent lately; returns whether it was sent.
@@ -64,11 +67,11 @@ class Alerts:
         except Exception as trouble:  # noqa: BLE001 - whatever it is, the error that is being reported matters more
             logger.error("the alert could not be sent: %s: %s", type(trouble).__name__, trouble)
             return False
-        self._sent_at_s[kind] = self._clock()
+        _sent[topic, self._settings.stream_name, kind] = self._clock()
         return True
 
     def _may_send(self, error: Exception, kind: str) -> bool:
-        sent_at_s = self._sent_at_s.get(kind)
+        sent_at_s = _sent.get((self._settings.sns_topic_arn_alert, self._settings.stream_name, kind))
         if sent_at_s is not None and self._clock() - sent_at_s < INTERVAL_S:
             return False
         # When the alert is about the cluster, asking the cluster would only take time that a Lambda does not have.

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import bson
 from bson import json_util
+from bson.errors import BSONError
 from pymongo import ReplaceOne, WriteConcern
 from pymongo.errors import PyMongoError
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 Letter = dict[str, Any]
 """A rejection as JSON values: id, stream, target, event_id, reason, operation, namespace, cluster_time, found_at,
 document_key (for events about a document), and one of ``event`` (its Extended JSON, as text), ``raw`` (its BSON, as
-Base64, where it cannot be rendered) or ``event_omitted`` (why neither is there)."""
+Base64, where that text would not say all of it) or ``event_omitted`` (why neither is there)."""
 
 
 class DeadLetters(Protocol):
@@ -44,7 +45,8 @@ class DeadLetters(Protocol):
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """Make them durable; called before the checkpoint that passes them. Writing one again changes nothing, or adds
-        a letter with the same ``id`` where the place cannot overwrite (SQS, file).
+        a letter with the same ``id`` where the place cannot overwrite (an SQS queue, unless FIFO and within five
+        minutes).
 
         Raises:
             StateStoreError: They are not durable; the checkpoint is not moved.
@@ -80,8 +82,12 @@ def letter(stream: str, rejection: Rejection, *, limit_bytes: int) -> Letter:
         "cluster_time": event.cluster_time.as_datetime().isoformat(),
         "found_at": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
     }
-    if event.key is not None:
-        found["document_key"] = event.key
+    try:
+        key = event.key
+    except UnrenderableError:  # which may be why it was rejected
+        key = None
+    if key is not None:
+        found["document_key"] = key
     found |= _content(event, limit_bytes)
     return found
 
@@ -90,12 +96,23 @@ def _content(event: ChangeEvent, limit_bytes: int) -> Letter:
     try:
         rendered = event.extended_json()
     except UnrenderableError:
-        if event.raw is not None and len(event.raw) * 4 // 3 + 4 <= limit_bytes:
-            return {"raw": base64.b64encode(event.raw).decode()}
-    else:
-        if len(rendered) <= limit_bytes:
-            return {"event": rendered.decode()}
+        rendered = b""
+    if 0 < len(rendered) <= limit_bytes:
+        content = {"event": rendered.decode()}
+        if _says_all(content, rendered):
+            return content
+    if event.raw is not None and len(event.raw) * 4 // 3 + 4 <= limit_bytes:
+        return {"raw": base64.b64encode(event.raw).decode()}
     return {"event_omitted": "larger than a dead letter holds here; read the document by its document_key"}
+
+
+def _says_all(content: Letter, rendered: bytes) -> bool:
+    """Whether the event read back from its text is the same: not with symbols or a key that occurs twice, say."""
+    try:
+        found = event_of(content)
+        return found is not None and found.extended_json() == rendered
+    except (ValueError, TypeError, ArithmeticError, BSONError):
+        return False
 
 
 def event_of(found: Mapping[str, Any]) -> ChangeEvent | None:
@@ -163,7 +180,8 @@ class MongoDeadLetters:
 
 
 class FileDeadLetters:
-    """Dead letters appended to a file as JSON Lines.
+    """Dead letters appended to a file as JSON Lines. A letter that was delivered after all stays, with a line after it
+    that says so: nothing is ever rewritten, so a run may add letters meanwhile, and a crash loses none.
 
     Args:
         path: The file; its folder must exist.
@@ -176,35 +194,44 @@ class FileDeadLetters:
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
-        lines = [json.dumps(letter(stream, each, limit_bytes=self.LIMIT_BYTES)) + "\n" for each in rejections]
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._trouble(error) from error
+        self._append([letter(stream, each, limit_bytes=self.LIMIT_BYTES) for each in rejections])
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
-        """See DeadLetters."""
+        """See DeadLetters. A line that a crash has torn is passed over: what it was of, is written again."""
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return
         except OSError as error:
             raise self._trouble(error) from error
+        kept: dict[str, Letter] = {}
         for line in lines:
-            found = json.loads(line)
-            if stream in (None, found["stream"]):
-                yield found
+            try:
+                found = json.loads(line)
+            except ValueError:
+                if line:
+                    logger.warning("dead letters: a line of %s is torn", self._path)
+                continue
+            if "removed" in found:
+                kept.pop(found["removed"], None)
+            else:
+                kept[found["id"]] = found
+        yield from (found for found in kept.values() if stream in (None, found["stream"]))
 
     def remove(self, letter: Letter) -> None:
-        """See DeadLetters. Writes the file anew, without the letter."""
-        kept = [json.dumps(each) + "\n" for each in self.letters() if each["id"] != letter["id"]]
-        beside = self._path.with_name(self._path.name + ".new")
+        """See DeadLetters."""
+        self._append([{"removed": letter["id"], "removed_at": dt.datetime.now(dt.UTC).isoformat()}])
+
+    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         try:
-            beside.write_text("".join(kept), encoding="utf-8")
-            beside.replace(self._path)
+            with self._path.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a crash tore the last line; it must not spoil the next one
+                        file.write(b"\n")
+                file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise self._trouble(error) from error
 
@@ -212,11 +239,12 @@ class FileDeadLetters:
         return StateStoreError(f"dead letters: {self._path}: {error.strerror}", hint="check DEAD_LETTERS")
 
 
-def dead_letters_for(settings: Settings, connection: Connection) -> DeadLetters:
+def dead_letters_for(settings: Settings, connection: Connection | None) -> DeadLetters:
     """The place that DEAD_LETTERS names: ``s3://bucket/prefix``, an SQS queue URL, a file, or by default the
-    collection beside the checkpoints. Does no network traffic."""
+    collection beside the checkpoints, which alone needs the connection. Does no network traffic."""
     place = settings.dead_letters
     if place is None:
+        assert connection is not None
         return MongoDeadLetters(settings, connection)
     if place.startswith("s3://"):
         from docdb_stream.dead_letters_aws import S3DeadLetters

@@ -93,7 +93,7 @@ class SqsDeadLetters:
     def __init__(self, url: str) -> None:
         self._url = url
         self._client: Any = boto3.client("sqs")
-        self._handles: dict[str, list[str]] = {}
+        self._handles: dict[str, dict[str, str]] = {}  # by letter and message
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
@@ -114,6 +114,7 @@ class SqsDeadLetters:
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters. The messages stay in the queue, hidden from other readers for READING_S."""
+        seen: set[str] = set()
         while True:
             answer = self._ask(
                 lambda: self._client.receive_message(
@@ -121,17 +122,18 @@ class SqsDeadLetters:
                 )
             )
             messages = answer.get("Messages", [])
-            if not messages:
-                return
+            if seen.issuperset(message["MessageId"] for message in messages):
+                return  # none, or those that were hidden long enough
             for message in messages:
                 found = json.loads(message["Body"])
-                self._handles.setdefault(found["id"], []).append(message["ReceiptHandle"])
-                if stream in (None, found["stream"]):
+                self._handles.setdefault(found["id"], {})[message["MessageId"]] = message["ReceiptHandle"]
+                if message["MessageId"] not in seen and stream in (None, found["stream"]):
                     yield found
+                seen.add(message["MessageId"])
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
-        for handle in self._handles.pop(letter["id"], []):
+        for handle in self._handles.pop(letter["id"], {}).values():
             self._ask(lambda handle=handle: self._client.delete_message(QueueUrl=self._url, ReceiptHandle=handle))  # type: ignore[misc]
 
     def _ask(self, request: Callable[[], T]) -> T:

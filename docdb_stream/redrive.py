@@ -38,7 +38,8 @@ def redrive(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -
     """
     by_name = {target.name: target for target in targets}
     result = RedriveResult()
-    for letter in list(dead_letters.letters(stream)):
+    # A queue may hold one twice.
+    for letter in {each["id"]: each for each in dead_letters.letters(stream)}.values():
         target, event = by_name.get(letter["target"]), event_of(letter)
         if target is None:
             result.other_target += 1

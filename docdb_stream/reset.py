@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from dataclasses import replace
 
 from docdb_stream.checkpoint import LeaseKeeper, LedgerEntry
 from docdb_stream.connection import Connection
@@ -49,6 +50,9 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
                 source.open(position)
                 source.close()
                 store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))
+                for entry in store.ledger(settings.stream_name):
+                    if entry.kind == "history-lost" and entry.before == before and entry.after is None:
+                        store.record(replace(entry, after=position))
                 keeper.save(position, 0)
         finally:
             store.release(lease)

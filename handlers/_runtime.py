@@ -35,7 +35,6 @@ class Runtime:
     def __init__(self) -> None:
         self._poller: Poller | None = None
         self._settings: Settings | None = None
-        self._fallback_alerts: Alerts | None = None
 
     def poller(self) -> Poller:
         """The poller, built on first use and after ``discard``. Raises ConfigError."""
@@ -45,8 +44,7 @@ class Runtime:
                 self._poller = Poller.from_settings(settings)
             except Exception as error:
                 # Before there is a poller there is nobody else to tell.
-                self._fallback_alerts = self._fallback_alerts or Alerts(settings)
-                self._fallback_alerts.send(error)
+                Alerts(settings).send(error)
                 raise
         return self._poller
 
@@ -112,7 +110,8 @@ def now() -> dt.datetime:
 
 
 def started_by(event: object) -> str:
-    """Which service sent the invocation's event, as it names itself; empty for one without a name.
+    """Which service sent the invocation's event, as it names itself: empty for one without a name, ``unknown`` for
+    records of nobody.
 
     Raises:
         ConfigError: The event is no JSON object at all.
@@ -123,8 +122,10 @@ def started_by(event: object) -> str:
         raise ConfigError(
             f"the invocation's event is a {type(event).__name__}", hint="send a JSON object; an empty one will do"
         )
-    records = event.get("Records")
-    if isinstance(records, list) and records and isinstance(records[0], Mapping):
+    if "Records" in event:
+        records = event["Records"]
+        if not (isinstance(records, list) and records and all(isinstance(each, Mapping) for each in records)):
+            return "unknown"
         return str(records[0].get("EventSource") or records[0].get("eventSource") or "unknown")
     return str(event.get("eventSource") or event.get("source") or "")
 

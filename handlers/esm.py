@@ -6,14 +6,11 @@ position, so there is no checkpoint of ours; everything else, targets, payloads,
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import bson
-from bson import json_util
-from bson.binary import UuidRepresentation
+from bson.errors import BSONError
 
 from docdb_stream.alerts import Alerts
 from docdb_stream.connection import Connection
@@ -21,19 +18,13 @@ from docdb_stream.dead_letters import DeadLetters, dead_letters_for
 from docdb_stream.delivery import Delivery
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.handlers._canonical import to_bson
 from docdb_stream.handlers._runtime import deadline_of, emit, log_failure, logger, now
 from docdb_stream.metrics import Metric
 from docdb_stream.retry import deadline
 from docdb_stream.settings import Settings
 from docdb_stream.target import Target
 from docdb_stream.targets import build_targets
-
-_READ_OPTIONS = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.CANONICAL,
-    tz_aware=False,
-    datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO,
-    uuid_representation=UuidRepresentation.UNSPECIFIED,
-)
 
 
 def handler(event: object, context: Any) -> dict[str, Any]:
@@ -69,7 +60,9 @@ class _Parts:
 
     def dead_letters(self) -> DeadLetters:
         """Where rejections go; reached for only when there are any."""
-        if self.settings.dead_letters is None and "DOCUMENTDB_URI" not in os.environ:
+        if self.settings.dead_letters is not None:
+            return dead_letters_for(self.settings, None)
+        if self.settings.documentdb_uri == _NO_CLUSTER:
             raise ConfigError(
                 "an event was rejected, and there is no place for dead letters",
                 hint="set DEAD_LETTERS to s3://bucket/prefix or an SQS queue URL (or DOCUMENTDB_URI, to keep them in "
@@ -79,11 +72,16 @@ class _Parts:
         return dead_letters_for(self.settings, self._connection)
 
     def close(self) -> None:
-        for target in self.targets:
-            target.close()
-        if self._connection is not None:
-            self._connection.close()
+        for each in (*self.targets, self._connection):
+            try:
+                if each is not None:
+                    each.close()
+            except Exception as error:  # noqa: BLE001 - the failure that led here is the one to report
+                logger.warning("closing after a failure: %s", type(error).__name__)
 
+
+_NO_CLUSTER = "read-by-lambda"
+"""Stands for the cluster, which need not be named: Lambda reads it."""
 
 _kept: _Parts | None = None
 
@@ -103,9 +101,9 @@ def _discard() -> None:
 
 
 def _settings() -> Settings:
-    """As for the poller, but the cluster need not be named: Lambda reads it."""
+    """As for the poller, but without the cluster."""
     try:
-        return Settings.from_env({"DOCUMENTDB_URI": "read-by-lambda", **os.environ})
+        return Settings.from_env({**os.environ, "DOCUMENTDB_URI": os.environ.get("DOCUMENTDB_URI") or _NO_CLUSTER})
     except ConfigError as error:
         raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
 
@@ -124,7 +122,7 @@ def _events(event: object) -> list[ChangeEvent]:
         )
     try:
         return [_event(each["event"]) for each in event["events"]]
-    except (KeyError, TypeError, ValueError, bson.errors.BSONError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, BSONError) as error:
         raise ConfigError(
             f"the event source mapping's payload cannot be read: {type(error).__name__}",
             hint='expected {"events": [{"event": {change event as Extended JSON}}]}',
@@ -132,10 +130,9 @@ def _events(event: object) -> list[ChangeEvent]:
 
 
 def _event(value: Mapping[str, Any]) -> ChangeEvent:
-    document = json_util.loads(json.dumps(value), json_options=_READ_OPTIONS)
-    if not isinstance(document, Mapping) or "_id" not in document or "operationType" not in document:
+    if not isinstance(value["_id"], Mapping) or not isinstance(value["operationType"], str):
         raise ValueError("no change event")
-    return ChangeEvent(bson.encode(document))
+    return ChangeEvent(to_bson(value))
 
 
 def _deliver(parts: _Parts, events: list[ChangeEvent], context: Any) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def handler(event: object, context: Any) -> dict[str, Any]:
 
     Returns:
         The run's result (see RunResult.as_dict). When another invocation works on the stream, only ``stream`` and
-        ``stopped_by`` = ``lease-held``: SNS delivers twice now and then, and that is not a failure.
+        ``stopped_by``: ``lease-held``, or ``lease-lost`` when it took over on the way. SNS delivers twice now and then,
+        and that is not a failure.
 
     Raises:
         DocdbStreamError: The run failed. Lambda retries and then sends the event to the on-failure destination; the
@@ -33,12 +34,16 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         result = poller.run(limit=deadline_of(context))
     except (LeaseHeldError, CheckpointConflictError) as error:
         stream = _runtime.settings().stream_name
-        logger.info("not run: %s", error)
+        logger.info("not run to its end: %s", error)
+        if isinstance(error, CheckpointConflictError):
+            _runtime.discard()  # its targets may hold what is now another invocation's to deliver
         return {"stream": stream, "stopped_by": error.kind}
     except Exception as error:
         log_failure(error)
         _runtime.discard()
         raise
+    if result.events != result.read:
+        _runtime.discard()  # likewise what was not durable by the deadline: the next run reads it again
     emit(run_metrics(result, poller.settings, now()), result.stream)
     values = result.as_dict()
     logger.info("run", extra={"result": values})

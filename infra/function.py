@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from aws_cdk import Duration, RemovalPolicy, Validations
+from aws_cdk import Acknowledgment, Aws, Duration, RemovalPolicy, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
-from aws_cdk import Aws
 from constructs import Construct
 
 from infra.permissions import Permission, esm_permissions, network_permissions, permissions
@@ -58,10 +57,12 @@ class StreamFunction(Construct):
             self,
             "Logs",
             log_group_name=f"/aws/lambda/{plan.name}",
-            retention=logs.RetentionDays[_retention_name(plan.function.log_retention_days)],
             # Log lines hold no data. Kept, the group would be in the way of deploying the stack again.
             removal_policy=RemovalPolicy.DESTROY,
         )
+        group = log_group.node.default_child
+        assert isinstance(group, logs.CfnLogGroup)
+        group.retention_in_days = plan.function.log_retention_days  # the construct takes names for numbers of days
         by_schedule = deploy.trigger == "schedule"
         self.function = lambda_.Function(
             self,
@@ -106,8 +107,6 @@ class StreamFunction(Construct):
             subnet_ids=list(self._network.subnets), security_group_ids=list(self._network.security_groups)
         )
         self._allow_network()
-        # The role has to be complete before Lambda looks into it.
-        function.node.add_dependency(self._role)
 
     def _allow_network(self) -> None:
         arn = f"arn:{Aws.PARTITION}:lambda:{Aws.REGION}:{Aws.ACCOUNT_ID}:function:{self.plan.name}"
@@ -127,14 +126,5 @@ class StreamFunction(Construct):
             for resource in permission.resources:
                 name = resource.replace("${Token[", "<").replace("]}", ">")
                 Validations.of(self._role).acknowledge(
-                    id=f"AwsSolutions-IAM5[Resource::{name}]", reason=permission.why_pattern
+                    Acknowledgment(id=f"AwsSolutions-IAM5[Resource::{name}]", reason=permission.why_pattern)
                 )
-
-
-def _retention_name(days: int) -> str:
-    """The CDK's names of retention times: ONE_MONTH for 30 days, ..."""
-    return next(name.name for name in logs.RetentionDays if _retention_days(name) == days)
-
-
-def _retention_days(retention: logs.RetentionDays) -> int:
-    return int(retention.value)

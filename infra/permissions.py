@@ -86,7 +86,9 @@ def secret_arn(reference: str) -> str:
     """The ARN, or its pattern: Secrets Manager ends each with six random characters that a name does not tell."""
     if re.fullmatch(r"arn:.+-[A-Za-z0-9]{6}", reference):
         return reference
-    return f"{reference}-??????" if reference.startswith("arn:") else _arn("secretsmanager", f"secret:{reference}-??????")
+    return (
+        f"{reference}-??????" if reference.startswith("arn:") else _arn("secretsmanager", f"secret:{reference}-??????")
+    )
 
 
 def _secrets(settings: Settings) -> Iterator[Permission]:

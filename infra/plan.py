@@ -66,7 +66,8 @@ def plans(deployment: Deployment) -> list[FunctionPlan]:
     idle = [plan.stream for plan in found if not plan.targets]
     if idle or not found:
         raise ConfigError(
-            f"no target: {', '.join(idle)}", hint="switch one on in config.ini with one of " + ", ".join(SWITCHES.values())
+            f"no target: {', '.join(idle)}",
+            hint="switch one on in config.ini with one of " + ", ".join(SWITCHES.values()),
         )
     return found
 

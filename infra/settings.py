@@ -56,7 +56,9 @@ class FunctionSettings(_Section):
     lag_alarm_seconds: int = Field(default=900, ge=1, description="Lag from which on the alarm goes off.")
     isolate: bool = Field(default=False, description="One function, stream and checkpoint per target.")
     opensearch_domain: str | None = Field(
-        default=None, pattern=r"^[a-z][a-z0-9-]{2,27}$", description="Name of the OpenSearch domain, if its URI hides it."
+        default=None,
+        pattern=r"^[a-z][a-z0-9-]{2,27}$",
+        description="Name of the OpenSearch domain, if its URI hides it.",
     )
     kms_keys: _words_of(r"^arn:[\w-]+:kms:.*:key/.+$") = Field(  # type: ignore[valid-type]
         default=(), description="ARNs of the customer-managed keys of targets, secrets and buckets."
@@ -189,7 +191,9 @@ def _misfits(settings: Settings, function: FunctionSettings | None, deploy: Depl
     if settings.file_path:
         problems.append(f"{where} file_path: a function has no file that lasts; use bucket_name")
     if settings.dead_letters and not settings.dead_letters.startswith(("s3://", "https://", "http://")):
-        problems.append(f"{where} dead_letters: a function has no file that lasts; use s3://bucket/prefix or a queue URL")
+        problems.append(
+            f"{where} dead_letters: a function has no file that lasts; use s3://bucket/prefix or a queue URL"
+        )
     if deploy.trigger == "schedule" and function and function.timeout_seconds > deploy.every_minutes * 60:
         # Each function has a concurrency of 1: runs longer than the period would queue up behind each other, expire,
         # and look like failures.

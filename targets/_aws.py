@@ -1,6 +1,7 @@
 """The batch APIs of AWS: one mechanism for limits, partial failures and order.
 
-Owns how records become requests. Knows no service: what a record and a request look like is each target's matter.
+Owns how records become requests. Knows no service: what a record and a request look like is each target's matter
+(``_aws_target``).
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ import contextvars
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from docdb_stream.encoding import UnrenderableError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import REQUEST_ERRORS, Place, error_code, is_retriable, is_the_place_at_fault
-from docdb_stream.targets._payload import render_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +66,15 @@ class Refusal(NamedTuple):
     permanent: bool = False
 
 
-def rendered_with_keys(
-    events: Sequence[ChangeEvent], payload_format: PayloadFormat, target: str
-) -> tuple[list[tuple[ChangeEvent, bytes, str]], list[Rejection]]:
-    """Each event with its bytes and the text by which it is ordered, in order; what cannot be said is rejected.
+def refusals(results: Sequence[dict[str, Any]], at_fault: Collection[str] = ()) -> list[Refusal]:
+    """The refusals among the results of a request, which are in its records' order.
 
-    The text is the namespace and the document key; for an event about no single document the namespace alone, and for
-    one without a namespace (invalidate) an underscore.
+    Args:
+        results: One for each record; those that were refused have an ``ErrorCode``.
+        at_fault: The codes by which the service says that the record itself is at fault.
     """
-    rendered, rejections = render_all(events, payload_format, target)
-    keyed: list[tuple[ChangeEvent, bytes, str]] = []
-    for event, payload in rendered:
-        try:
-            key = event.key
-        except UnrenderableError as error:  # the key is Extended JSON, whatever the payload is
-            rejections.append(Rejection(event, target, f"document key: {error}"))
-            continue
-        namespace = str(event.namespace) or "_"
-        keyed.append((event, payload, namespace if key is None else f"{namespace}/{key}"))
-    return keyed, rejections
+    codes = [(number, result.get("ErrorCode")) for number, result in enumerate(results)]
+    return [Refusal(number, code, code in at_fault) for number, code in codes if code]
 
 
 def within(text: str, characters: int) -> str:

@@ -51,11 +51,16 @@ _RETRIABLE_CODES = _codes(
     "TooManyRequestsException ProvisionedThroughputExceededException TransactionInProgressException",
     "RequestLimitExceeded BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete EC2ThrottledException",
     "RequestTimeout RequestTimeoutException InternalFailure InternalError InternalServerError ServiceUnavailable",
-    "ServiceUnavailableException KMSThrottlingException KMS.ThrottlingException KmsThrottled OperationAborted",
-    "ConditionalRequestConflict",
+    "ServiceUnavailableException KMSThrottlingException KMS.ThrottlingException KmsThrottled KMSThrottling",
+    "InternalException OperationAborted ConditionalRequestConflict",
 )
-_MISSING_CODES = _codes("ResourceNotFoundException QueueDoesNotExist NonExistentQueue NoSuchBucket NotFound 404")
-_DENIED_CODES = _codes("AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized Forbidden 403")
+_MISSING_CODES = _codes(
+    "ResourceNotFoundException QueueDoesNotExist NonExistentQueue NoSuchBucket NotFound 404 InvalidAccountIdException",
+)
+_DENIED_CODES = _codes(
+    "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized Forbidden 403 AuthorizationError",
+    "NotAuthorizedForSourceException NotAuthorizedForDetailTypeException",
+)
 _CREDENTIAL_CODES = _codes(
     "UnrecognizedClientException InvalidClientTokenId InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken",
     "InvalidSignatureException ExpiredTokenException InvalidToken IncompleteSignature MissingAuthenticationToken",
@@ -91,6 +96,11 @@ def client(service: str, connections: int, region: str | None = None) -> Any:
         parameter_validation=False,
     )
     return boto3.session.Session().client(service, region_name=region, config=config)
+
+
+def arn_region(name: str) -> str | None:
+    """The region that an ARN (``arn:PARTITION:SERVICE:REGION:ACCOUNT:...``) names; None for what is no ARN."""
+    return name.split(":")[3] if name.startswith("arn:") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,4 +212,4 @@ def is_the_place_at_fault(code: str) -> bool:
 
 
 def _is_of_kms(code: str) -> bool:
-    return code.lower().startswith("kms")
+    return "kms" in code.lower()  # KMS.DisabledException, KMSAccessDenied, InvalidKMSResourceException

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Self
 
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
-from docdb_stream.target import Rejection
-from docdb_stream.targets._aws import BatchSender, Limits, Record, Refusal, rendered_with_keys, within
-from docdb_stream.targets._aws_client import Place, client
+from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, within
+from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_target import BatchTarget
 
 REQUEST_RECORDS = 500
 REQUEST_BYTES = 10 * 1024 * 1024
@@ -20,10 +18,8 @@ RECORD_BYTES = 1024 * 1024
 PARTITION_KEY_CHARACTERS = 256
 """Kinesis Data Streams API reference, PutRecordsRequestEntry."""
 
-_ACTION = "kinesis:PutRecords"
 
-
-class KinesisTarget:
+class KinesisTarget(BatchTarget):
     """Sends every event, of every operation, as a record whose data is the payload and nothing else.
 
     The partition key is the namespace and the document key (hashed above 256 characters), so that a document's events
@@ -42,7 +38,8 @@ class KinesisTarget:
         lanes: Requests side by side.
     """
 
-    name = "kinesis"
+    name = service = "kinesis"
+    action = "kinesis:PutRecords"
 
     def __init__(
         self,
@@ -54,20 +51,16 @@ class KinesisTarget:
         lanes: int = 4,
     ) -> None:
         self._stream = {"StreamARN": stream} if stream.startswith("arn:") else {"StreamName": stream}
-        # arn:aws:kinesis:REGION:ACCOUNT:stream/NAME
-        self._region = stream.split(":")[3] if stream.startswith("arn:") else None
-        self._payload_format = payload_format
-        self._limits = Limits(REQUEST_RECORDS, record_bytes, request_bytes)
-        self._lanes = lanes
+        self._fixed_limits = Limits(REQUEST_RECORDS, record_bytes, request_bytes)
         short_name = stream.rpartition("/")[2]
-        self._place = Place(
+        place = Place(
             target=self.name,
             what=f"Kinesis stream {short_name}",
             variable="KINESIS_STREAM",
             create=f"aws kinesis create-stream --stream-name {short_name}",
             capacity="give the stream more shards or on-demand mode",
         )
-        self._sender = BatchSender(self._place, _ACTION, self._put, lanes)
+        super().__init__(place, payload_format, lanes, arn_region(stream))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
@@ -91,43 +84,15 @@ class KinesisTarget:
         if summary["StreamStatus"] not in ("ACTIVE", "UPDATING"):
             raise self._place.error("ResourceNotFoundException", "kinesis:DescribeStreamSummary")
 
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        """Send the events; returns when each is durable or rejected, with the rejections.
+    def _limits(self) -> Limits:
+        return self._fixed_limits
 
-        Raises:
-            TargetError: The stream does not take records, or not in time.
-        """
-        rendered, rejections = rendered_with_keys(events, self._payload_format, self.name)
-        records = []
-        for event, payload, text in rendered:
-            key = within(text, PARTITION_KEY_CHARACTERS)
-            size_bytes = len(payload) + len(key.encode())
-            records.append(Record(event, key, size_bytes, {"Data": payload, "PartitionKey": key}))
-        if records:
-            with self._place.errors(_ACTION):
-                self._client  # noqa: B018 - made here, before there are several threads
-            rejections += self._sender.send(records, self._limits)
-        return rejections
+    def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
+        key = within(key, PARTITION_KEY_CHARACTERS)
+        return Record(event, key, len(payload) + len(key.encode()), {"Data": payload, "PartitionKey": key})
 
-    def flush(self) -> Sequence[Rejection]:
-        """Nothing is left to do: see ``write``."""
-        return ()
-
-    def close(self) -> None:
-        """End the threads and connections. Safe to call twice."""
-        self._sender.close()
-        if "_client" in self.__dict__:
-            self._client.close()
-
-    @cached_property
-    def _client(self) -> Any:
-        return client("kinesis", self._lanes, self._region)
-
-    def _put(self, entries: list[dict[str, Any]]) -> list[Refusal]:
+    def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
         answer = self._client.put_records(Records=entries, **self._stream)
-        if not answer.get("FailedRecordCount"):
-            return []
         # The only codes are ProvisionedThroughputExceededException and InternalFailure (API reference, PutRecords-
         # ResultEntry): never the record's fault.
-        records = enumerate(answer["Records"])
-        return [Refusal(number, record["ErrorCode"]) for number, record in records if record.get("ErrorCode")]
+        return refusals(answer["Records"]) if answer.get("FailedRecordCount") else []

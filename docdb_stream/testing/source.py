@@ -16,11 +16,11 @@ from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.settings import StartAt
 
 
-class ABORT(Exception):  # noqa: N818 - a word of the script, not an error of the package
+class ABORT(Exception):
     """In a script: the read raises SourceUnavailableError here, once."""
 
 
-class EMPTY(Exception):  # noqa: N818
+class EMPTY(Exception):
     """In a script: the read returns an empty batch here, once, without moving the position."""
 
 
@@ -64,7 +64,9 @@ class ScriptedSource:
 
     def operation_time(self) -> Timestamp:
         """See ChangeSource: the time of the script's last event."""
-        return max((step.cluster_time for step in self._script if isinstance(step, ChangeEvent)), default=Timestamp(1, 1))
+        return max(
+            (step.cluster_time for step in self._script if isinstance(step, ChangeEvent)), default=Timestamp(1, 1)
+        )
 
     def start_position(self, start_at: StartAt) -> Position:
         """See ChangeSource."""

@@ -48,6 +48,7 @@ class HttpFaults:
         self.share = share
         self.happened: Counter[str] = Counter()
         self._chance = random.Random(seed)
+        self._met: set[str] = set()  # services that had a fault; each has one soon, however short the run is
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -71,8 +72,11 @@ class HttpFaults:
     def next_fault(self, service: Service, request: Request) -> str | None:
         """The fault that this request meets, if any."""
         with self._lock:
-            if not self.active or not service.is_delivery(request) or self._chance.random() >= self.share:
+            if not self.active or not service.is_delivery(request):
                 return None
+            if service.name in self._met and self._chance.random() >= self.share:
+                return None
+            self._met.add(service.name)
             fault = self._chance.choice(FAULTS)
             if fault == "partial" and not service.has_parts(request):
                 fault = "error"

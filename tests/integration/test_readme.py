@@ -37,7 +37,7 @@ def test_the_first_example_runs(replica_set: ReplicaSet, mongo: MongoClient[dict
     code = URI.sub(replica_set.uri, python_blocks()[0])
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env=inherited,
         capture_output=True,

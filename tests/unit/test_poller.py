@@ -599,6 +599,7 @@ def test_the_result_as_plain_values(five: World) -> None:
         "caught_up": True,
         "lag_s": 0.0,
         "rejections": 0,
+        "retries": 0,
         "stopped_by": "caught-up",
         "position": {
             "token": five.events[-1].event_id,

@@ -13,7 +13,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from docdb_stream.source import Verdict, classify
+from docdb_stream.server_errors import Verdict, classify, is_unknown_option
 
 
 def failure(code: int | None, text: str = "x", *labels: str) -> OperationFailure:
@@ -94,8 +94,6 @@ def test_the_stream_is_resumed_after_trouble_of_the_network_or_as_labelled(error
         failure(18, "Authentication failed."),
         failure(9, "BSON field '$changeStream.startAfter' is an unknown field."),
         failure(40415, "BSON field '$changeStream.x' is an unknown field."),
-        failure(40573, "The $changeStream stage is only supported on replica sets"),
-        failure(10334, "BSONObj size: 16793700 (0x1004064) is invalid."),
         failure(None, "no code at all"),
         ConfigurationError("x"),
         ConnectionFailure("x"),
@@ -105,6 +103,47 @@ def test_the_stream_is_resumed_after_trouble_of_the_network_or_as_labelled(error
 )
 def test_everything_else_ends_the_run(error: PyMongoError) -> None:
     assert classify(error) is Verdict.FATAL
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (10334, "BSONObj size: 16793700 (0x1004064) is invalid. Size must be between 0 and 16793600(16MB)"),
+        (1, "BSONObj size: 16793700 (0x1004064) is invalid."),
+        (1, "BSONObjectTooLarge"),
+    ],
+)
+def test_the_next_event_is_too_large(code: int, text: str) -> None:
+    assert classify(failure(code, text)) is Verdict.OVERSIZE
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (40573, "The $changeStream stage is only supported on replica sets"),
+        # DocumentDB says this with the code of a lost position.
+        (136, "modifyChangeStreams has not been run for this collection/database/cluster."),
+        (304, "Aggregation stage not supported: '$changeStream'"),
+    ],
+)
+def test_the_server_has_no_change_streams(code: int, text: str) -> None:
+    assert classify(failure(code, text)) is Verdict.NO_CHANGE_STREAMS
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "unknown"),
+    [
+        (failure(9, "BSON field '$changeStream.startAfter' is an unknown field."), "startAfter", True),
+        (failure(40415, "unknown field"), "startAfter", True),
+        (failure(40324, "Unrecognized pipeline stage name: '$changeStreamSplitLargeEvent'"), "$x", True),
+        (failure(9, "startAfter is malformed"), "startAfter", False),
+        (failure(260, "the resume token is invalid"), "startAfter", False),
+        (AutoReconnect("unknown startAfter"), "startAfter", False),
+    ],
+    ids=repr,
+)
+def test_an_option_that_the_server_does_not_know(error: PyMongoError, name: str, unknown: bool) -> None:
+    assert is_unknown_option(error, name) is unknown
 
 
 def test_a_lost_history_is_not_resumed_whatever_its_label() -> None:

@@ -1,0 +1,39 @@
+"""Synthesizes config.ini: ``python -m infra.app``, as ``make synth`` and cdk.json run it.
+
+Environment: DOCDB_STREAM_CONFIG (default: config.ini), DOCDB_STREAM_PACKAGE (default: what ``make lambda`` builds for
+it), and the CDK's own CDK_OUTDIR.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from aws_cdk import App
+
+from docdb_stream.errors import ConfigError
+from infra.package import package_path
+from infra.plan import PREFIX
+from infra.settings import read_deployment
+from infra.stack import DocdbStreamStack
+
+
+def main() -> None:
+    """Write the cloud assembly, or say every problem that is in the way."""
+    config = os.environ.get("DOCDB_STREAM_CONFIG", "config.ini")
+    try:
+        deployment = read_deployment(config)
+        package = Path(os.environ.get("DOCDB_STREAM_PACKAGE") or package_path(deployment.deploy))
+        if not package.is_file():
+            raise ConfigError(f"there is no package {package}", hint="make lambda")
+        app = App(outdir=os.environ.get("CDK_OUTDIR", "cdk.out"), analytics_reporting=False)
+        DocdbStreamStack(app, PREFIX, deployment=deployment, package=str(package))
+        app.synth()
+    except ConfigError as error:
+        lines = [f"error: {error}", *(f"  - {problem}" for problem in error.problems), f"hint: {error.hint}"]
+        sys.exit("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The package: a zip of this project and what it needs, for Lambda's platform. ``python -m infra.package`` builds it.
+
+Owns what goes in and that two builds have the same bytes. Wheels only: no compiler, no Docker, whatever this machine is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distributions
+from pathlib import Path, PurePosixPath
+
+from docdb_stream.errors import ConfigError
+from infra.settings import DeploySettings, read_deployment
+
+MAX_BYTES = 50 * 1024 * 1024
+"""AWS Lambda quotas: a zip that is uploaded directly. (By way of S3, as the CDK does, only its content counts: 250 MB.)"""
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = Path("build")
+
+_SOURCES = ("docdb_stream", "targets", "handlers", "pyproject.toml", "README.md", "LICENSE")
+
+_EXTRA = "all"
+"""Every target's client library: one package fits all functions; each imports only what it uses."""
+
+_PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+"""What Amazon Linux 2023 runs (glibc 2.34), newest first."""
+
+LEFT_OUT = {
+    **dict.fromkeys(("boto3", "botocore", "s3transfer", "jmespath"), "Lambda's runtime has them"),
+    **dict.fromkeys(
+        ("typer", "rich", "pygments", "markdown-it-py", "mdurl", "shellingham", "annotated-doc", "click"),
+        "for the command line",
+    ),
+    **dict.fromkeys(("opensearch-protobufs", "protobuf", "grpcio"), "for opensearch-py's gRPC, which is not used"),
+}
+"""Distributions that are installed as dependencies and not packed, with the reason."""
+
+_PARTS_LEFT_OUT = ("docdb_stream/local", "docdb_stream/testing", "docdb_stream/cli.py", "docdb_stream/report.py", "bin")
+
+_METADATA_KEPT = ("METADATA", "entry_points.txt")
+"""Of a *.dist-info: what ``importlib.metadata`` is asked for at run time. Licences are kept too."""
+
+_TIMESTAMP = (1980, 1, 1, 0, 0, 0)
+"""The earliest that a zip can hold."""
+
+_FILE_MODE = 0o644
+
+
+def package_path(deploy: DeploySettings) -> Path:
+    """Where the package for these settings is built."""
+    return BUILD / f"docdb-stream-python{deploy.python}-{deploy.architecture}.zip"
+
+
+def build_package(deploy: DeploySettings, path: Path) -> None:
+    """Build the package for the processor, Python and pymongo of ``deploy``.
+
+    Raises:
+        ConfigError: A dependency has no wheel for them, or the package is too large.
+    """
+    with tempfile.TemporaryDirectory(prefix="docdb-stream-package-") as folder:
+        tree = Path(folder, "tree")
+        _install(deploy, tree, wheel=_wheel(Path(folder)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _pack(tree, path)
+    size_bytes = path.stat().st_size
+    if size_bytes > MAX_BYTES:
+        raise ConfigError(f"{path} has {size_bytes:,} bytes, more than the {MAX_BYTES:,} of a direct upload")
+
+
+def _wheel(folder: Path) -> Path:
+    """The project's own wheel, as it would be released."""
+    # From a copy of what it is made of: setuptools leaves a build folder behind, and packs what it finds in an old one.
+    source = folder / "source"
+    for part in _SOURCES:
+        copied = source / part
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, copied, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, copied)
+    _run("build", "--wheel", "--outdir", str(folder), str(source))
+    return next(folder.glob("*.whl"))
+
+
+def _install(deploy: DeploySettings, tree: Path, wheel: Path) -> None:
+    architecture = "aarch64" if deploy.architecture == "arm64" else "x86_64"
+    _run(
+        *("pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-conflicts", "--no-compile"),
+        *("--only-binary=:all:", "--implementation=cp", f"--python-version={deploy.python}", f"--target={tree}"),
+        *(f"--platform={platform}_{architecture}" for platform in _PLATFORMS),
+        f"docdb-stream[{_EXTRA}] @ {wheel.as_uri()}",
+        *([f"pymongo{deploy.pymongo}"] if deploy.pymongo else []),
+    )
+
+
+def _run(module: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"{module} failed:\n{(done.stderr or done.stdout).strip()}",
+            hint="every dependency must have a wheel for [deploy] python, architecture and pymongo",
+        )
+
+
+def _pack(tree: Path, path: Path) -> None:
+    """Zip what belongs in, the same way every time: sorted, without times, owners and modes of this machine."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(_contents(tree), key=str):
+            entry = zipfile.ZipInfo(str(name), _TIMESTAMP)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3  # Unix; otherwise the mode means nothing
+            entry.external_attr = _FILE_MODE << 16
+            archive.writestr(entry, (tree / name).read_bytes())
+
+
+def _contents(tree: Path) -> Iterator[PurePosixPath]:
+    left_out = {file for found in distributions(path=[str(tree)]) if _name(found) in LEFT_OUT for file in _files(found)}
+    for file in tree.rglob("*"):
+        name = PurePosixPath(file.relative_to(tree).as_posix())
+        if file.is_file() and name not in left_out and _belongs(name):
+            yield name
+
+
+def _belongs(name: PurePosixPath) -> bool:
+    if any(name.is_relative_to(part) for part in _PARTS_LEFT_OUT) or name.suffix in (".pyc", ".pyi"):
+        return False
+    folders = name.parts[:-1]
+    if "tests" in folders or "__pycache__" in folders:
+        return False
+    if folders and folders[0].endswith(".dist-info"):
+        return name.name in _METADATA_KEPT or name.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+    return True
+
+
+def _name(distribution: Distribution) -> str:
+    return distribution.metadata["Name"].lower().replace("_", "-")
+
+
+def _files(distribution: Distribution) -> Iterator[PurePosixPath]:
+    for file in distribution.files or ():
+        yield PurePosixPath(os.path.normpath(file))
+
+
+def main() -> None:
+    """Build the package that config.ini asks for, and print its place, size and digest."""
+    try:
+        deploy = read_deployment(os.environ.get("DOCDB_STREAM_CONFIG", "config.ini")).deploy
+        path = package_path(deploy)
+        build_package(deploy, path)
+    except ConfigError as error:
+        lines = [f"error: {error}", *(f"  - {problem}" for problem in error.problems), f"hint: {error.hint}"]
+        sys.exit("\n".join(lines))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    sys.stdout.write(f"{path}  {path.stat().st_size / 1024 / 1024:.1f} MiB  sha256 {digest}\n")
+
+
+if __name__ == "__main__":
+    main()

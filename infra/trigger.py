@@ -1,0 +1,79 @@
+"""What starts the functions: a schedule through a topic, or an event source mapping per function."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from aws_cdk import Acknowledgment, Duration, Validations
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from constructs import Construct
+
+from infra.function import StreamFunction
+from infra.settings import DeploySettings
+
+_ESM_BATCH_EVENTS = 10_000
+"""AWS Lambda developer guide, DocumentDB: the most a batch may hold; the 6 MB of an invocation usually end it first."""
+
+
+class Schedule(Construct):
+    """EventBridge's clock -> the trigger topic -> every function, as in the AWS sample. Off until it is enabled."""
+
+    def __init__(self, scope: Construct, deploy: DeploySettings, functions: Sequence[StreamFunction]) -> None:
+        super().__init__(scope, "Schedule")
+        self.topic = trigger_topic(self, deploy)
+        for function in functions:
+            self.topic.add_subscription(subscriptions.LambdaSubscription(function.function))
+        self.rule = events.Rule(
+            self,
+            "Rule",
+            description="Starts the functions of docdb-stream, through the trigger topic",
+            schedule=events.Schedule.rate(Duration.minutes(deploy.every_minutes)),
+            enabled=deploy.enabled,
+            targets=[targets.SnsTopic(self.topic)],
+        )
+
+
+def trigger_topic(scope: Construct, deploy: DeploySettings) -> sns.ITopic:
+    """The topic that starts the functions: the given one, whose policy must let EventBridge publish, or a new one."""
+    if deploy.trigger_topic_arn:
+        return sns.Topic.from_topic_arn(scope, "Topic", deploy.trigger_topic_arn)
+    topic = sns.Topic(scope, "Topic", enforce_ssl=True)
+    Validations.of(topic).acknowledge(
+        Acknowledgment(
+            id="AwsSolutions-SNS2",
+            reason="It carries the clock's ticks and nothing else. EventBridge could not publish with SNS's own key.",
+        )
+    )
+    return topic
+
+
+def event_source_mapping(function: StreamFunction, deploy: DeploySettings) -> lambda_.CfnEventSourceMapping:
+    """The mapping by which Lambda itself reads the stream and hands the function batches."""
+    settings = function.plan.settings
+    starts_at = settings.start_at
+    return lambda_.CfnEventSourceMapping(
+        function,
+        "Source",
+        function_name=function.function.function_name,
+        event_source_arn=deploy.cluster_arn,
+        enabled=deploy.enabled,
+        batch_size=min(settings.batch_size, _ESM_BATCH_EVENTS),
+        maximum_batching_window_in_seconds=function.plan.function.batch_window_seconds,
+        starting_position={"now": "LATEST", "earliest": "TRIM_HORIZON"}.get(str(starts_at), "AT_TIMESTAMP"),
+        starting_position_timestamp=starts_at.timestamp() if isinstance(starts_at, dt.datetime) else None,
+        document_db_event_source_config=lambda_.CfnEventSourceMapping.DocumentDBEventSourceConfigProperty(
+            database_name=settings.watched_db_name,
+            collection_name=settings.watched_collection_name,
+            full_document="UpdateLookup",
+        ),
+        source_access_configurations=[
+            lambda_.CfnEventSourceMapping.SourceAccessConfigurationProperty(
+                type="BASIC_AUTH", uri=settings.documentdb_secret
+            )
+        ],
+    )

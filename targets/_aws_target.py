@@ -1,0 +1,103 @@
+"""What the targets with a batch API of AWS have in common: all but what a record and a request look like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from docdb_stream.encoding import UnrenderableError
+from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.target import Rejection
+from docdb_stream.targets._aws import BatchSender, Limits, Record, Refusal
+from docdb_stream.targets._aws_client import Place, client
+from docdb_stream.targets._payload import render_all
+
+
+class BatchTarget(ABC):
+    """Sends every event, of every operation, as one record; see ``BatchSender`` for how.
+
+    Attributes:
+        name: The target's name.
+        service: boto3's name of the service.
+        action: The IAM action of a request.
+
+    Args:
+        place: Where the records go.
+        payload_format: How an event is written.
+        lanes: Requests side by side.
+        region: Where the place is, when its name tells; else the environment does.
+    """
+
+    name: ClassVar[str]
+    service: ClassVar[str]
+    action: ClassVar[str]
+
+    def __init__(self, place: Place, payload_format: PayloadFormat, lanes: int, region: str | None = None) -> None:
+        self._place = place
+        self._payload_format = payload_format
+        self._lanes = lanes
+        self._region = region
+        self._sender = BatchSender(place, self.action, self._send, lanes)
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Send the events; returns when each is durable or rejected, with the rejections.
+
+        Raises:
+            TargetError: The service does not take them, or not in time.
+        """
+        rendered, rejections = rendered_with_keys(events, self._payload_format, self.name)
+        if rendered:
+            with self._place.errors(self.action):
+                self._client  # noqa: B018 - made here, before there are several threads
+            limits = self._limits()
+            rejections += self._sender.send([self._record(*each) for each in rendered], limits)
+        return rejections
+
+    def flush(self) -> Sequence[Rejection]:
+        """Nothing is left to do: see ``write``."""
+        return ()
+
+    def close(self) -> None:
+        """End the threads and connections. Safe to call twice."""
+        self._sender.close()
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    @cached_property
+    def _client(self) -> Any:
+        return client(self.service, self._lanes, self._region)
+
+    @abstractmethod
+    def _limits(self) -> Limits:
+        """What a request takes now."""
+
+    @abstractmethod
+    def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
+        """The record of an event, given its bytes and the text by which it is ordered."""
+
+    @abstractmethod
+    def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
+        """Send one request; see ``BatchSender``."""
+
+
+def rendered_with_keys(
+    events: Sequence[ChangeEvent], payload_format: PayloadFormat, target: str
+) -> tuple[list[tuple[ChangeEvent, bytes, str]], list[Rejection]]:
+    """Each event with its bytes and the text by which it is ordered, in order; what cannot be said is rejected.
+
+    The text is the namespace and the document key; for an event about no single document the namespace alone, and for
+    one without a namespace (invalidate) an underscore.
+    """
+    rendered, rejections = render_all(events, payload_format, target)
+    keyed: list[tuple[ChangeEvent, bytes, str]] = []
+    for event, payload in rendered:
+        try:
+            key = event.key
+        except UnrenderableError as error:  # the key is Extended JSON, whatever the payload is
+            rejections.append(Rejection(event, target, f"document key: {error}"))
+            continue
+        namespace = str(event.namespace) or "_"
+        keyed.append((event, payload, namespace if key is None else f"{namespace}/{key}"))
+    return keyed, rejections

@@ -1,0 +1,373 @@
+"""The crash harness: one stream to five targets, through everything that can go wrong, and then the reckoning.
+
+A writer changes documents in a replica set of three, while pollers are killed, paused and doubled, primaries step down
+and die, and the way to the targets fails by a seeded plan. Then all is healed, one clean run catches up, and every
+target is read back with its service's own client and compared with what plain PyMongo saw.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from faults.nursery import Nursery, Poller, Trap
+from faults.poller_main import STEPS
+from faults.proxy import HttpFaults, TcpFaults
+from faults.reckoning import Outcome, judge
+from faults.truth import COLLECTIONS, PatientRecorder, Writer
+from pymongo import WriteConcern
+from pymongo.errors import PyMongoError
+
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
+from docdb_stream.local.demo import places
+
+T = TypeVar("T")
+
+DB = "shop"
+LEASE_S = 2.0
+CATCH_UP_S = 600.0
+BACKLOG = 4_000
+"""Events not delivered yet at which the writer slows down: the harness is about faults, not about load."""
+
+KINDS = {"trap": 45, "kill": 25, "pause": 10, "double": 8, "step down": 6, "kill primary": 6}
+"""What happens to the poller in one round, and how often among a hundred."""
+NTH = {"read": (1, 2, 3, 5), "write": (1, 2, 4, 7, 11), "flush": (1, 2, 4, 7, 11), "save": (1, 1, 2, 3)}
+"""At which time of a step a trap goes off; writes and flushes are counted over the five targets."""
+EXPECTED_EXITS = {0, 3, 4, 6, -signal.SIGKILL}
+
+
+class AdvertisedBroker(KafkaBroker):
+    """A broker that tells clients to come through a proxy."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._advertised = port
+
+    def _command(self) -> Sequence[str]:
+        command = list(super()._command())
+        at = command.index("--advertised-listener-url") + 1
+        command[at] = f"tcp://127.0.0.1:{self._advertised}"
+        return command
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self._advertised}"
+
+
+class Harness:
+    """One run. A context manager; leaving it ends all that it started.
+
+    Args:
+        folder: For config and logs.
+        seed: Of every choice.
+        per_s: Writes per second.
+        share: Of requests to targets that meet a fault.
+        say: Gets progress lines.
+    """
+
+    def __init__(
+        self, folder: Path, *, seed: int, per_s: float, share: float = 0.04, say: Callable[[str], None] = print
+    ) -> None:
+        self._folder = folder
+        self._chance = random.Random(seed)
+        self._seed = seed
+        self._share = share
+        self._per_s = per_s
+        self._say = say
+        self._stack = ExitStack()
+        self._over = threading.Event()
+        self.outcome = Outcome(seed)
+
+    def __enter__(self) -> Self:
+        self._began_s = time.monotonic()
+        try:
+            self._set_up()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self._stack.close()
+
+    def _set_up(self) -> None:
+        enter = self._stack.enter_context
+        self._mongo = enter(ReplicaSet(nodes=3))
+        aws, opensearch = enter(AwsServer()), enter(OpenSearchServer())
+        self._tcp = enter(TcpFaults())
+        kafka = enter(AdvertisedBroker(self._tcp.port))
+        self._tcp.upstream = kafka.port
+        options = {"seed": self._seed, "share": self._share, "hang_s": 2.5}
+        self._http = [
+            enter(HttpFaults(aws.address, **options)),  # type: ignore[arg-type]
+            enter(HttpFaults(opensearch.address, **options)),  # type: ignore[arg-type]
+        ]
+        self._client = enter(self._mongo.client(socketTimeoutMS=3000))
+        self._places: list[Any] = [
+            places.KinesisPlace(aws),
+            places.SqsPlace(aws),
+            places.KafkaPlace(kafka),
+            places.S3Place(aws),
+            places.OpenSearchPlace(opensearch),
+        ]
+        settings: dict[str, Any] = {
+            "documentdb_uri": self._mongo.uri,
+            "watched_db_name": DB,
+            "state_db": "state",
+            "lease_seconds": LEASE_S,
+            "batch_size": 25,
+            "state_sync_count": 2,
+            "max_loop": 0,
+            "kinesis_record_bytes": 16_384,  # the large documents are beyond it: they go to the dead letters
+        }
+        for place in self._places:
+            settings |= place.create()
+        settings["elasticsearch_uri"] = self._http[1].url
+        config = self._folder / "config.ini"
+        config.write_text("\n".join(["[docdb-stream]", *(f"{name} = {value}" for name, value in settings.items())]))
+        environment = {**aws.environment(), "AWS_ENDPOINT_URL": self._http[0].url}
+        self._nursery = enter(Nursery(self._folder, config, environment))
+        self._recorder = PatientRecorder(self._client, DB)
+        threading.Thread(target=self._recorder.run, args=(self._over,), daemon=True).start()
+        writer_client = enter(self._mongo.client(retryWrites=True, socketTimeoutMS=3000))
+        self._writer = Writer(writer_client, DB, seed=self._seed, per_s=self._per_s)
+
+    # The rounds
+
+    def run(self, *, minutes: float, kills: int) -> Outcome:
+        """Rounds of faults for at least so long and until so many kills, every kind at least once; then heal, catch up
+        and judge."""
+        self._say(f"seed {self._seed}: {minutes:.1f} minutes and {kills} kills at least")
+        first = self._working()  # the position is saved before the first event
+        self._writer.start()
+        began_s = time.monotonic()
+        for each in self._http:
+            each.active = True
+        trouble = threading.Thread(target=self._trouble_kafka, daemon=True)
+        trouble.start()
+        self._kill(first, "random")
+        said_s = began_s
+        first_ones = self._chance.sample(list(KINDS), len(KINDS))
+        while first_ones or time.monotonic() - began_s < 60 * minutes or self.outcome.kills.total() < kills:
+            self._round(first_ones.pop() if first_ones else self._chance.choices(list(KINDS), list(KINDS.values()))[0])
+            if time.monotonic() - said_s > 15:
+                said_s = time.monotonic()
+                self._progress(said_s - began_s)
+        self.outcome.chaos_s = time.monotonic() - began_s
+        self._over_with_faults()
+        trouble.join(10)
+        self._catch_up()
+        self._judge()
+        self.outcome.total_s = time.monotonic() - self._began_s
+        return self.outcome
+
+    def _round(self, kind: str) -> None:
+        self.outcome.rounds[kind] += 1
+        trap: Trap | None = None
+        if kind == "trap":
+            step = self._chance.choice(STEPS)
+            nth = self._chance.choice(NTH.get(step, (1,)))
+            trap = (step, self._chance.choice(("before", "after")), nth)
+        if trap is not None and trap[0] in ("acquire", "release"):
+            self._trapped_at_the_edge(trap)
+            return
+        poller = self._working(trap)
+        if trap is not None:
+            self._await_trap(poller, trap)
+            return
+        if self._chance.random() < 0.6:
+            self._await_checkpoint(poller)
+        self._sleep(0.0, 1.0)
+        if kind == "pause":
+            self._pause(poller)
+        elif kind == "double":
+            self._double()
+        elif kind == "step down":
+            self._quietly(self._mongo.step_down)
+            self._sleep(0.0, 2.0)
+        elif kind == "kill primary":
+            self._kill_primary()
+        self._kill(poller, {"pause": "paused"}.get(kind, "random"))
+
+    def _await_checkpoint(self, poller: Poller) -> None:
+        """Let the stream get on, but not for long."""
+        before, deadline_s = self._checkpoint().get("events"), time.monotonic() + 5
+        while self._checkpoint().get("events") == before and time.monotonic() < deadline_s:
+            if poller.ended.wait(0.05):
+                return
+
+    def _await_trap(self, poller: Poller, trap: Trap) -> None:
+        name = f"{trap[1]} {trap[0]}"
+        if poller.ended.wait(6):
+            self._note_end(poller, name)
+        else:  # no dead letter, no renewal came its way
+            self._kill(poller, "random")
+
+    def _trapped_at_the_edge(self, trap: Trap) -> None:
+        """Around acquiring and releasing the lease, which a poller does at its start and its end alone."""
+        self._wait_for_lease()
+        poller = self._nursery.start("--follow", trap=trap)
+        if trap[0] == "release":
+            self._sleep(0.8, 1.5)
+            poller.signal(signal.SIGTERM)
+        if not poller.ended.wait(30):
+            self.outcome.problems.append(f"poller did not end at its trap {trap}: {poller.tail()}")
+            poller.kill()
+        self._note_end(poller, f"{trap[1]} {trap[0]}")
+
+    def _pause(self, poller: Poller) -> None:
+        """Longer than the lease: another works meanwhile, and the one that comes back has to leave."""
+        poller.signal(signal.SIGSTOP)
+        successor = self._working()
+        self._sleep(0.3, 1.5)
+        poller.signal(signal.SIGCONT)
+        if not poller.ended.wait(15):
+            self.outcome.problems.append(f"a poller that was paused past its lease went on: {poller.tail()}")
+        self._kill(successor, "random")
+
+    def _double(self) -> None:
+        second = self._nursery.start("--follow")
+        if not second.ended.wait(5):
+            # The first may have ended by itself in the meantime; then the second rightly works.
+            self._kill(second, "random")
+        else:
+            self._note_end(second, "")
+
+    def _kill_primary(self) -> None:
+        def kill() -> None:
+            gone = self._mongo.primary()
+            gone.kill()
+            try:
+                self._mongo.primary()
+            finally:
+                gone.restart()
+
+        self._quietly(kill)
+        self._sleep(0.0, 1.0)
+
+    def _quietly(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except PyMongoError as error:  # an election was under way: that is a fault, too
+            self._say(f"  ({type(error).__name__} while changing the primary)")
+
+    def _trouble_kafka(self) -> None:
+        chance = random.Random(self._seed + 1)
+        while not self._over.wait(chance.uniform(1.0, 4.0)) and self._http[0].active:
+            if chance.random() < 0.7:
+                self.outcome.faults["kafka: connections reset"] += 1
+                self._tcp.reset_all()
+            else:
+                self.outcome.faults["kafka: paused"] += 1
+                self._tcp.pause(chance.uniform(0.3, 1.5))
+
+    # Pollers
+
+    def _working(self, trap: Trap | None = None) -> Poller:
+        """A poller that holds the lease."""
+        deadline_s = time.monotonic() + 90
+        while time.monotonic() < deadline_s:
+            self._wait_for_lease()
+            poller = self._nursery.start("--follow", trap=trap)
+            while not poller.ended.wait(0.05):
+                if f":{poller.pid}:" in str((self._lease() or {}).get("owner")):
+                    return poller
+                if time.monotonic() > deadline_s:
+                    break
+            else:
+                if trap is not None and poller.status == -signal.SIGKILL:
+                    return poller
+                self._note_end(poller, "")
+        raise AssertionError(f"no poller gets to work: {poller.tail()}")
+
+    def _wait_for_lease(self) -> None:
+        lease = self._lease()
+        if lease is not None:
+            left_s = (lease["expires_at"].replace(tzinfo=dt.UTC) - dt.datetime.now(dt.UTC)).total_seconds()
+            time.sleep(min(LEASE_S, max(0.0, left_s)) + 0.02)
+
+    def _lease(self) -> dict[str, Any] | None:
+        return self._checkpoint().get("lease")
+
+    def _checkpoint(self) -> dict[str, Any]:
+        try:
+            found = self._client["state"]["checkpoints"].find_one({"_id": f"{DB}.*"}) or {}
+        except PyMongoError:
+            return {}
+        behind = len(self._recorder) - found.get("events", 0)
+        (self._writer.slow_down.set if behind > BACKLOG else self._writer.slow_down.clear)()
+        return found
+
+    def _kill(self, poller: Poller, kind: str) -> None:
+        poller.kill()
+        self._note_end(poller, kind)
+
+    def _note_end(self, poller: Poller, kind: str) -> None:
+        status = poller.status
+        assert status is not None
+        self.outcome.exits[status] += 1
+        if status == -signal.SIGKILL:
+            self.outcome.kills[kind or "random"] += 1
+        elif status not in EXPECTED_EXITS:
+            self.outcome.problems.append(f"a poller ended with {status}:\n{poller.tail()}")
+        elif status == 4:
+            self._say("  target failed: " + poller.tail()[-300:].replace("\n", " | "))
+
+    def _sleep(self, least_s: float, most_s: float) -> None:
+        time.sleep(self._chance.uniform(least_s, most_s))
+
+    def _progress(self, after_s: float) -> None:
+        delivered = self._checkpoint().get("events", 0)
+        self._say(
+            f"{after_s:5.0f} s: {self.outcome.kills.total():4} kills, {len(self._recorder):7,} events written, "
+            f"{delivered:7,} covered by the checkpoint, {len(self.outcome.problems)} problems"
+        )
+
+    # The reckoning
+
+    def _over_with_faults(self) -> None:
+        for each in self._http:
+            each.active = False
+            self.outcome.faults += each.happened
+        self._writer.stop()
+
+    def _catch_up(self) -> None:
+        marker = -1
+        orders = self._client[DB].get_collection("cold", write_concern=WriteConcern(w="majority", j=True))
+        orders.replace_one({"_id": marker}, {"version": marker}, upsert=True)
+        self._until(lambda: self._recorder.has(marker), "the recorder has seen the last write")
+        deadline_s = time.monotonic() + CATCH_UP_S
+        while True:
+            self._wait_for_lease()
+            poller = self._nursery.start()
+            assert poller.ended.wait(CATCH_UP_S), "the clean run does not end"
+            if poller.status == 0 and '"caught_up":true' in poller.tail():
+                return
+            self._note_end(poller, "")
+            assert time.monotonic() < deadline_s, f"no clean run ends caught up: {poller.tail()}"
+
+    def _judge(self) -> None:
+        database = self._client[DB]
+        judge(
+            self.outcome,
+            places=self._places,
+            events=self._recorder.events(),
+            acknowledged=self._writer.acknowledged,
+            documents={name: {each["_id"]: each for each in database[name].find()} for name in COLLECTIONS},
+            dead_letters=list(self._client["state"]["checkpoints_dead_letters"].find()),
+        )
+
+    def _until(self, condition: Callable[[], T], what: str, timeout_s: float = 60) -> T:
+        deadline_s = time.monotonic() + timeout_s
+        while not (answer := condition()):
+            assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s in vain until {what}"
+            time.sleep(0.05)
+        return answer

@@ -1,0 +1,146 @@
+"""The reckoning of the crash harness: what every target has, against what plain PyMongo saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from faults.histories import Defects, defects_of
+from faults.truth import as_text, version_of
+
+from docdb_stream.local.demo import places as demo_places
+from docdb_stream.local.demo.verify import Delivery, Json, Verdict, verify_events
+
+
+@dataclass
+class Outcome:
+    """What a run of the harness found.
+
+    Attributes:
+        verdicts: Per target.
+        defects: Of the targets that keep every event, seen key by key.
+        kills: By kind.
+        faults: By target and kind.
+        exits: Exit statuses of pollers.
+        problems: Everything that must not be.
+        events: Of the source.
+        chaos_s: Seconds of faults.
+        total_s: Seconds in all, servers and reckoning included.
+    """
+
+    seed: int
+    verdicts: list[Verdict] = field(default_factory=list)
+    defects: dict[str, Defects] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
+    rounds: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    exits: Counter[int] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    events: int = 0
+    dead_letters: int = 0
+    chaos_s: float = 0.0
+    total_s: float = 0.0
+
+
+def judge(
+    outcome: Outcome,
+    *,
+    places: Sequence[demo_places.Place],
+    events: Sequence[Json],
+    acknowledged: set[int],
+    documents: Mapping[str, Mapping[Any, Any]],
+    dead_letters: Sequence[Json],
+) -> None:
+    """Read every target back and note in ``outcome`` what it has, and every defect.
+
+    Args:
+        outcome: To be completed.
+        places: The targets' ends of the line.
+        events: What the recorder saw.
+        acknowledged: The versions whose writes were acknowledged: the recorder has to have seen them all.
+        documents: Collection -> ``_id`` -> document, in the end.
+        dead_letters: As they are in the state database.
+    """
+    outcome.events = len(events)
+    unrecorded = acknowledged - {version_of(event) for event in events}
+    if unrecorded:
+        outcome.problems.append(f"{len(unrecorded)} acknowledged writes are not in the change stream")
+    rejected = _rejected(outcome, events, dead_letters)
+    for place in places:
+        expected = [event for event in events if place.name != "kinesis" or event["_id"]["_data"] not in rejected]
+        verdict, deliveries = _read_back(place, expected, documents)
+        outcome.verdicts.append(verdict)
+        if deliveries is not None:
+            _judge_order(outcome, place.name, expected, deliveries)
+        if not verdict.ok:
+            outcome.problems.append(f"{place.name}: {verdict}")
+
+
+def _rejected(outcome: Outcome, events: Sequence[Json], letters: Sequence[Json]) -> set[str]:
+    """The events that Kinesis had to reject; a problem if the dead letters hold others, or not all of these."""
+    large = {event["_id"]["_data"] for event in events if event["ns"]["coll"] == "large"}
+    outcome.dead_letters = len(letters)
+    wrong = [found for found in letters if found["target"] != "kinesis" or found["event_id"] not in large]
+    lost = large - {found["event_id"] for found in letters}
+    if wrong:
+        outcome.problems.append(f"{len(wrong)} dead letters for no reason, such as {as_text(wrong[0])[:500]}")
+    if lost:
+        outcome.problems.append(f"{len(lost)} rejected events are not in the dead letters")
+    return large
+
+
+def _judge_order(outcome: Outcome, target: str, expected: Sequence[Json], deliveries: Sequence[Delivery]) -> None:
+    ids = {event["_id"]["_data"] for event in expected}
+    source = [(str([event["ns"], event["documentKey"]]), event["_id"]["_data"]) for event in expected]
+    found = defects_of(source, [event_id for event_id in map(_event_id, deliveries) if event_id in ids])
+    outcome.defects[target] = found
+    if found.order or found.missing:
+        outcome.problems.append(f"{target}: {found}")
+
+
+def _event_id(delivery: Delivery) -> str:
+    # The token comes first in every event.
+    return delivery.payload.partition(b'"_data":"')[2].partition(b'"')[0].decode()
+
+
+def _read_back(
+    place: demo_places.Place, events: Sequence[Json], documents: Mapping[str, Mapping[Any, Any]]
+) -> tuple[Verdict, Sequence[Delivery] | None]:
+    """The demo's verdict, and the deliveries it is based on."""
+    kept: list[Sequence[Delivery]] = []
+
+    def keep(target: str, source: Sequence[Json], deliveries: Sequence[Delivery], **options: Any) -> Verdict:
+        kept.append(deliveries)
+        return verify_events(target, source, deliveries, **options)
+
+    with mock.patch.object(demo_places, "verify_events", keep):
+        verdict = place.verdict(events, documents)
+    return verdict, kept[0] if kept else None
+
+
+def table(outcome: Outcome) -> str:
+    """The figures, as docs/reliability.md has them."""
+    lines = [
+        f"seed {outcome.seed}; {outcome.events:,} events; {outcome.kills.total()} kills; faults for "
+        f"{outcome.chaos_s:.0f} s, {outcome.total_s:.0f} s in all",
+        "",
+        "| target | expected | delivered | missing | duplicates | order violations | of these stale after a pause "
+        "| different |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for verdict in outcome.verdicts:
+        defects = outcome.defects.get(verdict.target)
+        order, stale = (f"{defects.order:,}", f"{defects.stale:,}") if defects else ("-", "-")
+        lines.append(
+            f"| {verdict.target} | {verdict.expected:,} | {verdict.delivered:,} | {verdict.missing:,} | "
+            f"{verdict.duplicates:,} | {order} | {stale} | {verdict.different:,} |"
+        )
+    lines.append("")
+    for name, counts in (("rounds", outcome.rounds), ("kills", outcome.kills), ("faults", outcome.faults)):
+        lines.append(f"{name}: " + ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())))
+    lines.append("exits: " + ", ".join(f"{status}: {count}" for status, count in sorted(outcome.exits.items())))
+    lines.append(f"dead letters: {outcome.dead_letters}")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""``make soak``: the crash harness for as long as wanted; exits with 1 on any defect."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from faults.harness import Harness
+from faults.reckoning import table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults, at least")
+    parser.add_argument("--kills", type=int, default=0, help="at least")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--per-s", type=float, default=40.0, help="writes per second, at most")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="read_text is deprecated")
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    with (
+        tempfile.TemporaryDirectory(prefix="docdb-stream-soak-") as folder,
+        Harness(Path(folder), seed=options.seed, per_s=options.per_s, say=say) as harness,
+    ):
+        outcome = harness.run(minutes=options.minutes, kills=options.kills)
+    say("\n" + table(outcome))
+    for problem in outcome.problems:
+        say("\nDEFECT: " + problem)
+    return 1 if outcome.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

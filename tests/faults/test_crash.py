@@ -1,0 +1,24 @@
+"""The short version of the crash harness; ``make soak`` is the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults.harness import KINDS, Harness
+from faults.reckoning import table
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:read_text is deprecated")]
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path) -> None:
+    """Every kind of round at least once, at least ten kills, faults at every target; then the reckoning."""
+    with Harness(tmp_path, seed=1, per_s=40, share=0.06) as harness:
+        outcome = harness.run(minutes=0.5, kills=10)
+    print(table(outcome))
+    assert not outcome.problems, "\n".join(outcome.problems)
+    assert outcome.kills.total() >= 10
+    assert set(outcome.rounds) == set(KINDS)
+    assert {name.partition(":")[0] for name in outcome.faults} == {"kinesis", "sqs", "kafka", "s3", "opensearch"}
+    assert [verdict.delivered > 0 for verdict in outcome.verdicts] == [True] * 5

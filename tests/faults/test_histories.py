@@ -1,0 +1,34 @@
+"""The judge of order: it has to find what it is there to find."""
+
+from __future__ import annotations
+
+import pytest
+from faults.histories import defects_of
+
+SOURCE = [("a", 1), ("b", 10), ("a", 2), ("a", 3), ("b", 11), ("a", 4)]
+
+
+@pytest.mark.parametrize(
+    ("delivered", "missing", "duplicates", "order", "stale"),
+    [
+        pytest.param([1, 10, 2, 3, 11, 4], 0, 0, 0, 0, id="as it was"),
+        pytest.param([10, 11, 1, 2, 3, 4], 0, 0, 0, 0, id="keys have no order among each other"),
+        pytest.param([1, 2, 1, 2, 3, 4, 10, 11], 0, 2, 0, 0, id="a replay"),
+        pytest.param([1, 2, 3, 4, 3, 4, 10, 11], 0, 2, 0, 0, id="a replay of the end"),
+        pytest.param([1, 3, 4, 10, 11], 1, 0, 1, 0, id="one missing"),
+        pytest.param([2, 1, 3, 4, 10, 11], 0, 0, 2, 0, id="overtaken"),
+        pytest.param([1, 2, 1, 3, 4, 10, 11], 0, 1, 1, 1, id="a replay that skips: 1 came late"),
+        pytest.param([1, 2, 3, 4, 2, 10, 11], 0, 1, 1, 1, id="stale at the end"),
+        pytest.param([1, 2, 3, 2, 4, 10, 11], 0, 1, 1, 1, id="stale in the middle"),
+        pytest.param([1, 10, 11], 3, 0, 0, 0, id="the end missing"),
+    ],
+)
+def test_what_is_found(delivered: list[int], missing: int, duplicates: int, order: int, stale: int) -> None:
+    found = defects_of(SOURCE, delivered)
+    assert (found.missing, found.duplicates, found.order, found.stale) == (missing, duplicates, order, stale)
+    assert bool(found.evidence) == bool(missing or order)
+
+
+def test_before_the_end_what_has_not_come_yet_is_not_missing() -> None:
+    found = defects_of(SOURCE, [1, 10, 2], ended=False)
+    assert (found.missing, found.order) == (0, 0)
