@@ -5,7 +5,10 @@ Owns what an operator types and sees, and the exit codes. Everything it does, th
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +32,7 @@ from docdb_stream.report import (
     print_status,
     progress_line,
 )
-from docdb_stream.retry import Deadline
+from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings, parse_start_at
 from docdb_stream.status import ledger_entries, stream_statuses
@@ -63,9 +66,19 @@ VerboseOption = Annotated[
 ]
 
 
+logger = logging.getLogger(__name__)
+
+
 def main() -> None:
     """Entry point of ``docdb-stream``."""
-    app()
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader went away (| head): the interpreter would complain once more while it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:
@@ -277,8 +290,6 @@ def demo(
 
 
 def _settings(config: Path | None) -> list[Settings]:
-    import os
-
     if config is None and not os.environ.get("DOCUMENTDB_URI") and Path("config.ini").is_file():
         config = Path("config.ini")
     return settings_from_config(str(config)) if config is not None else [settings_from_env()]
@@ -317,13 +328,16 @@ def _run_one(
     settings: Settings, limit: Deadline, follow: bool, show: Callable[[RunResult], None]
 ) -> RunResult | DocdbStreamError:
     try:
-        poller = Poller.from_settings(settings)
-        try:
+        with deadline(limit), Poller.from_settings(settings) as poller:
             return poller.run(limit=limit, follow=follow, progress=show)
-        finally:
-            poller.close()
     except DocdbStreamError as error:
         return error
+    except Exception as error:
+        logger.debug("unexpected", exc_info=True)
+        return DocdbStreamError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="this is a bug: please report it, with what docdb-stream run -vv says",
+        )
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -26,7 +26,7 @@ from pymongo.errors import (
 
 from docdb_stream.diagnosis import AUTHENTICATION_FAILED, uri_options
 from docdb_stream.errors import ConfigError, SourceUnavailableError
-from docdb_stream.retry import Backoff
+from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.secret import read_credentials
 from docdb_stream.settings import Settings
 
@@ -149,6 +149,7 @@ def _client(settings: Settings) -> Client:
     by its own retries.
     """
     uri = connection_string(settings)
+    remaining_s = current_deadline().remaining_s
     try:
         given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:
@@ -161,7 +162,7 @@ def _client(settings: Settings) -> Client:
     options: dict[str, Any] = {
         "appname": "docdb-stream",
         "retryWrites": False,
-        "serverSelectionTimeoutMS": SERVER_SELECTION_TIMEOUT_MS,
+        "serverSelectionTimeoutMS": int(min(SERVER_SELECTION_TIMEOUT_MS, max(500.0, 1000 * remaining_s))),
         "connectTimeoutMS": CONNECT_TIMEOUT_MS,
         "socketTimeoutMS": SOCKET_TIMEOUT_MS,
     }

@@ -89,6 +89,9 @@ class SqsDeadLetters:
     HINT = "check DEAD_LETTERS; the role needs sqs:SendMessage (to list and redrive also ReceiveMessage, DeleteMessage)"
     READING_S = 30
     """How long a message that was listed stays hidden from other readers."""
+    WAIT_S = 1
+    """How long the queue is asked for more before it counts as read: waiting asks all of SQS' servers (its developer
+    guide, "long polling"), so that no message is overlooked."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -118,7 +121,10 @@ class SqsDeadLetters:
         while True:
             answer = self._ask(
                 lambda: self._client.receive_message(
-                    QueueUrl=self._url, MaxNumberOfMessages=10, VisibilityTimeout=self.READING_S, WaitTimeSeconds=1
+                    QueueUrl=self._url,
+                    MaxNumberOfMessages=10,
+                    VisibilityTimeout=self.READING_S,
+                    WaitTimeSeconds=self.WAIT_S,
                 )
             )
             messages = answer.get("Messages", [])

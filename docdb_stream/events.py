@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from bson import Timestamp
+from bson.raw_bson import RawBSONDocument
 
 from docdb_stream import encoding
 
@@ -232,7 +233,15 @@ class ChangeEvent:
     def full_document_json(self) -> bytes | None:
         """The full document as plain JSON (see ``encoding.plain_json``), or None where there is no full document."""
         full = self.full_document
-        return None if full is None else self._once("plain", lambda: encoding.plain_json(full))
+        return (
+            None if full is None else self._once("plain", lambda: encoding.plain_json(full, self._raw_full_document()))
+        )
+
+    def _raw_full_document(self) -> bytes | None:
+        if self.raw is None:
+            return None
+        found = RawBSONDocument(self.raw)["fullDocument"]
+        return bytes(found.raw) if isinstance(found, RawBSONDocument) else None
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
         # Two threads may both render; they make the same bytes, so the loser's work is only wasted.

@@ -81,6 +81,12 @@ class Poller:
         poller.alerts = Alerts(settings, store.alert_is_due)
         return poller
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     def run(
         self,
         *,

@@ -137,12 +137,34 @@ class Settings(BaseModel):
         description="Largest record the stream takes, key included: 1 MiB unless raised by UpdateMaxRecordSize.",
     )
 
+    # Firehose
+    firehose_stream: str | None = Field(
+        default=None, description="Firehose stream with source Direct PUT, name or ARN: switches the target on."
+    )
+
     # SQS
     sqs_query_url: str | None = Field(
         default=None, description="SQS queue URL, standard or FIFO: switches the target on."
     )
     sqs_message_group: Literal["document_key", "collection"] = Field(
         default="document_key", description="FIFO queues: what shares a message group, and with it the order."
+    )
+
+    # SNS
+    sns_topic_arn_event: str | None = Field(
+        default=None, description="ARN of the SNS topic for events, standard or FIFO: switches the target on."
+    )
+
+    # EventBridge
+    eventbridge_bus: str | None = Field(
+        default=None, description="EventBridge event bus, name or ARN: switches the target on."
+    )
+    eventbridge_event_bytes: int = Field(
+        default=256 * 1024,
+        ge=1024,
+        le=1024 * 1024,
+        description="What events, and the requests they share, stay below: 256 KiB, or up to 1 MiB where EventBridge "
+        "takes it (since January 2026).",
     )
 
     # Kafka

@@ -18,7 +18,7 @@ from docdb_stream.alerts import Alerts
 from docdb_stream.errors import ConfigError
 from docdb_stream.metrics import NAMESPACE, Metric
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
+from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 
 logger = Logger(service="docdb_stream", level=os.environ.get("LOG_LEVEL", "INFO"), utc=True)
@@ -36,12 +36,13 @@ class Runtime:
         self._poller: Poller | None = None
         self._settings: Settings | None = None
 
-    def poller(self) -> Poller:
+    def poller(self, limit: Deadline) -> Poller:
         """The poller, built on first use and after ``discard``. Raises ConfigError."""
         if self._poller is None:
             settings = self.settings()
             try:
-                self._poller = Poller.from_settings(settings)
+                with deadline(limit):
+                    self._poller = Poller.from_settings(settings)
             except Exception as error:
                 # Before there is a poller there is nobody else to tell.
                 Alerts(settings).send(error)

@@ -30,8 +30,9 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     """
     try:
         _check_starter(event)
-        poller = _runtime.poller()
-        result = poller.run(limit=deadline_of(context))
+        limit = deadline_of(context)
+        poller = _runtime.poller(limit)
+        result = poller.run(limit=limit)
     except (LeaseHeldError, CheckpointConflictError) as error:
         stream = _runtime.settings().stream_name
         logger.info("not run to its end: %s", error)

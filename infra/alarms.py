@@ -58,9 +58,7 @@ class Alarms:
         throttles = lambda_.metric_throttles(period=self._period, statistic="Sum")
         self._add(function, "Throttles", throttles, _ABOVE, 0, f"{stream}: runs overlap; raise every_minutes")
         lag = stream_metric(stream, "Lag", "Maximum", self._period)
-        self._add(
-            function, "Lag", lag, _ABOVE, lag_s, f"{stream}: more than {lag_s} s behind; raise max_loop or memory"
-        )
+        self._add(function, "Lag", lag, _ABOVE, lag_s, f"{stream}: over {lag_s} s behind; raise max_loop or memory")
         headroom = stream_metric(stream, "RetentionHeadroom", "Minimum", self._period)
         why = f"{stream}: in danger of losing its position; raise the change log's retention or the pace"
         self._add(function, "RetentionHeadroom", headroom, _BELOW, HEADROOM_PERCENT, why, periods=1)

@@ -1,6 +1,6 @@
 """The package: a zip of this project and what it needs, for Lambda's platform. ``python -m infra.package`` builds it.
 
-Owns what goes in and that two builds have the same bytes. Wheels only: no compiler, no Docker, whatever this machine is.
+Owns what goes in and that two builds have the same bytes. Wheels only: no compiler, no Docker, whatever builds it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from docdb_stream.errors import ConfigError
 from infra.settings import DeploySettings, read_deployment
 
 MAX_BYTES = 50 * 1024 * 1024
-"""AWS Lambda quotas: a zip that is uploaded directly. (By way of S3, as the CDK does, only its content counts: 250 MB.)"""
+"""AWS Lambda quotas: a zip that is uploaded directly. By way of S3, as the CDK does it, 250 MB of content count."""
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("build")

@@ -67,7 +67,7 @@ def plans(deployment: Deployment) -> list[FunctionPlan]:
     if idle or not found:
         raise ConfigError(
             f"no target: {', '.join(idle)}",
-            hint="switch one on in config.ini with one of " + ", ".join(SWITCHES.values()),
+            hint="switch one on in config.ini with " + ", ".join(SWITCHES.values()),
         )
     return found
 
@@ -91,7 +91,7 @@ def _whole(settings: Settings, function: FunctionSettings) -> Iterator[FunctionP
 
 
 def _isolated(settings: Settings, function: FunctionSettings) -> Iterator[FunctionPlan]:
-    """One plan per target: a stream of its own, ``db.coll@target``, with a checkpoint of its own and no other target."""
+    """One plan per target: a stream ``db.coll@target`` with a checkpoint of its own and no other target."""
     off: dict[str, Any] = {SWITCHES[name]: None for name in _targets(settings) if name in SWITCHES}
     for name in _targets(settings):
         own = {SWITCHES[name]: getattr(settings, SWITCHES[name])} if name in SWITCHES else {}

@@ -58,10 +58,12 @@ class FunctionSettings(_Section):
     opensearch_domain: str | None = Field(
         default=None,
         pattern=r"^[a-z][a-z0-9-]{2,27}$",
-        description="Name of the OpenSearch domain, if its URI hides it.",
+        description="The OpenSearch domain's name, if its URI hides it.",
     )
     kms_keys: _words_of(r"^arn:[\w-]+:kms:.*:key/.+$") = Field(  # type: ignore[valid-type]
-        default=(), description="ARNs of the customer-managed keys of targets, secrets and buckets."
+        default=(),
+        description="ARNs of the customer-managed keys of targets, secrets and buckets.",
+        examples=["arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"],
     )
     batch_window_seconds: int = Field(default=5, ge=0, le=300, description="trigger = esm: how long a batch may fill.")
 
@@ -73,18 +75,30 @@ class DeploySettings(FunctionSettings):
     every_minutes: int = Field(default=2, ge=1, le=60, description="The schedule's period.")
     enabled: bool = Field(default=False, description="Whether the schedule (or event source mapping) is on.")
     trigger_topic_arn: str | None = Field(
-        default=None, pattern=r"^arn:[\w-]+:sns:", description="An existing topic instead of a new one."
+        default=None,
+        pattern=r"^arn:[\w-]+:sns:",
+        description="An existing topic instead of a new one.",
+        examples=["arn:aws:sns:eu-central-1:123456789012:name"],
     )
     alert_topic_arn: str | None = Field(
-        default=None, pattern=r"^arn:[\w-]+:sns:", description="An existing topic instead of a new one."
+        default=None,
+        pattern=r"^arn:[\w-]+:sns:",
+        description="An existing topic instead of a new one.",
+        examples=["arn:aws:sns:eu-central-1:123456789012:name"],
     )
     cluster_arn: str | None = Field(
-        default=None, pattern=r"^arn:[\w-]+:rds:.*:cluster:.+$", description="trigger = esm: the DocumentDB cluster."
+        default=None,
+        pattern=r"^arn:[\w-]+:rds:.*:cluster:.+$",
+        description="trigger = esm: the DocumentDB cluster.",
+        examples=["arn:aws:rds:eu-central-1:123456789012:cluster:name"],
     )
     architecture: Literal["arm64", "x86_64"] = Field(default="arm64", description="The functions' processor.")
     python: Literal["3.11", "3.12", "3.13", "3.14"] = Field(default="3.13", description="The functions' Python.")
     pymongo: str | None = Field(
-        default=None, pattern=r"^[<>=!~]=?\s*[\d.*]+(\s*,\s*[<>=!~]=?\s*[\d.*]+)*$", description="pymongo's versions."
+        default=None,
+        pattern=r"^[<>=!~]=?\s*[\d.*]+(\s*,\s*[<>=!~]=?\s*[\d.*]+)*$",
+        description="pymongo's versions.",
+        examples=["<4.14"],
     )
 
     @model_validator(mode="after")
@@ -97,8 +111,12 @@ class DeploySettings(FunctionSettings):
 class NetworkSettings(_Section):
     """The section [network]: where in the VPC the functions run. Without it they run outside of any."""
 
-    subnets: _words_of(r"^subnet-[0-9a-f]+$") = ()  # type: ignore[valid-type]
-    security_groups: _words_of(r"^sg-[0-9a-f]+$") = ()  # type: ignore[valid-type]
+    subnets: _words_of(r"^subnet-[0-9a-f]+$") = Field(  # type: ignore[valid-type]
+        default=(), description="Ids of the subnets.", examples=["subnet-0123456789abcdef0"]
+    )
+    security_groups: _words_of(r"^sg-[0-9a-f]+$") = Field(  # type: ignore[valid-type]
+        default=(), description="Ids of the security groups.", examples=["sg-0123456789abcdef0"]
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -172,6 +190,9 @@ def _validated(model: type[S], values: Mapping[str, str], section: str, problems
             if detail["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(key, model.model_fields, n=1)
                 problems.append(f"[{section}] {key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+            elif detail["type"] == "string_pattern_mismatch":
+                examples = model.model_fields[key].examples or [model.model_fields[key].description]
+                problems.append(f"[{section}] {key}: expected something like {examples[0]}, found {detail['input']!r}")
             else:
                 message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
                 found = f"expected {message}, found {given[key]!r}" if key else message
@@ -182,18 +203,17 @@ def _validated(model: type[S], values: Mapping[str, str], section: str, problems
 def _misfits(settings: Settings, function: FunctionSettings | None, deploy: DeploySettings) -> list[str]:
     """What is right elsewhere and cannot work in a Lambda."""
     where = f"[{STREAM_PREFIX}{settings.stream_name}]"
-    problems = []
-    for key in ("documentdb_secret", "kafka_secret", "opensearch_secret"):
-        if (getattr(settings, key) or "").startswith(("env:", "file:")):
-            problems.append(f"{where} {key}: a function reads its secrets from Secrets Manager; give a name or ARN")
+    problems = [
+        f"{where} {key}: a function reads its secrets from Secrets Manager; give a name or ARN"
+        for key in ("documentdb_secret", "kafka_secret", "opensearch_secret")
+        if (getattr(settings, key) or "").startswith(("env:", "file:"))
+    ]
     if _holds_password(settings.documentdb_uri):
         problems.append(f"{where} documentdb_uri: a password would be readable in the template; use documentdb_secret")
     if settings.file_path:
         problems.append(f"{where} file_path: a function has no file that lasts; use bucket_name")
     if settings.dead_letters and not settings.dead_letters.startswith(("s3://", "https://", "http://")):
-        problems.append(
-            f"{where} dead_letters: a function has no file that lasts; use s3://bucket/prefix or a queue URL"
-        )
+        problems.append(f"{where} dead_letters: a function has no file that lasts; use s3://bucket/key or a queue")
     if deploy.trigger == "schedule" and function and function.timeout_seconds > deploy.every_minutes * 60:
         # Each function has a concurrency of 1: runs longer than the period would queue up behind each other, expire,
         # and look like failures.

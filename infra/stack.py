@@ -13,7 +13,7 @@ from infra.alarms import Alarms
 from infra.dashboard import StreamDashboard
 from infra.function import StreamFunction
 from infra.plan import plans
-from infra.settings import DeploySettings, Deployment
+from infra.settings import Deployment, DeploySettings
 from infra.trigger import Schedule, event_source_mapping
 
 _FAILURES_KEPT = Duration.days(14)
@@ -96,8 +96,6 @@ def _failure_queue(scope: Construct) -> sqs.Queue:
         retention_period=_FAILURES_KEPT,
     )
     Validations.of(queue).acknowledge(
-        Acknowledgment(
-            id="AwsSolutions-SQS3", reason="It is itself where failures end: nothing consumes it but people."
-        )
+        Acknowledgment(id="AwsSolutions-SQS3", reason="It is itself where failures end: people read it.")
     )
     return queue

@@ -15,7 +15,10 @@ from docdb_stream.target import Target
 
 TARGETS: dict[str, str] = {
     "kinesis": "docdb_stream.targets.kinesis:KinesisTarget",
+    "firehose": "docdb_stream.targets.firehose:FirehoseTarget",
     "sqs": "docdb_stream.targets.sqs:SqsTarget",
+    "sns": "docdb_stream.targets.sns:SnsTarget",
+    "eventbridge": "docdb_stream.targets.eventbridge:EventBridgeTarget",
     "kafka": "docdb_stream.targets.kafka:KafkaTarget",
     "opensearch": "docdb_stream.targets.opensearch:OpenSearchTarget",
     "s3": "docdb_stream.targets.s3:S3Target",
@@ -26,7 +29,10 @@ TARGETS: dict[str, str] = {
 
 SWITCHES: dict[str, str] = {
     "kinesis": "kinesis_stream",
+    "firehose": "firehose_stream",
     "sqs": "sqs_query_url",
+    "sns": "sns_topic_arn_event",
+    "eventbridge": "eventbridge_bus",
     "kafka": "msk_bootstrap_srv",
     "opensearch": "elasticsearch_uri",
     "s3": "bucket_name",

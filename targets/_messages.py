@@ -18,7 +18,9 @@ REQUEST_MESSAGES = 10
 _ID = re.compile(r"[!-~]{1,128}")
 
 
-def message(event: ChangeEvent, payload: bytes, body_name: Literal["Message", "MessageBody"], group: str | None) -> Record:
+def message(
+    event: ChangeEvent, payload: bytes, body_name: Literal["Message", "MessageBody"], group: str | None
+) -> Record:
     """An event as an entry of a request.
 
     The message attributes ``event_id``, ``operation`` and, where there is one, ``namespace`` say which event it is.

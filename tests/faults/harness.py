@@ -12,26 +12,19 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from faults.nursery import Nursery, Poller, Trap
+from faults.nursery import Poller, Trap
 from faults.poller_main import STEPS
-from faults.proxy import HttpFaults, TcpFaults
 from faults.reckoning import Outcome, judge
-from faults.truth import COLLECTIONS, PatientRecorder, Writer
+from faults.scene import DB, LEASE_S, STATE_DB, Scene
+from faults.truth import COLLECTIONS
 from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
-from docdb_stream.local.demo import places
-
 T = TypeVar("T")
 
-DB = "shop"
-LEASE_S = 2.0
 CATCH_UP_S = 600.0
 BACKLOG = 4_000
 """Events not delivered yet at which the writer slows down: the harness is about faults, not about load."""
@@ -43,102 +36,25 @@ NTH = {"read": (1, 2, 3, 5), "write": (1, 2, 4, 7, 11), "flush": (1, 2, 4, 7, 11
 EXPECTED_EXITS = {0, 3, 4, 6, -signal.SIGKILL}
 
 
-class AdvertisedBroker(KafkaBroker):
-    """A broker that tells clients to come through a proxy."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self._advertised = port
-
-    def _command(self) -> Sequence[str]:
-        command = list(super()._command())
-        at = command.index("--advertised-listener-url") + 1
-        command[at] = f"tcp://127.0.0.1:{self._advertised}"
-        return command
-
-    @property
-    def bootstrap_servers(self) -> str:
-        return f"127.0.0.1:{self._advertised}"
-
-
 class Harness:
-    """One run. A context manager; leaving it ends all that it started.
+    """One run over a scene.
 
     Args:
-        folder: For config and logs.
+        scene: Set up.
         seed: Of every choice.
-        per_s: Writes per second.
-        share: Of requests to targets that meet a fault.
         say: Gets progress lines.
     """
 
-    def __init__(
-        self, folder: Path, *, seed: int, per_s: float, share: float = 0.04, say: Callable[[str], None] = print
-    ) -> None:
-        self._folder = folder
+    def __init__(self, scene: Scene, *, seed: int, say: Callable[[str], None] = print) -> None:
         self._chance = random.Random(seed)
         self._seed = seed
-        self._share = share
-        self._per_s = per_s
         self._say = say
-        self._stack = ExitStack()
-        self._over = threading.Event()
-        self.outcome = Outcome(seed)
-
-    def __enter__(self) -> Self:
         self._began_s = time.monotonic()
-        try:
-            self._set_up()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        self._stack.close()
-
-    def _set_up(self) -> None:
-        enter = self._stack.enter_context
-        self._mongo = enter(ReplicaSet(nodes=3))
-        aws, opensearch = enter(AwsServer()), enter(OpenSearchServer())
-        self._tcp = enter(TcpFaults())
-        kafka = enter(AdvertisedBroker(self._tcp.port))
-        self._tcp.upstream = kafka.port
-        options = {"seed": self._seed, "share": self._share, "hang_s": 2.5}
-        self._http = [
-            enter(HttpFaults(aws.address, **options)),  # type: ignore[arg-type]
-            enter(HttpFaults(opensearch.address, **options)),  # type: ignore[arg-type]
-        ]
-        self._client = enter(self._mongo.client(socketTimeoutMS=3000))
-        self._places: list[Any] = [
-            places.KinesisPlace(aws),
-            places.SqsPlace(aws),
-            places.KafkaPlace(kafka),
-            places.S3Place(aws),
-            places.OpenSearchPlace(opensearch),
-        ]
-        settings: dict[str, Any] = {
-            "documentdb_uri": self._mongo.uri,
-            "watched_db_name": DB,
-            "state_db": "state",
-            "lease_seconds": LEASE_S,
-            "batch_size": 25,
-            "state_sync_count": 2,
-            "max_loop": 0,
-            "kinesis_record_bytes": 16_384,  # the large documents are beyond it: they go to the dead letters
-        }
-        for place in self._places:
-            settings |= place.create()
-        settings["elasticsearch_uri"] = self._http[1].url
-        config = self._folder / "config.ini"
-        config.write_text("\n".join(["[docdb-stream]", *(f"{name} = {value}" for name, value in settings.items())]))
-        environment = {**aws.environment(), "AWS_ENDPOINT_URL": self._http[0].url}
-        self._nursery = enter(Nursery(self._folder, config, environment))
-        self._recorder = PatientRecorder(self._client, DB)
-        threading.Thread(target=self._recorder.run, args=(self._over,), daemon=True).start()
-        writer_client = enter(self._mongo.client(retryWrites=True, socketTimeoutMS=3000))
-        self._writer = Writer(writer_client, DB, seed=self._seed, per_s=self._per_s)
+        self._mongo, self._client, self._nursery = scene.mongo, scene.client, scene.nursery
+        self._http, self._tcp, self._places = scene.http, scene.tcp, scene.places
+        self._writer, self._recorder = scene.writer, scene.recorder
+        self._healed = threading.Event()
+        self.outcome = Outcome(seed)
 
     # The rounds
 
@@ -162,7 +78,7 @@ class Harness:
                 said_s = time.monotonic()
                 self._progress(said_s - began_s)
         self.outcome.chaos_s = time.monotonic() - began_s
-        self._over_with_faults()
+        self._heal()
         trouble.join(10)
         self._catch_up()
         self._judge()
@@ -261,7 +177,7 @@ class Harness:
 
     def _trouble_kafka(self) -> None:
         chance = random.Random(self._seed + 1)
-        while not self._over.wait(chance.uniform(1.0, 4.0)) and self._http[0].active:
+        while not self._healed.wait(chance.uniform(1.0, 4.0)):
             if chance.random() < 0.7:
                 self.outcome.faults["kafka: connections reset"] += 1
                 self._tcp.reset_all()
@@ -299,7 +215,7 @@ class Harness:
 
     def _checkpoint(self) -> dict[str, Any]:
         try:
-            found = self._client["state"]["checkpoints"].find_one({"_id": f"{DB}.*"}) or {}
+            found = self._client[STATE_DB]["checkpoints"].find_one({"_id": f"{DB}.*"}) or {}
         except PyMongoError:
             return {}
         behind = len(self._recorder) - found.get("events", 0)
@@ -333,7 +249,8 @@ class Harness:
 
     # The reckoning
 
-    def _over_with_faults(self) -> None:
+    def _heal(self) -> None:
+        self._healed.set()
         for each in self._http:
             each.active = False
             self.outcome.faults += each.happened
@@ -362,7 +279,7 @@ class Harness:
             events=self._recorder.events(),
             acknowledged=self._writer.acknowledged,
             documents={name: {each["_id"]: each for each in database[name].find()} for name in COLLECTIONS},
-            dead_letters=list(self._client["state"]["checkpoints_dead_letters"].find()),
+            dead_letters=list(self._client[STATE_DB]["checkpoints_dead_letters"].find()),
         )
 
     def _until(self, condition: Callable[[], T], what: str, timeout_s: float = 60) -> T:

@@ -64,7 +64,7 @@ class Nursery:
         self.count = 0
 
     def __enter__(self) -> Self:
-        paths = {"PYTHONPATH": str(TESTS), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        paths = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "faults.poller_main"],
             stdin=subprocess.PIPE,

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from faults.harness import Harness
 from faults.reckoning import table
+from faults.scene import Scene
+
+FAULT_SHARE = 0.04
+"""Of the requests to targets."""
 
 
 def main() -> int:
@@ -27,9 +31,9 @@ def main() -> int:
 
     with (
         tempfile.TemporaryDirectory(prefix="docdb-stream-soak-") as folder,
-        Harness(Path(folder), seed=options.seed, per_s=options.per_s, say=say) as harness,
+        Scene(Path(folder), seed=options.seed, per_s=options.per_s, share=FAULT_SHARE) as scene,
     ):
-        outcome = harness.run(minutes=options.minutes, kills=options.kills)
+        outcome = Harness(scene, seed=options.seed, say=say).run(minutes=options.minutes, kills=options.kills)
     say("\n" + table(outcome))
     for problem in outcome.problems:
         say("\nDEFECT: " + problem)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from faults.harness import KINDS, Harness
 from faults.reckoning import table
+from faults.scene import Scene
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:read_text is deprecated")]
 
@@ -14,8 +15,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:read_t
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path) -> None:
     """Every kind of round at least once, at least ten kills, faults at every target; then the reckoning."""
-    with Harness(tmp_path, seed=1, per_s=40, share=0.06) as harness:
-        outcome = harness.run(minutes=0.5, kills=10)
+    with Scene(tmp_path, seed=1, per_s=40, share=0.06) as scene:
+        outcome = Harness(scene, seed=1).run(minutes=0.5, kills=10)
     print(table(outcome))
     assert not outcome.problems, "\n".join(outcome.problems)
     assert outcome.kills.total() >= 10

@@ -41,7 +41,8 @@ def test_the_environment_of_the_aws_sample_is_understood():
     assert settings.scope == Namespace("shop", "orders")
     assert settings.stream_name == "shop.orders"
     assert (settings.state_sync_count, settings.max_loop) == (20, 500)
-    assert (settings.kinesis_stream, settings.sqs_query_url, settings.msk_bootstrap_srv) == ("s", "https://queue", "b:9092")
+    assert (settings.kinesis_stream, settings.sqs_query_url) == ("s", "https://queue")
+    assert settings.msk_bootstrap_srv == "b:9092"
     assert (settings.elasticsearch_uri, settings.bucket_name, settings.bucket_path) == ("es.example", "b", "p")
 
 

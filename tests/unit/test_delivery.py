@@ -228,7 +228,7 @@ def test_what_is_queued_for_a_hanging_target_is_dropped_when_the_run_ends(gate: 
         for number in range(10):
             delivery.write(EVENTS[number : number + 1])
     gate.set()
-    wait_for(lambda: threading.active_count() == before)
+    wait_for(lambda: threading.active_count() <= before)
     assert hanging.calls == [EVENTS[:1]]
 
 
@@ -238,7 +238,7 @@ def test_the_threads_end() -> None:
         delivery.write(EVENTS[:1])
         assert threading.active_count() == before + 2
         delivery.flush()
-    wait_for(lambda: threading.active_count() == before)
+    wait_for(lambda: threading.active_count() <= before)
 
 
 def test_leaving_closes_no_target() -> None:

@@ -1,0 +1,135 @@
+"""Amazon EventBridge: one event of the bus per change event, in no promised order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.settings import Settings
+from docdb_stream.target import Rejection
+from docdb_stream.targets._aws import Limits, Record, Refusal, refusals
+from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_target import BatchTarget
+
+REQUEST_EVENTS = 10
+"""Amazon EventBridge API reference, PutEvents."""
+EVENT_BYTES = 256 * 1024
+"""Amazon EventBridge user guide, "Calculating PutEvents event entry size": the entries of a request are smaller than
+this together. Since January 2026 the API reference says 1 MB."""
+TIME_BYTES = 14
+"""The same: what Time counts for."""
+SOURCE = "docdb-stream"
+
+# Amazon EventBridge API reference, PutEventsResultEntry: refusals that another attempt, or another role, cannot change.
+_AT_FAULT = frozenset({"InvalidArgument", "MalformedDetail"})
+
+
+class EventBridgeTarget(BatchTarget):
+    """Puts every change event, of every operation, on a bus.
+
+    Source is ``docdb-stream``, DetailType the operation, Detail the payload, Time the cluster time, and Resources holds
+    the namespace (``db.coll``), where there is one: rules can match all of them.
+
+    EventBridge delivers in no promised order, and an event can arrive more than once. So no order is kept on the way
+    either: several events of a document may share a request.
+
+    ``write`` returns when every event is taken or rejected. Which rules match is EventBridge's matter: an event that
+    none matches is gone, unless the bus has an archive. PutEvents also takes events for a bus that does not exist, and
+    drops them; so ``flush`` sees that the bus is there.
+
+    Args:
+        bus: Name or ARN.
+        payload_format: How an event is written.
+        event_bytes: What the entries of a request, and so each event, are smaller than.
+        lanes: Requests side by side.
+    """
+
+    name = "eventbridge"
+    service = "events"
+    action = "events:PutEvents"
+
+    def __init__(
+        self,
+        bus: str,
+        *,
+        payload_format: PayloadFormat = "extended",
+        event_bytes: int = EVENT_BYTES,
+        lanes: int = 8,
+    ) -> None:
+        self._bus = bus
+        self._event_bytes = event_bytes
+        self._is_bus_seen = True
+        short_name = bus.rpartition("/")[2]
+        place = Place(
+            target=self.name,
+            what=f"EventBridge bus {short_name}",
+            variable="EVENTBRIDGE_BUS",
+            create=f"aws events create-event-bus --name {short_name}",
+            capacity="raise the quota of PutEvents (Service Quotas, Amazon EventBridge)",
+        )
+        super().__init__(place, payload_format, lanes, arn_region(bus))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The target, or None when ``eventbridge_bus`` is not set."""
+        if settings.eventbridge_bus is None:
+            return None
+        return cls(
+            settings.eventbridge_bus,
+            payload_format=settings.payload_format,
+            event_bytes=settings.eventbridge_event_bytes,
+        )
+
+    def check(self) -> None:
+        """See that the bus exists; needs events:DescribeEventBus, as ``flush`` does.
+
+        Raises:
+            TargetError: It does not exist, or may not be described.
+        """
+        with self._place.errors("events:DescribeEventBus"):
+            self._describe()
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Put the events on the bus; returns when each is taken or rejected, with the rejections.
+
+        Raises:
+            TargetError: EventBridge does not take them, or not in time.
+        """
+        self._is_bus_seen = self._is_bus_seen and not events
+        return super().write(events)
+
+    def flush(self) -> Sequence[Rejection]:
+        """See that the bus, for which EventBridge took the events since the last flush, is there.
+
+        Raises:
+            TargetError: It is not, or may not be described.
+        """
+        if not self._is_bus_seen:
+            self._place.retry("events:DescribeEventBus", self._describe)
+            self._is_bus_seen = True
+        return ()
+
+    def _describe(self) -> None:
+        self._client.describe_event_bus(Name=self._bus)
+
+    def _limits(self) -> Limits:
+        return Limits(REQUEST_EVENTS, self._event_bytes - 1, self._event_bytes - 1)
+
+    def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
+        resources = [str(event.namespace)] if event.namespace.db else []
+        entry = {
+            "EventBusName": self._bus,
+            "Source": SOURCE,
+            "DetailType": event.operation,
+            "Detail": payload.decode(),
+            "Resources": resources,
+            "Time": event.cluster_time.as_datetime(),
+        }
+        texts = (SOURCE, event.operation, *resources)
+        size_bytes = len(payload) + TIME_BYTES + sum(len(text.encode()) for text in texts)
+        return Record(event, event.event_id, size_bytes, entry)
+
+    def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
+        answer = self._client.put_events(Entries=entries)
+        return refusals(answer["Entries"], _AT_FAULT) if answer["FailedEntryCount"] else []

@@ -1,0 +1,97 @@
+"""Amazon SNS: one message per event; FIFO topics keep the order of each document, standard topics none."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Self
+
+from docdb_stream.errors import ConfigError
+from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.settings import Settings
+from docdb_stream.targets._aws import Limits, Record, Refusal
+from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_target import BatchTarget
+from docdb_stream.targets._messages import REQUEST_MESSAGES, failed, message, numbered
+
+MESSAGE_BYTES = 256 * 1024
+"""Amazon SNS API reference, PublishBatch: 256 KiB for one message and for all of a request, attributes included, unless
+the topic's attribute MaximumMessageSize says more (1 MiB at most)."""
+
+
+class SnsTarget(BatchTarget):
+    """Publishes every event, of every operation, as a message whose text is the payload.
+
+    The message attributes ``event_id``, ``operation`` and ``namespace`` say which event it is; subscriptions can filter
+    by them.
+
+    - FIFO topics (their name ends in ``.fifo``): MessageGroupId is the namespace and the document key, so a document's
+      events arrive in order; MessageDeduplicationId is the event_id, so an event published again within five minutes
+      arrives once. What does not fit an id is sent as its SHA-256.
+    - Standard topics: no order is promised, and an event can arrive more than once.
+
+    U+FFFE and U+FFFF, which SQS would not take, are written as escapes within the JSON text, which say the same.
+    ``write`` returns when every event is durable, in SNS, or rejected. A topic without subscriptions forgets it at once.
+
+    Args:
+        topic_arn: The topic's ARN.
+        payload_format: How an event is written.
+        lanes: Requests side by side.
+
+    Raises:
+        ConfigError: It is no ARN.
+    """
+
+    name = service = "sns"
+    action = "sns:Publish"
+
+    def __init__(self, topic_arn: str, *, payload_format: PayloadFormat = "extended", lanes: int = 8) -> None:
+        if not topic_arn.startswith("arn:"):
+            hint = "give the topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"
+            raise ConfigError(f"SNS_TOPIC_ARN_EVENT is no ARN: {topic_arn}", hint=hint)
+        self._topic_arn = topic_arn
+        self._is_fifo = topic_arn.endswith(".fifo")
+        topic = topic_arn.rpartition(":")[2]
+        fifo = " --attributes FifoTopic=true" if self._is_fifo else ""
+        place = Place(
+            target=self.name,
+            what=f"SNS topic {topic}",
+            variable="SNS_TOPIC_ARN_EVENT",
+            create=f"aws sns create-topic --name {topic}{fifo}",
+            capacity="set the FIFO topic's FifoThroughputScope to MessageGroup, or raise the quota",
+        )
+        super().__init__(place, payload_format, lanes, arn_region(topic_arn))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """The target, or None when ``sns_topic_arn_event`` is not set."""
+        if settings.sns_topic_arn_event is None:
+            return None
+        return cls(settings.sns_topic_arn_event, payload_format=settings.payload_format)
+
+    def check(self) -> None:
+        """See that the topic exists; needs sns:GetTopicAttributes, as writing does.
+
+        Raises:
+            TargetError: It does not exist, or may not be looked at.
+        """
+        with self._place.errors("sns:GetTopicAttributes"):
+            self._attributes()
+
+    def _limits(self) -> Limits:
+        return Limits(REQUEST_MESSAGES, self._message_bytes, self._message_bytes)
+
+    @cached_property
+    def _message_bytes(self) -> int:
+        attributes = self._place.retry("sns:GetTopicAttributes", self._attributes)
+        return int(attributes.get("MaximumMessageSize", MESSAGE_BYTES))
+
+    def _attributes(self) -> dict[str, str]:
+        attributes: dict[str, str] = self._client.get_topic_attributes(TopicArn=self._topic_arn)["Attributes"]
+        return attributes
+
+    def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
+        return message(event, payload, "Message", key if self._is_fifo else None)
+
+    def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
+        entries = numbered(entries)
+        return failed(self._client.publish_batch(TopicArn=self._topic_arn, PublishBatchRequestEntries=entries))

@@ -1,0 +1,125 @@
+"""The scene of the crash harness: a replica set of three, five targets behind faulty ways, and who acts there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from faults.nursery import Nursery
+from faults.proxy import HttpFaults, TcpFaults
+from faults.truth import PatientRecorder, Writer
+
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
+from docdb_stream.local.demo import places
+
+DB = "shop"
+STATE_DB = "state"
+LEASE_S = 2.0
+HANG_S = 2.5
+"""Longer than the pollers wait for an answer."""
+
+
+class AdvertisedBroker(KafkaBroker):
+    """A broker that tells clients to come through a proxy."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._advertised = port
+
+    def _command(self) -> Sequence[str]:
+        command = list(super()._command())
+        at = command.index("--advertised-listener-url") + 1
+        command[at] = f"tcp://127.0.0.1:{self._advertised}"
+        return command
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self._advertised}"
+
+
+class Scene:
+    """Everything set up, nothing happening yet. A context manager; leaving it ends all of it.
+
+    Args:
+        folder: For config and logs.
+        seed: Of the faults and of the writer.
+        per_s: Writes per second.
+        share: Of the requests to targets that meet a fault.
+
+    Attributes:
+        mongo: The replica set.
+        client: A client of it.
+        http: The ways to AWS and to OpenSearch.
+        tcp: The way to Kafka.
+        places: The targets' ends of the line.
+        nursery: Starts pollers.
+        recorder: Records already.
+        writer: Not started.
+    """
+
+    def __init__(self, folder: Path, *, seed: int, per_s: float, share: float) -> None:
+        self._folder = folder
+        self._seed = seed
+        self._per_s = per_s
+        self._share = share
+        self._stack = ExitStack()
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        try:
+            self._set_up()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self._stack.close()
+
+    def _set_up(self) -> None:
+        enter = self._stack.enter_context
+        self.mongo = enter(ReplicaSet(nodes=3))
+        aws, opensearch = enter(AwsServer()), enter(OpenSearchServer())
+        self.tcp = enter(TcpFaults())
+        kafka = enter(AdvertisedBroker(self.tcp.port))
+        self.tcp.upstream = kafka.port
+        to_aws, to_opensearch = (
+            enter(HttpFaults(each.address, seed=self._seed, share=self._share, hang_s=HANG_S))
+            for each in (aws, opensearch)
+        )
+        self.http = (to_aws, to_opensearch)
+        self.client = enter(self.mongo.client(socketTimeoutMS=3000))
+        self.places: list[places.Place] = [
+            places.KinesisPlace(aws),
+            places.SqsPlace(aws),
+            places.KafkaPlace(kafka),
+            places.S3Place(aws),
+            places.OpenSearchPlace(opensearch),
+        ]
+        settings = self._settings() | {"elasticsearch_uri": to_opensearch.url}
+        config = self._folder / "config.ini"
+        config.write_text("\n".join(["[docdb-stream]", *(f"{name} = {value}" for name, value in settings.items())]))
+        self.nursery = enter(Nursery(self._folder, config, {**aws.environment(), "AWS_ENDPOINT_URL": to_aws.url}))
+        self.recorder = PatientRecorder(self.client, DB)
+        threading.Thread(target=self.recorder.run, args=(self._over,), daemon=True).start()
+        writers_client = enter(self.mongo.client(retryWrites=True, socketTimeoutMS=3000))
+        self.writer = Writer(writers_client, DB, seed=self._seed, per_s=self._per_s)
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "documentdb_uri": self.mongo.uri,
+            "watched_db_name": DB,
+            "state_db": STATE_DB,
+            "lease_seconds": LEASE_S,
+            "batch_size": 25,
+            "state_sync_count": 2,
+            "max_loop": 0,
+            "kinesis_record_bytes": 16_384,  # the large documents are beyond it: they go to the dead letters
+        }
+        for place in self.places:
+            settings |= place.create()
+        return settings

@@ -1,0 +1,209 @@
+"""[deploy], [deploy NAME] and [network]: what they mean, and that every problem is told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from docdb_stream.errors import ConfigError
+from infra.plan import function_name, plans
+from infra.settings import Deployment, DeploySettings, FunctionSettings, NetworkSettings, read_deployment
+
+REPOSITORY = Path(__file__).parents[2]
+
+Read = Callable[..., Deployment]
+
+
+def problems(read: Callable[[], object]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        read()
+    assert caught.value.hint
+    return caught.value.problems
+
+
+def test_a_file_without_deployment_sections_gets_the_defaults(deployment: Read):
+    found = deployment()
+    assert found.deploy == DeploySettings()
+    assert found.network == NetworkSettings()
+    assert (found.deploy.every_minutes, found.deploy.enabled, found.deploy.architecture) == (2, False, "arm64")
+
+
+def test_a_stream_s_own_section_wins_over_the_defaults(deployment: Read):
+    found = deployment(
+        deploy="memory_mb = 1024\nisolate = true",
+        rest="[deploy shop.orders]\nmemory_mb = 2048\n[stream shop.carts]\nwatched_db_name = shop\nstdout = true",
+    )
+    functions = {settings.stream_name: function for settings, function in found.streams}
+    assert {name: function.memory_mb for name, function in functions.items()} == {
+        "shop.orders": 2048,
+        "shop.carts": 1024,
+    }
+    assert all(function.isolate for function in functions.values())
+
+
+def test_every_problem_is_told_at_once(config: Callable[..., Path]):
+    path = config(
+        stream="kinesis_stream = changes\nkinesis_strem = x\nfile_path = /tmp/x\ndocumentdb_secret = env:SECRET",
+        deploy="memory = 1\nmemory_mb = 1\narchitecture = mips\nschedule = often\nlog_retention_days = 2\npymongo = 4",
+        rest="[network]\nsubnets = subnet-1, here",
+    )
+    text = "\n".join(problems(lambda: read_deployment(str(path), {})))
+    for part in (
+        "kinesis_strem: unknown key; did you mean kinesis_stream?",
+        "[deploy] memory: unknown key; did you mean memory_mb?",
+        "[deploy] memory_mb: expected greater than or equal to 128, found '1'",
+        "[deploy] architecture: expected 'arm64' or 'x86_64', found 'mips'",
+        "[deploy] schedule: unknown key",
+        "[deploy] log_retention_days: expected 1, 3, 5",
+        "[deploy] pymongo: expected something like <4.14, found '4'",
+        "[network] subnets: expected something like subnet-0123456789abcdef0, found 'here'",
+    ):
+        assert part in text
+    right = config(
+        stream="file_path = /tmp/x\ndocumentdb_secret = env:SECRET\ndead_letters = letters.jsonl",
+        deploy="timeout_seconds = 300\nmemory = 1",
+        rest="[deploy shop.cart]\nmemory_mb = 256\n[network]\nsubnets = subnet-1",
+    )
+    text = "\n".join(problems(lambda: read_deployment(str(right), {})))
+    for part in (
+        "[deploy] memory: unknown key; did you mean memory_mb?",
+        "[deploy shop.cart]: there is no [stream shop.cart]",
+        "[network]: subnets and security_groups go together",
+        "documentdb_secret: a function reads its secrets from Secrets Manager",
+        "file_path: a function has no file that lasts",
+        "dead_letters: a function has no file that lasts",
+    ):
+        assert part in text
+
+
+def test_a_run_may_not_take_longer_than_the_period(deployment: Read):
+    assert "timeout_seconds" in problems(lambda: deployment(deploy="timeout_seconds = 121"))[0]
+    assert deployment(deploy="timeout_seconds = 121\nevery_minutes = 3")
+
+
+def test_a_password_never_gets_into_the_template(config: Callable[..., Path]):
+    path = config(shared="documentdb_uri = ${CLUSTER_URI}")
+    assert (
+        "readable in the template"
+        in problems(lambda: read_deployment(str(path), {"CLUSTER_URI": "mongodb://user:secret@host/"}))[0]
+    )
+
+
+def test_the_environment_of_whoever_deploys_changes_nothing(config: Callable[..., Path]):
+    environ = {"DOCUMENTDB_URI": "mongodb://elsewhere/", "KINESIS_STREAM": "other", "NAME": "changes"}
+    found = read_deployment(str(config(stream="kinesis_stream = ${NAME}")), environ)
+    settings, _ = found.streams[0]
+    assert settings.kinesis_stream == "changes"
+    assert "elsewhere" not in settings.documentdb_uri
+
+
+def test_an_event_source_mapping_needs_cluster_database_and_secret_by_arn(deployment: Read):
+    assert "cluster_arn" in problems(lambda: deployment(deploy="trigger = esm"))[0]
+    arn = "arn:aws:rds:eu-central-1:123456789012:cluster:shop"
+    assert "ARN" in problems(lambda: deployment(deploy=f"trigger = esm\ncluster_arn = {arn}"))[0]
+
+
+def test_a_stream_without_a_target_is_told(deployment: Read):
+    with pytest.raises(ConfigError, match=r"shop\.orders") as caught:
+        plans(deployment(stream="start_at = now"))
+    assert "kinesis_stream" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        ("shop.orders", "docdb-stream-shop-orders"),
+        ("shop.order.items", "docdb-stream-shop-order-items"),
+        ("shop.*", r"docdb-stream-shop-[0-9a-f]{8}"),
+        ("*", r"docdb-stream-[0-9a-f]{8}"),
+        ("shop.orders@kinesis", r"docdb-stream-shop-orders-kinesis-[0-9a-f]{8}"),
+        ("my-shop.orders", r"docdb-stream-my-shop-orders-[0-9a-f]{8}"),
+        ("shop." + "x" * 46, "docdb-stream-shop-" + "x" * 46),
+        ("shop." + "x" * 47, r"docdb-stream-shop-x{37}-[0-9a-f]{8}"),
+        ("läden.größe", r"docdb-stream-l-den-gr-e-[0-9a-f]{8}"),
+    ],
+)
+def test_function_names(stream: str, name: str):
+    assert re.fullmatch(name, function_name(stream))
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", function_name(stream))
+
+
+def test_two_streams_never_share_a_function():
+    names = ["a-b.c", "a.b-c", "a.b.c", "a.b", "a.*", "a", "a.b@s3", "a.b.s3", "a.b-s3", "x" * 70, "x" * 71]
+    assert len({function_name(name) for name in names}) == len(names)
+
+
+def test_the_environment_holds_what_was_set_and_nothing_else(deployment: Read):
+    (plan,) = plans(
+        deployment(
+            stream="kinesis_stream = changes\nmax_loop = 0\nstdout = true\nstart_at = 2026-01-31T12:00:00Z\n"
+            "opensearch_uri = https://search\npayload_format =",
+        )
+    )
+    assert plan.environment() == {
+        "DOCUMENTDB_URI": "shop.cluster-abc.eu-central-1.docdb.amazonaws.com",
+        "ELASTICSEARCH_URI": "https://search",
+        "KINESIS_STREAM": "changes",
+        "MAX_LOOP": "0",
+        "START_AT": "2026-01-31T12:00:00+00:00",
+        "STDOUT": "true",
+        "STREAM_NAME": "shop.orders",
+        "WATCHED_COLLECTION_NAME": "orders",
+        "WATCHED_DB_NAME": "shop",
+    }
+
+
+def test_the_environment_makes_the_same_settings_again(deployment: Read):
+    from docdb_stream.settings import Settings
+
+    (plan,) = plans(deployment(stream="kinesis_stream = changes\nlease_seconds = 30\nextra_targets = one, two"))
+    assert Settings.from_env(plan.environment()) == plan.settings
+
+
+def test_isolated_targets_are_streams_of_their_own(deployment: Read):
+    found = plans(
+        deployment(
+            stream="kinesis_stream = changes\nbucket_name = b\nbucket_path = p\nstdout = true\nextra_targets = mine",
+            deploy="isolate = true",
+        )
+    )
+    assert [plan.targets for plan in found] == [("kinesis",), ("s3",), ("stdout",), ("mine",)]
+    switches = {"KINESIS_STREAM", "BUCKET_NAME", "STDOUT", "EXTRA_TARGETS"}
+    on = {plan.stream: switches & set(plan.environment()) for plan in found}
+    assert on == {
+        "shop.orders@kinesis": {"KINESIS_STREAM"},
+        "shop.orders@s3": {"BUCKET_NAME"},
+        "shop.orders@stdout": {"STDOUT"},
+        "shop.orders@mine": {"EXTRA_TARGETS"},
+    }
+    assert {plan.environment()["STREAM_NAME"] for plan in found} == set(on)
+    assert found[1].environment()["BUCKET_PATH"] == "p"
+
+
+def test_the_config_ini_of_the_repository_names_every_key_with_its_default():
+    text = (REPOSITORY / "config.ini").read_text(encoding="utf-8")
+    for section, model in (("deploy", DeploySettings), ("network", NetworkSettings)):
+        part = text.partition(f"\n[{section}]\n")[2].partition("\n[")[0]
+        for name, field in model.model_fields.items():
+            comment = re.search(rf"((?:^# .*\n)+)^# {name} = .+$", part, re.MULTILINE)
+            assert comment, f"[{section}] {name} is not in config.ini"
+            default = field.default
+            shown = {None: "none", (): "none", True: "true", False: "false"}.get(default, str(default))
+            said = comment[1].replace("\n# ", " ")
+            assert default is not PydanticUndefined
+            assert f"Default: {shown}" in said, f"[{section}] {name}: config.ini does not say its default {shown}"
+
+
+def test_the_examples_of_config_ini_are_valid(config: Callable[..., Path]):
+    text = (REPOSITORY / "config.ini").read_text(encoding="utf-8")
+    sections: Mapping[str, type] = {"deploy": DeploySettings, "network": NetworkSettings}
+    for section, model in sections.items():
+        part = text.partition(f"\n[{section}]\n")[2].partition("\n[")[0]
+        values = dict(re.findall(r"\n# (\w+) = (.+)\n(?!#)", part))
+        assert set(values) == set(model.model_fields)
+        model.model_validate(values)
+    assert set(FunctionSettings.model_fields) <= set(DeploySettings.model_fields)
