@@ -12,6 +12,7 @@ from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeou
 from pymongo.uri_parser import parse_uri
 
 from docdb_stream.errors import SourceUnavailableError
+from docdb_stream.retry import current_deadline
 
 AUTHENTICATION_FAILED = 18
 UNAUTHORIZED = 13
@@ -68,10 +69,11 @@ def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableEr
 def _set_name(uri: str) -> str | None:
     """What the first answering seed calls its replica set; "" when it has none, None when no seed answers."""
     tls = {name: value for name, value in uri_options(uri).items() if name.startswith("tls")}
+    wait_ms = int(max(300.0, min(2000.0, 1000 * current_deadline().remaining_s)))
     for seed in _seeds(uri):
         try:
             with MongoClient(
-                f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=2000, **tls
+                f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=wait_ms, **tls
             ) as probe:
                 return str(probe.admin.command("hello").get("setName", ""))
         except PyMongoError:

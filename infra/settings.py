@@ -168,9 +168,10 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
             problems.append(f"[{section}]: there is no [{STREAM_PREFIX}{name}] to go with it")
         else:
             functions[name] = _validated(FunctionSettings, {**inherited, **values}, section, problems)
-    if deploy is not None:
-        for settings in streams:
-            problems += _misfits(settings, functions[settings.stream_name], deploy)
+    for settings in streams:
+        problems += _misfits(settings)
+        if deploy is not None:
+            problems += _conflicts(settings, functions[settings.stream_name], deploy)
     if problems or deploy is None or network is None:
         raise ConfigError(_count(path, problems), hint=_HINT, problems=tuple(dict.fromkeys(problems)))
     found = [(settings, functions[settings.stream_name]) for settings in streams]
@@ -200,7 +201,7 @@ def _validated(model: type[S], values: Mapping[str, str], section: str, problems
         return None
 
 
-def _misfits(settings: Settings, function: FunctionSettings | None, deploy: DeploySettings) -> list[str]:
+def _misfits(settings: Settings) -> list[str]:
     """What is right elsewhere and cannot work in a Lambda."""
     where = f"[{STREAM_PREFIX}{settings.stream_name}]"
     problems = [
@@ -214,6 +215,13 @@ def _misfits(settings: Settings, function: FunctionSettings | None, deploy: Depl
         problems.append(f"{where} file_path: a function has no file that lasts; use bucket_name")
     if settings.dead_letters and not settings.dead_letters.startswith(("s3://", "https://", "http://")):
         problems.append(f"{where} dead_letters: a function has no file that lasts; use s3://bucket/key or a queue")
+    return problems
+
+
+def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: DeploySettings) -> list[str]:
+    """What of a stream does not go with the trigger."""
+    where = f"[{STREAM_PREFIX}{settings.stream_name}]"
+    problems = []
     if deploy.trigger == "schedule" and function and function.timeout_seconds > deploy.every_minutes * 60:
         # Each function has a concurrency of 1: runs longer than the period would queue up behind each other, expire,
         # and look like failures.
