@@ -270,7 +270,7 @@ def doctor(config: ConfigOption = None, stream: StreamOption = None) -> None:
 
 @app.command()
 def demo(
-    events: Annotated[int, typer.Option("--events", min=200, help="How many changes the shop makes.")] = 8_000,
+    events: Annotated[int, typer.Option("--events", min=200, help="How many changes the shop makes.")] = 6_000,
     seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same changes.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running at the end, until Ctrl-C.")] = False,
 ) -> None:

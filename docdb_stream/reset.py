@@ -29,7 +29,7 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
     Raises:
         LeaseHeldError: A run works on the stream; the position is not moved under its feet.
         HistoryLostError: The change log does not reach back to the position asked for. Nothing was changed.
-        ConfigError: Neither or both of ``to`` and ``token`` are given.
+        ConfigError: Neither or both of ``to`` and ``token`` are given, or the time is still to come.
     """
     if (to is None) == (token is None):
         raise ConfigError("reset: say either --to or --token")
@@ -47,6 +47,12 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
                 else:
                     assert to is not None
                     position = source.start_position(to)
+                    now = source.operation_time()
+                    if position.operation_time is not None and position.operation_time > now:
+                        raise ConfigError(
+                            f"reset: {position.time} is still to come; the cluster's time is {now.as_datetime()}",
+                            hint="what happens until then would never be delivered; to go on from here, say --to now",
+                        )
                 source.open(position)
                 source.close()
                 store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))

@@ -1,14 +1,13 @@
 """Synthesizes config.ini: ``python -m infra.app``, as ``make synth`` and cdk.json run it.
 
-Environment: DOCDB_STREAM_CONFIG (default: config.ini), DOCDB_STREAM_PACKAGE (default: what ``make lambda`` builds for
-it), and the CDK's own CDK_OUTDIR.
+Environment: DOCDB_STREAM_CONFIG (default: config.ini), DOCDB_STREAM_PACKAGE (default: where ``make lambda`` builds it),
+and the CDK's own CDK_OUTDIR.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from aws_cdk import App
 
@@ -24,7 +23,7 @@ def main() -> None:
     config = os.environ.get("DOCDB_STREAM_CONFIG", "config.ini")
     try:
         deployment = read_deployment(config)
-        package = Path(os.environ.get("DOCDB_STREAM_PACKAGE") or package_path(deployment.deploy))
+        package = package_path(deployment.deploy)
         if not package.is_file():
             raise ConfigError(f"there is no package {package}", hint="make lambda")
         app = App(outdir=os.environ.get("CDK_OUTDIR", "cdk.out"), analytics_reporting=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from aws_cdk import Acknowledgment, Aws, Duration, RemovalPolicy, Validations
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -20,6 +22,9 @@ _HANDLERS = {"schedule": "docdb_stream.handlers.poller.handler", "esm": "docdb_s
 _RETRIES = 1
 """Lambda repeats a failed run once, a minute later; after that the next run of the schedule is the retry. A run that
 failed moved no checkpoint, so nothing depends on any one invocation."""
+
+_PSEUDO_PARAMETER = re.compile(r"\$\{Token\[(AWS\.\w+)\.\d+\]\}")
+"""How the CDK writes ``AWS::Region`` and the like in strings; cdk-nag writes ``<AWS::Region>``."""
 
 _MIN_EVENT_AGE_S = 60
 """AWS Lambda API reference, PutFunctionEventInvokeConfig."""
@@ -87,6 +92,12 @@ class StreamFunction(Construct):
             max_event_age=Duration.seconds(max(_MIN_EVENT_AGE_S, deploy.every_minutes * 60)) if by_schedule else None,
             on_failure=destinations.SqsDestination(failures) if by_schedule else None,
         )
+        Validations.of(self.function).acknowledge(
+            Acknowledgment(
+                id="AwsSolutions-L1",
+                reason="[deploy] python chooses: the package is built for that one, and tested on it.",
+            )
+        )
         self._allow(Permission(("logs:CreateLogStream", "logs:PutLogEvents"), (log_group.log_group_arn,)))
         self._allow(Permission(("sns:Publish",), (plan.settings.sns_topic_arn_alert or alerts.topic_arn,)))
         for permission in permissions(plan):
@@ -124,7 +135,7 @@ class StreamFunction(Construct):
         )
         if permission.why_pattern:
             for resource in permission.resources:
-                name = resource.replace("${Token[", "<").replace("]}", ">")
+                name = _PSEUDO_PARAMETER.sub(lambda found: f"<{found[1].replace('.', '::')}>", resource)
                 Validations.of(self._role).acknowledge(
                     Acknowledgment(id=f"AwsSolutions-IAM5[Resource::{name}]", reason=permission.why_pattern)
                 )

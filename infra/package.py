@@ -55,8 +55,9 @@ _FILE_MODE = 0o644
 
 
 def package_path(deploy: DeploySettings) -> Path:
-    """Where the package for these settings is built."""
-    return BUILD / f"docdb-stream-python{deploy.python}-{deploy.architecture}.zip"
+    """Where the package for these settings is built; DOCDB_STREAM_PACKAGE names another place."""
+    given = os.environ.get("DOCDB_STREAM_PACKAGE")
+    return Path(given) if given else BUILD / f"docdb-stream-python{deploy.python}-{deploy.architecture}.zip"
 
 
 def build_package(deploy: DeploySettings, path: Path) -> None:
@@ -85,7 +86,7 @@ def _wheel(folder: Path) -> Path:
             shutil.copytree(ROOT / part, copied, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / part, copied)
-    _run("build", "--wheel", "--outdir", str(folder), str(source))
+    _run("build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source))
     return next(folder.glob("*.whl"))
 
 

@@ -12,12 +12,23 @@ from botocore.stub import Stubber
 from docdb_stream.errors import TargetError
 from docdb_stream.local import AwsServer
 from docdb_stream.retry import Deadline, deadline
+from docdb_stream.targets.eventbridge import EventBridgeTarget
+from docdb_stream.targets.firehose import FirehoseTarget
 from docdb_stream.targets.kinesis import KinesisTarget
 from docdb_stream.targets.s3 import S3Target
+from docdb_stream.targets.sns import SnsTarget
 from docdb_stream.targets.sqs import SqsTarget
 from docdb_stream.testing.events import ChangeLog
 
-AwsTarget = KinesisTarget | SqsTarget | S3Target
+AwsTarget = KinesisTarget | FirehoseTarget | SqsTarget | SnsTarget | EventBridgeTarget | S3Target
+VARIABLES = (
+    "KINESIS_STREAM",
+    "FIREHOSE_STREAM",
+    "SQS_QUERY_URL",
+    "SNS_TOPIC_ARN_EVENT",
+    "EVENTBRIDGE_BUS",
+    "BUCKET_NAME",
+)
 
 # Target -> how it is made, the operation it writes with, the operation it checks with, and the two IAM actions.
 TARGETS: dict[str, tuple[Callable[[], AwsTarget], str, str, str, str]] = {
@@ -28,12 +39,33 @@ TARGETS: dict[str, tuple[Callable[[], AwsTarget], str, str, str, str]] = {
         "kinesis:PutRecords",
         "kinesis:DescribeStreamSummary",
     ),
+    "firehose": (
+        lambda: FirehoseTarget("absent"),
+        "put_record_batch",
+        "describe_delivery_stream",
+        "firehose:PutRecordBatch",
+        "firehose:DescribeDeliveryStream",
+    ),
     "sqs": (
         lambda: SqsTarget("https://sqs.us-east-1.amazonaws.com/000000000000/absent.fifo"),
         "get_queue_attributes",
         "get_queue_attributes",
         "sqs:GetQueueAttributes",
         "sqs:GetQueueAttributes",
+    ),
+    "sns": (
+        lambda: SnsTarget("arn:aws:sns:us-east-1:000000000000:absent.fifo"),
+        "get_topic_attributes",
+        "get_topic_attributes",
+        "sns:GetTopicAttributes",
+        "sns:GetTopicAttributes",
+    ),
+    "eventbridge": (
+        lambda: EventBridgeTarget("absent"),
+        "put_events",
+        "describe_event_bus",
+        "events:PutEvents",
+        "events:DescribeEventBus",
     ),
     "s3": (lambda: S3Target("absent"), "put_object", "head_bucket", "s3:PutObject", "s3:ListBucket"),
 }
@@ -72,7 +104,7 @@ def test_nothing_there(made: tuple[AwsTarget, str, str, str, str]) -> None:
         with pytest.raises(TargetError, match="absent") as caught:
             attempt()
         assert "create it in this account and region with `aws " in caught.value.hint
-        assert any(name in caught.value.hint for name in ("KINESIS_STREAM", "SQS_QUERY_URL", "BUCKET_NAME"))
+        assert any(name in caught.value.hint for name in VARIABLES)
 
 
 @pytest.mark.usefixtures("credentials")
@@ -84,7 +116,10 @@ def test_nothing_there(made: tuple[AwsTarget, str, str, str, str]) -> None:
         ("InvalidClientTokenId", "credentials are wrong or expired"),
         ("ExpiredToken", "credentials are wrong or expired"),
         ("PermanentRedirect", "another region: set AWS_REGION"),
+        ("AuthorizationError", "allow {action} on it for this IAM role"),
         ("KMS.DisabledException", "KMS key refuses"),
+        ("InvalidKMSResourceException", "KMS key refuses"),
+        ("KMSThrottling", "nothing is lost"),
         ("ProvisionedThroughputExceededException", "nothing is lost"),
         ("SomethingNew", "see the message of {action} in the log at level DEBUG"),
     ],
@@ -152,23 +187,41 @@ def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("credentials")
-def test_the_queue_s_url_names_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_or_arn_names_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    target = SqsTarget("https://sqs.eu-central-1.amazonaws.com/000000000000/orders")
-    assert target._client.meta.region_name == "eu-central-1"
-    target.close()
+    for target in (
+        SqsTarget("https://sqs.eu-central-1.amazonaws.com/000000000000/orders"),
+        KinesisTarget("arn:aws:kinesis:eu-central-1:000000000000:stream/orders"),
+        FirehoseTarget("arn:aws:firehose:eu-central-1:000000000000:deliverystream/orders"),
+        SnsTarget("arn:aws:sns:eu-central-1:000000000000:orders"),
+        EventBridgeTarget("arn:aws:events:eu-central-1:000000000000:event-bus/orders"),
+    ):
+        assert target._client.meta.region_name == "eu-central-1"
+        target.close()
 
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("aws_environment")
 def test_check_finds_what_is_there(aws: AwsServer) -> None:
     kinesis, sqs, s3 = aws.client("kinesis"), aws.client("sqs"), aws.client("s3")
+    firehose, sns, events = aws.client("firehose"), aws.client("sns"), aws.client("events")
     kinesis.create_stream(StreamName="checked", ShardCount=1)
     kinesis.get_waiter("stream_exists").wait(StreamName="checked", WaiterConfig={"Delay": 1})
     queue_url = sqs.create_queue(QueueName="checked")["QueueUrl"]
     s3.create_bucket(Bucket="checked")
-    for target in (KinesisTarget("checked"), SqsTarget(queue_url), S3Target("checked")):
+    firehose.create_delivery_stream(DeliveryStreamName="checked")
+    topic_arn = sns.create_topic(Name="checked")["TopicArn"]
+    bus_arn = events.create_event_bus(Name="checked")["EventBusArn"]
+    for target in (
+        KinesisTarget("checked"),
+        FirehoseTarget("checked"),
+        SqsTarget(queue_url),
+        SnsTarget(topic_arn),
+        EventBridgeTarget("checked"),
+        EventBridgeTarget(bus_arn),
+        S3Target("checked"),
+    ):
         target.check()
         target.close()
-    for client in (kinesis, sqs, s3):
+    for client in (kinesis, sqs, s3, firehose, sns, events):
         client.close()

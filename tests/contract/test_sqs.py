@@ -1,56 +1,20 @@
 from __future__ import annotations
 
-import itertools
 from contextlib import AbstractContextManager
-from typing import Any
 
 import orjson
 import pytest
 from bson import ObjectId
-from contract.aws import Request, faults_between
+from contract.aws import Queue, faults_between, merged_messages, same_message
 
 from docdb_stream.local import AwsServer
 from docdb_stream.settings import Settings
 from docdb_stream.target import Checkable, Target
 from docdb_stream.targets.sqs import SqsTarget
-from docdb_stream.testing.contract import Delivered, Faults, TargetContract, Verdict
+from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
-
-_numbers = itertools.count()
-
-
-class Queue:
-    """A queue of the local server, and everything that was ever received from it."""
-
-    def __init__(self, aws: AwsServer, *, fifo: bool, **attributes: str) -> None:
-        self.client = aws.client("sqs")
-        name = f"queue-{next(_numbers)}"
-        if fifo:
-            name, attributes = f"{name}.fifo", {**attributes, "FifoQueue": "true"}
-        self.url: str = self.client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
-        self.messages: list[dict[str, Any]] = []
-
-    def receive(self) -> list[dict[str, Any]]:
-        while received := self.client.receive_message(
-            QueueUrl=self.url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], AttributeNames=["All"]
-        ).get("Messages"):
-            self.messages += received
-            entries = [{"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(received)]
-            self.client.delete_message_batch(QueueUrl=self.url, Entries=entries)
-        return self.messages
-
-
-def merged(request: Request, verdicts: list[Verdict], answer: Request | None) -> Request:
-    failed = [
-        {"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}
-        if verdict == "retry"
-        else {"Id": entry["Id"], "Code": "InvalidMessageContents", "SenderFault": True}
-        for entry, verdict in zip(request["Entries"], verdicts, strict=True)
-        if verdict != "take"
-    ]
-    return {"Successful": answer["Successful"] if answer else [], "Failed": failed}
 
 
 class SqsContract(TargetContract):
@@ -67,18 +31,10 @@ class SqsContract(TargetContract):
         return SqsTarget(self.queue.url)
 
     def read_back(self) -> list[Delivered]:
-        return [
-            Delivered(
-                message["MessageAttributes"]["event_id"]["StringValue"],
-                message["Attributes"].get("MessageGroupId"),
-                message["Body"].encode(),
-            )
-            for message in self.queue.receive()
-        ]
+        return self.queue.delivered()
 
     def same_payload(self, expected: bytes, found: bytes) -> bool:
-        # U+FFFE and U+FFFF are escaped on the way.
-        return expected == found or (b"\\uff" in found and orjson.loads(expected) == orjson.loads(found))
+        return same_message(expected, found)
 
     def faults(self, target: Target, faults: Faults) -> AbstractContextManager[None]:
         assert isinstance(target, SqsTarget)
@@ -87,7 +43,7 @@ class SqsContract(TargetContract):
             "send_message_batch",
             "Entries",
             lambda entry: entry["MessageAttributes"]["event_id"]["StringValue"],
-            merged,
+            merged_messages("Entries"),
             faults,
         )
 

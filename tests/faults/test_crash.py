@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:read_t
 def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path) -> None:
     """Every kind of round at least once, at least ten kills, faults at every target; then the reckoning."""
     with Scene(tmp_path, seed=1, per_s=40, share=0.06) as scene:
-        outcome = Harness(scene, seed=1).run(minutes=0.5, kills=10)
+        outcome = Harness(scene, seed=1).run(minutes=0.4, kills=10)
     print(table(outcome))
     assert not outcome.problems, "\n".join(outcome.problems)
     assert outcome.kills.total() >= 10

@@ -55,7 +55,7 @@ class DemoOptions:
         keep: Leave the servers running at the end, until Ctrl-C.
     """
 
-    events: int = 8_000
+    events: int = 6_000
     seed: int = 1
     keep: bool = False
 

@@ -1,0 +1,323 @@
+"""The deployment, for real on a local cloud: the synthesized template, the real package, the clock, the functions.
+
+What AWS does here, the local server does: CloudFormation makes the stack, EventBridge's rule ticks, SNS starts the
+functions, which run as processes of their own from the package's content. MongoDB is real.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from docdb_stream.local import AwsServer, ReplicaSet
+from docdb_stream.local.process import wait_until
+from docdb_stream.targets import SWITCHES
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+REPOSITORY = Path(__file__).parents[2]
+ACCOUNT = "000000000000"
+BUCKET = "shop-changes"
+STREAM = "shop.orders"
+FUNCTION = "docdb-stream-shop-orders"
+BROKEN_FUNCTION = "docdb-stream-broken"
+
+CONFIG = """
+[docdb-stream]
+documentdb_uri = {uri}
+state_db = {db}_state
+start_at = earliest
+
+[deploy]
+enabled = true
+every_minutes = 1
+timeout_seconds = 60
+python = {python}
+architecture = {architecture}
+
+[stream shop.orders]
+watched_db_name = {db}
+watched_collection_name = orders
+kinesis_stream = changes
+sqs_query_url = {queue}
+bucket_name = shop-changes
+{firehose}
+
+[stream broken]
+watched_db_name = {db}
+watched_collection_name = orders
+kinesis_stream = missing
+"""
+
+Arrived = list[tuple[str, int]]
+"""Document and version of each event, in the order of arrival."""
+
+
+@dataclass
+class Deployed:
+    """The stack on the local cloud."""
+
+    aws: AwsServer
+    outputs: dict[str, str]
+    queue: str
+    alerts: str
+
+    def start_all(self) -> None:
+        """As the rule does it: a message to the trigger topic."""
+        self.aws.client("sns").publish(TopicArn=self.outputs["TriggerTopicArn"], Message="{}")
+
+    def invoke(self) -> dict[str, Any]:
+        """Run the function and wait for its answer; empty when it is throttled."""
+        lambda_ = self.aws.client("lambda")
+        try:
+            answer = lambda_.invoke(FunctionName=FUNCTION, Payload=b"{}")
+        except lambda_.exceptions.TooManyRequestsException:
+            return {}
+        payload = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, payload
+        return dict(payload)
+
+    def in_kinesis(self) -> Arrived:
+        kinesis = self.aws.client("kinesis")
+        arrived: Arrived = []
+        for shard in kinesis.list_shards(StreamName="changes")["Shards"]:
+            place = kinesis.get_shard_iterator(
+                StreamName="changes", ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+            )["ShardIterator"]
+            while True:
+                answer = kinesis.get_records(ShardIterator=place, Limit=10_000)
+                arrived += [_version(record["Data"]) for record in answer["Records"]]
+                place = answer.get("NextShardIterator")
+                if not answer["Records"]:
+                    break
+        return arrived
+
+    def in_s3(self, prefix: str = "") -> Arrived:
+        import gzip
+
+        s3 = self.aws.client("s3")
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        bodies = [
+            s3.get_object(Bucket=BUCKET, Key=found["Key"])["Body"].read()
+            for page in pages
+            for found in page.get("Contents", [])
+        ]
+        texts = [gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in bodies]
+        return [_version(line) for text in texts for line in text.splitlines()]
+
+    def in_sqs(self) -> Arrived:
+        """Takes them out of the queue."""
+        return [_version(body) for body in self.messages(self.queue)]
+
+    def messages(self, url: str) -> list[str]:
+        sqs = self.aws.client("sqs")
+        found: list[str] = []
+        while True:
+            messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+            for message in messages:
+                found.append(message["Body"])
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            if not messages:
+                return found
+
+
+def _version(event: bytes | str) -> tuple[str, int]:
+    document = json.loads(event)["fullDocument"]
+    return document["_id"], document["version"]
+
+
+class Writer(threading.Thread):
+    """Inserts documents and replaces each some times, until it is stopped."""
+
+    VERSIONS = 3
+
+    def __init__(self, collection: Any) -> None:
+        super().__init__()
+        self.written: Arrived = []
+        self._collection = collection
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self._stop_asked.wait(0.02):
+            number += 1
+            for version in range(self.VERSIONS):
+                self.write(f"order {number}", version)
+
+    def write(self, name: str, version: int) -> None:
+        self._collection.replace_one({"_id": name}, {"_id": name, "version": version}, upsert=True)
+        self.written.append((name, version))
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join()
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[AwsServer]:
+    """An account for this module alone: its clock keeps starting functions until the server ends."""
+    with AwsServer() as started:
+        yield started
+
+
+@pytest.fixture
+def deployed(aws: AwsServer, replica_set: ReplicaSet, db_name: str, tmp_path: Path) -> Deployed:
+    """Package, synthesize, deploy: what ``make lambda synth`` and ``cdk deploy`` do."""
+    aws.client("kinesis").create_stream(StreamName="changes", ShardCount=1)
+    queue = aws.client("sqs").create_queue(QueueName="changes")["QueueUrl"]
+    aws.client("s3").create_bucket(Bucket=BUCKET)
+    config = tmp_path / "config.ini"
+    text = CONFIG.format(
+        uri=replica_set.uri,
+        db=db_name,
+        queue=queue,
+        # The functions run on this machine's Python, and so does the package.
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        architecture="arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64",
+        firehose=_with_firehose(aws),
+    )
+    config.write_text(textwrap.dedent(text), encoding="utf-8")
+    package, assembly = tmp_path / "package.zip", tmp_path / "cdk.out"
+    environment = {
+        "DOCDB_STREAM_CONFIG": str(config),
+        "DOCDB_STREAM_PACKAGE": str(package),
+        "CDK_OUTDIR": str(assembly),
+    }
+    for module in ("infra.package", "infra.app"):
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    outputs = _deploy(aws, assembly)
+    alerts = _subscribed(aws, outputs["AlertTopicArn"])
+    return Deployed(aws, outputs, queue, alerts)
+
+
+def _with_firehose(aws: AwsServer) -> str:
+    """The setting of a Firehose stream into the bucket, if there is such a target."""
+    if "firehose" not in SWITCHES:
+        return ""
+    aws.client("firehose").create_delivery_stream(
+        DeliveryStreamName="changes",
+        ExtendedS3DestinationConfiguration={
+            "RoleARN": f"arn:aws:iam::{ACCOUNT}:role/firehose",
+            "BucketARN": f"arn:aws:s3:::{BUCKET}",
+            "Prefix": "firehose/",
+            "BufferingHints": {"IntervalInSeconds": 1, "SizeInMBs": 1},
+        },
+    )
+    return f"{SWITCHES['firehose']} = changes"
+
+
+def _deploy(aws: AwsServer, assembly: Path) -> dict[str, str]:
+    """What ``cdk bootstrap`` and ``cdk deploy`` do: the assets' bucket, the assets, the stack. Returns its outputs."""
+    aws.client("ssm").put_parameter(Name="/cdk-bootstrap/hnb659fds/version", Value="30", Type="String")
+    s3 = aws.client("s3")
+    bucket = f"cdk-hnb659fds-assets-{ACCOUNT}-{aws.region}"
+    s3.create_bucket(Bucket=bucket)
+    assets = json.loads((assembly / "docdb-stream.assets.json").read_text(encoding="utf-8"))["files"]
+    for asset in assets.values():
+        for place in asset["destinations"].values():
+            s3.upload_file(str(assembly / asset["source"]["path"]), bucket, place["objectKey"])
+    template = (assembly / "docdb-stream.template.json").read_text(encoding="utf-8")
+    cloudformation = aws.client("cloudformation")
+    cloudformation.create_stack(StackName="docdb-stream", TemplateBody=template, Capabilities=["CAPABILITY_IAM"])
+
+    def ended() -> dict[str, Any] | None:
+        (stack,) = cloudformation.describe_stacks(StackName="docdb-stream")["Stacks"]
+        return None if stack["StackStatus"].endswith("IN_PROGRESS") else dict(stack)
+
+    stack = wait_until(ended, "the stack is made", timeout_s=30)
+    events = cloudformation.describe_stack_events(StackName="docdb-stream")["StackEvents"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE", [event.get("ResourceStatusReason") for event in events]
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def _subscribed(aws: AwsServer, topic: str) -> str:
+    """The URL of a queue that hears the topic."""
+    url = str(aws.client("sqs").create_queue(QueueName="alerts")["QueueUrl"])
+    aws.client("sns").subscribe(
+        TopicArn=topic,
+        Protocol="sqs",
+        Endpoint=f"arn:aws:sqs:{aws.region}:{ACCOUNT}:alerts",
+        ReturnSubscriptionArn=True,
+    )
+    return url
+
+
+def _in_order(arrived: Arrived) -> dict[str, list[int]]:
+    versions = collections.defaultdict(list)
+    for name, version in arrived:
+        versions[name].append(version)
+    return versions
+
+
+def test_a_deployed_stream(deployed: Deployed, mongo: MongoClient[dict[str, Any]], db_name: str):
+    writer = Writer(mongo[db_name].orders)
+    writer.start()
+    try:
+        # Started through the topic, as the rule does it, while documents are written.
+        deployed.start_all()
+        wait_until(deployed.in_kinesis, "events arrive after the topic was told", timeout_s=60)
+        # Two at once: the stream's lease lets one of them work.
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(lambda _: deployed.invoke(), range(4)))
+        assert {answer.get("stopped_by", "throttled") for answer in answers} <= {
+            *("caught-up", "max-loop"),
+            *("lease-held", "throttled"),
+        }
+        assert any(answer.get("stopped_by") == "caught-up" for answer in answers)
+    finally:
+        writer.stop()
+    # Nobody starts anything any more but the clock.
+    writer.write("the last", 0)
+    wait_until(lambda: ("the last", 0) in deployed.in_kinesis(), "the schedule starts the function", timeout_s=90)
+
+    wanted = _in_order(writer.written)
+    places: dict[str, Callable[[], Arrived]] = {"kinesis": deployed.in_kinesis, "s3": lambda: deployed.in_s3(db_name)}
+    for place, read in places.items():
+        # Nothing is missing, nothing is there twice, every document's versions are in order.
+        assert _in_order(read()) == wanted, place
+    in_sqs: Arrived = []
+    wait_until(lambda: in_sqs.extend(deployed.in_sqs()) or len(in_sqs) >= len(writer.written), "SQS", timeout_s=30)
+    assert sorted(in_sqs) == sorted(writer.written)  # a standard queue has no order
+    if "firehose" in SWITCHES:
+        wait_until(lambda: len(deployed.in_s3("firehose/")) >= len(writer.written), "Firehose", timeout_s=30)
+        assert sorted(deployed.in_s3("firehose/")) == sorted(writer.written)
+
+    _assert_failure_is_told(deployed)
+
+
+def _assert_failure_is_told(deployed: Deployed) -> None:
+    """The stream whose target does not exist: its invocations end in the queue, and somebody hears of it."""
+    failed: list[dict[str, Any]] = []
+    url = deployed.outputs["FailureQueueUrl"]
+    wait_until(
+        lambda: failed.extend(map(json.loads, deployed.messages(url))) or failed, "the failure queue", timeout_s=30
+    )
+    assert all(BROKEN_FUNCTION in record["requestContext"]["functionArn"] for record in failed)
+    assert all("Sns" in record["requestPayload"]["Records"][0] for record in failed)
+    alerts = [json.loads(body) for body in deployed.messages(deployed.alerts)]
+    assert len(alerts) == 1  # not one per failed run
+    assert alerts[0]["Subject"].startswith("docdb-stream broken")
+    assert "missing" in alerts[0]["Message"]
+    time.sleep(0)

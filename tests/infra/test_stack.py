@@ -1,0 +1,427 @@
+"""The stack: what a config.ini becomes, resource by resource."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docdb_stream.errors import ConfigError
+from docdb_stream.metrics import run_metrics
+from docdb_stream.run import RunResult
+from docdb_stream.settings import Settings
+from docdb_stream.targets import SWITCHES
+from infra.permissions import TARGETS
+from infra.settings import Deployment
+
+Template = dict[str, Any]
+Synthesize = Callable[..., Template]
+
+ACCOUNT = "123456789012"
+NETWORK = (
+    "[network]\nsubnets = subnet-0123456789abcdef0, subnet-0123456789abcdef1\nsecurity_groups = sg-0123456789abcdef0"
+)
+CLUSTER_ARN = f"arn:aws:rds:eu-central-1:{ACCOUNT}:cluster:shop"
+SECRET_ARN = f"arn:aws:secretsmanager:eu-central-1:{ACCOUNT}:secret:reader-AbCdEf"
+EVERYTHING = f"""\
+kinesis_stream = changes
+sqs_query_url = https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/shop.fifo
+msk_bootstrap_srv = b-1:9096
+kafka_secret = AmazonMSK_writer
+elasticsearch_uri = https://vpc-shop-search-abcdefghij0123456789klmnop.eu-central-1.es.amazonaws.com
+bucket_name = shop-changes
+bucket_path = changes
+documentdb_secret = docdb/reader
+documentdb_tls_ca = s3://certificates/global-bundle.pem
+dead_letters = s3://letters/refused/
+stdout = true
+"""
+
+
+def only(template: Template, kind: str) -> Template:
+    (found,) = every(template, kind)
+    return found
+
+
+def every(template: Template, kind: str) -> list[Template]:
+    return [each["Properties"] for each in template["Resources"].values() if each["Type"] == kind]
+
+
+def text(value: Any) -> str:
+    """A value of the template with its references written out: ``arn:<AWS::Partition>:...``."""
+    match value:
+        case {"Ref": name}:
+            return f"<{name}>"
+        case {"Fn::GetAtt": [name, attribute]}:
+            return f"<{name}.{attribute}>"
+        case {"Fn::Join": [separator, parts]}:
+            return str(separator).join(text(part) for part in parts)
+    return str(value)
+
+
+def allowed(template: Template, effect: str = "Allow") -> dict[str, set[str]]:
+    """Action -> the resources it is allowed on, of all roles."""
+    found: dict[str, set[str]] = {}
+    for policy in every(template, "AWS::IAM::Policy"):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            actions, resources = (
+                each if isinstance(each, list) else [each] for each in (statement["Action"], statement["Resource"])
+            )
+            for action in actions:
+                if statement["Effect"] == effect:
+                    found.setdefault(action, set()).update(text(resource) for resource in resources)
+    return found
+
+
+def reference(template: Template, kind: str, attribute: str = "", part: str = "") -> str:
+    (name,) = [name for name, each in template["Resources"].items() if each["Type"] == kind and part in name]
+    return f"<{name}.{attribute}>" if attribute else f"<{name}>"
+
+
+# The schedule
+
+
+def test_the_clock_starts_the_functions_through_the_topic(template: Synthesize):
+    made = template()
+    rule = only(made, "AWS::Events::Rule")
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(2 minutes)", "DISABLED")
+    topic = reference(made, "AWS::SNS::Topic", part="Schedule")
+    assert [text(target["Arn"]) for target in rule["Targets"]] == [topic]
+    subscription = only(made, "AWS::SNS::Subscription")
+    assert (subscription["Protocol"], text(subscription["TopicArn"])) == ("lambda", topic)
+    function = reference(made, "AWS::Lambda::Function", "Arn")
+    assert text(subscription["Endpoint"]) == function
+    permission = only(made, "AWS::Lambda::Permission")
+    assert (permission["Principal"], text(permission["SourceArn"])) == ("sns.amazonaws.com", topic)
+    publishers = [
+        statement["Principal"].get("Service")
+        for policy in every(made, "AWS::SNS::TopicPolicy")
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow"
+    ]
+    assert sorted(publishers) == ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+
+
+def test_period_and_state_can_be_set(template: Synthesize):
+    rule = only(template(deploy="every_minutes = 1\nenabled = true\ntimeout_seconds = 60"), "AWS::Events::Rule")
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 minute)", "ENABLED")
+
+
+def test_existing_topics_are_taken_instead(template: Synthesize):
+    trigger, alert = (f"arn:aws:sns:eu-central-1:{ACCOUNT}:{name}" for name in ("trigger", "alert"))
+    made = template(deploy=f"trigger_topic_arn = {trigger}\nalert_topic_arn = {alert}")
+    assert not every(made, "AWS::SNS::Topic")
+    assert only(made, "AWS::Events::Rule")["Targets"][0]["Arn"] == trigger
+    assert only(made, "AWS::Lambda::Function")["Environment"]["Variables"]["SNS_TOPIC_ARN_ALERT"] == alert
+    assert {action for alarm in every(made, "AWS::CloudWatch::Alarm") for action in alarm["AlarmActions"]} == {alert}
+    assert allowed(made)["sns:Publish"] == {alert}
+
+
+def test_a_stream_s_own_alert_topic_wins(template: Synthesize):
+    own = f"arn:aws:sns:eu-central-1:{ACCOUNT}:orders"
+    made = template(stream=f"stdout = true\nsns_topic_arn_alert = {own}")
+    assert only(made, "AWS::Lambda::Function")["Environment"]["Variables"]["SNS_TOPIC_ARN_ALERT"] == own
+    assert allowed(made)["sns:Publish"] == {own}
+
+
+# The functions
+
+
+def test_one_function_per_stream(template: Synthesize):
+    made = template(
+        deploy="memory_mb = 1024\nlog_retention_days = 7",
+        rest="[stream shop.carts]\nwatched_db_name = shop\nwatched_collection_name = carts\nbucket_name = b\n"
+        "[deploy shop.carts]\nmemory_mb = 2048\ntimeout_seconds = 60",
+    )
+    functions = {function["FunctionName"]: function for function in every(made, "AWS::Lambda::Function")}
+    assert set(functions) == {"docdb-stream-shop-orders", "docdb-stream-shop-carts"}
+    orders, carts = functions["docdb-stream-shop-orders"], functions["docdb-stream-shop-carts"]
+    assert orders["Handler"] == "docdb_stream.handlers.poller.handler"
+    assert (orders["Runtime"], orders["Architectures"]) == ("python3.13", ["arm64"])
+    assert (orders["MemorySize"], orders["Timeout"], carts["MemorySize"], carts["Timeout"]) == (1024, 120, 2048, 60)
+    assert orders["ReservedConcurrentExecutions"] == carts["ReservedConcurrentExecutions"] == 1
+    assert "VpcConfig" not in orders
+    variables = carts["Environment"]["Variables"]
+    assert text(variables.pop("SNS_TOPIC_ARN_ALERT")) == reference(made, "AWS::SNS::Topic", part="Alerts")
+    assert variables == {
+        "BUCKET_NAME": "b",
+        "DOCUMENTDB_URI": "shop.cluster-abc.eu-central-1.docdb.amazonaws.com",
+        "STREAM_NAME": "shop.carts",
+        "WATCHED_COLLECTION_NAME": "carts",
+        "WATCHED_DB_NAME": "shop",
+    }
+    groups = {group["LogGroupName"]: group["RetentionInDays"] for group in every(made, "AWS::Logs::LogGroup")}
+    assert groups == {"/aws/lambda/docdb-stream-shop-orders": 7, "/aws/lambda/docdb-stream-shop-carts": 7}
+
+
+def test_what_failed_for_good_goes_to_an_encrypted_queue(template: Synthesize):
+    made = template()
+    queue = only(made, "AWS::SQS::Queue")
+    assert queue["SqsManagedSseEnabled"]
+    assert queue["MessageRetentionPeriod"] == 14 * 24 * 60 * 60
+    invoke = only(made, "AWS::Lambda::EventInvokeConfig")
+    arn = reference(made, "AWS::SQS::Queue", "Arn")
+    assert text(invoke["DestinationConfig"]["OnFailure"]["Destination"]) == arn
+    assert (invoke["MaximumRetryAttempts"], invoke["MaximumEventAgeInSeconds"]) == (1, 120)
+    assert allowed(made)["sqs:SendMessage"] == {arn}
+
+
+def test_processor_and_python_can_be_set(template: Synthesize):
+    function = only(template(deploy="architecture = x86_64\npython = 3.12"), "AWS::Lambda::Function")
+    assert (function["Runtime"], function["Architectures"]) == ("python3.12", ["x86_64"])
+
+
+def test_the_network_is_given_by_ids(template: Synthesize):
+    made = template(rest=NETWORK)
+    assert only(made, "AWS::Lambda::Function")["VpcConfig"] == {
+        "SubnetIds": ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"],
+        "SecurityGroupIds": ["sg-0123456789abcdef0"],
+    }
+    for action in ("ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces"):
+        assert allowed(made)[action] == allowed(made, "Deny")[action] == {"*"}
+    (denied,) = [
+        statement
+        for statement in only(made, "AWS::IAM::Policy")["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny"
+    ]
+    assert text(denied["Condition"]["ArnEquals"]["lambda:SourceFunctionArn"]).endswith(":docdb-stream-shop-orders")
+
+
+def test_isolated_targets_get_functions_that_may_do_less(template: Synthesize):
+    made = template(stream="kinesis_stream = changes\nbucket_name = b", deploy="isolate = true")
+    variables = [function["Environment"]["Variables"] for function in every(made, "AWS::Lambda::Function")]
+    assert [each["STREAM_NAME"] for each in variables] == ["shop.orders@kinesis", "shop.orders@s3"]
+    policies = [json.dumps(policy) for policy in every(made, "AWS::IAM::Policy")]
+    assert [("kinesis:" in policy, "s3:" in policy) for policy in policies] == [(True, False), (False, True)]
+
+
+# What they may do
+
+
+def test_a_role_may_do_what_its_targets_need_on_exactly_those_resources(template: Synthesize):
+    made = template(stream=EVERYTHING)
+    here = "<AWS::Region>:<AWS::AccountId>"
+    logs = reference(made, "AWS::Logs::LogGroup", "Arn")
+    queue = f"arn:<AWS::Partition>:sqs:eu-west-1:{ACCOUNT}:shop.fifo"
+    failures = reference(made, "AWS::SQS::Queue", "Arn")
+    domain = f"arn:<AWS::Partition>:es:{here}:domain/shop-search"
+    secrets = f"arn:<AWS::Partition>:secretsmanager:{here}:secret:"
+    objects = {"arn:<AWS::Partition>:s3:::shop-changes/changes/*", "arn:<AWS::Partition>:s3:::letters/refused/*"}
+    assert allowed(made) == {
+        "es:ESHttpDelete": {f"{domain}/_search/scroll"},
+        "es:ESHttpPost": {f"{domain}/*"},
+        "kinesis:DescribeStreamSummary": {f"arn:<AWS::Partition>:kinesis:{here}:stream/changes"},
+        "kinesis:PutRecords": {f"arn:<AWS::Partition>:kinesis:{here}:stream/changes"},
+        "logs:CreateLogStream": {logs},
+        "logs:PutLogEvents": {logs},
+        "s3:AbortMultipartUpload": objects,
+        "s3:GetObject": {"arn:<AWS::Partition>:s3:::certificates/global-bundle.pem"},
+        "s3:PutObject": objects,
+        "secretsmanager:GetSecretValue": {f"{secrets}docdb/reader-??????", f"{secrets}AmazonMSK_writer-??????"},
+        "sns:Publish": {reference(made, "AWS::SNS::Topic", part="Alerts")},
+        "sqs:GetQueueAttributes": {queue, failures},
+        "sqs:GetQueueUrl": {queue, failures},
+        "sqs:SendMessage": {queue, failures},
+    }
+    assert not allowed(made, "Deny")
+
+
+def test_a_role_without_targets_in_aws_may_only_log_alert_and_fail(template: Synthesize):
+    assert set(allowed(template(stream="stdout = true"))) == {
+        *("logs:CreateLogStream", "logs:PutLogEvents", "sns:Publish"),
+        *("sqs:SendMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("stream", "action", "resource"),
+    [
+        (f"kinesis_stream = arn:aws:kinesis:eu-west-1:{ACCOUNT}:stream/x", "kinesis:PutRecords", "eu-west-1:"),
+        (f"stdout = true\ndocumentdb_secret = {SECRET_ARN}", "secretsmanager:GetSecretValue", SECRET_ARN),
+        (
+            f"stdout = true\ndocumentdb_secret = {SECRET_ARN.removesuffix('-AbCdEf')}",
+            *("secretsmanager:GetSecretValue", "secret:reader-??????"),
+        ),
+        ("bucket_name = b", "s3:PutObject", ":::b/*"),
+        (
+            "elasticsearch_uri = https://abc.eu-central-1.aoss.amazonaws.com\nopensearch_service = aoss",
+            *("aoss:APIAccessAll", ":collection/abc"),
+        ),
+        (
+            f"stdout = true\ndead_letters = https://sqs.eu-central-1.amazonaws.com/{ACCOUNT}/letters",
+            *("sqs:SendMessage", f"{ACCOUNT}:letters"),
+        ),
+    ],
+)
+def test_resources_by_name_arn_or_address(template: Synthesize, stream: str, action: str, resource: str):
+    assert any(resource in each for each in allowed(template(stream=stream))[action])
+
+
+def test_a_domain_whose_address_hides_its_name_is_named(template: Synthesize):
+    own_host = "elasticsearch_uri = https://search.shop.example\nopensearch_auth = sigv4"
+    with pytest.raises(ConfigError, match=r"shop\.orders") as caught:
+        template(stream=own_host)
+    assert "opensearch_domain" in caught.value.hint
+    assert "domain/shop/*" in str(allowed(template(stream=own_host, deploy="opensearch_domain = shop")))
+    assert "es:ESHttpPost" not in allowed(template(stream="elasticsearch_uri = https://search.shop.example"))
+
+
+def test_customer_managed_keys(template: Synthesize):
+    key = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/1-2"
+    made = allowed(template(deploy=f"kms_keys = {key}"))
+    assert made["kms:Decrypt"] == made["kms:GenerateDataKey"] == {key}
+
+
+def test_there_are_permissions_for_every_built_in_target():
+    assert set(SWITCHES) <= set(TARGETS)
+
+
+# What is watched
+
+
+def test_alarms_tell_the_alert_topic(template: Synthesize):
+    made = template(deploy="enabled = true\nlag_alarm_seconds = 600")
+    topic = reference(made, "AWS::SNS::Topic", part="Alerts")
+    alarms = {alarm["AlarmName"]: alarm for alarm in every(made, "AWS::CloudWatch::Alarm")}
+    assert all([text(action) for action in alarm["AlarmActions"]] == [topic] for alarm in alarms.values())
+    prefix = "docdb-stream-shop-orders-"
+    shown = {
+        name.removeprefix(prefix): (
+            *(alarm["Namespace"], alarm["MetricName"], alarm["ComparisonOperator"], alarm["Threshold"]),
+            *(alarm["EvaluationPeriods"], alarm["Period"], alarm["TreatMissingData"]),
+        )
+        for name, alarm in alarms.items()
+    }
+    above, below = "GreaterThanThreshold", "LessThanThreshold"
+    assert shown == {
+        "Errors": ("AWS/Lambda", "Errors", above, 0, 2, 120, "notBreaching"),
+        "Throttles": ("AWS/Lambda", "Throttles", above, 0, 3, 120, "notBreaching"),
+        "Lag": ("docdb-stream", "Lag", above, 600, 3, 120, "notBreaching"),
+        "RetentionHeadroom": ("docdb-stream", "RetentionHeadroom", below, 50, 1, 120, "notBreaching"),
+        "NotRun": ("AWS/Lambda", "Invocations", below, 1, 3, 120, "breaching"),
+        "docdb-stream-failures-Depth": (
+            *("AWS/SQS", "ApproximateNumberOfMessagesVisible", above, 0, 1, 60, "notBreaching"),
+        ),
+    }
+    assert alarms[f"{prefix}Lag"]["Dimensions"] == [{"Name": "stream", "Value": "shop.orders"}]
+    assert "ActionsEnabled" not in alarms[f"{prefix}NotRun"]
+
+
+def test_nobody_is_woken_because_a_disabled_schedule_does_not_run(template: Synthesize):
+    alarms = {alarm["AlarmName"]: alarm for alarm in every(template(), "AWS::CloudWatch::Alarm")}
+    assert {name for name, alarm in alarms.items() if alarm.get("ActionsEnabled") is False} == {
+        "docdb-stream-shop-orders-NotRun"
+    }
+
+
+def test_alarms_and_dashboard_use_metrics_that_exist(template: Synthesize):
+    import datetime as dt
+
+    from bson import Timestamp
+
+    from docdb_stream.delivery import TargetFigures
+    from docdb_stream.events import Position
+
+    now = dt.datetime.now(dt.UTC)
+    result = RunResult("s", lag_s=0.0, position=Position(operation_time=Timestamp(int(now.timestamp()), 1)))
+    result.targets["kinesis"] = TargetFigures(writes=1)
+    emitted = {metric.name for metric in run_metrics(result, Settings(documentdb_uri="mongodb://h/"), now)}
+    made = template()
+    used = {
+        alarm["MetricName"] for alarm in every(made, "AWS::CloudWatch::Alarm") if alarm["Namespace"] == "docdb-stream"
+    }
+    body = text(only(made, "AWS::CloudWatch::Dashboard")["DashboardBody"])
+    used |= set(re.findall(r'"docdb-stream","(\w+)"', body)) | set(re.findall(r'MetricName=\\+"(\w+)', body))
+    assert {"Lag", "CheckpointAge", "RetentionHeadroom", "Events", "Rejections", "Retries", "TargetLatency"} <= used
+    assert used <= emitted
+
+
+def test_one_dashboard_with_a_row_per_stream(template: Synthesize):
+    made = template(rest="[stream shop.*]\nwatched_db_name = shop\nstdout = true")
+    dashboard = only(made, "AWS::CloudWatch::Dashboard")
+    body = json.loads(re.sub(r"<[^>]+>", "x", text(dashboard["DashboardBody"])))
+    titles = [widget["properties"]["title"] for widget in body["widgets"]]
+    assert dashboard["DashboardName"] == "docdb-stream"
+    assert len([title for title in titles if title.startswith("shop.orders: ")]) == 4
+    assert len([title for title in titles if title.startswith("shop.*: ")]) == 4
+
+
+# The other trigger
+
+
+def test_an_event_source_mapping_instead_of_the_schedule(template: Synthesize):
+    made = template(
+        stream=f"kinesis_stream = changes\nstart_at = earliest\ndocumentdb_secret = {SECRET_ARN}",
+        deploy=f"trigger = esm\ncluster_arn = {CLUSTER_ARN}\nbatch_window_seconds = 1",
+        rest=NETWORK,
+    )
+    assert not every(made, "AWS::Events::Rule")
+    assert not every(made, "AWS::SNS::Subscription")
+    assert not every(made, "AWS::Lambda::EventInvokeConfig")
+    assert only(made, "AWS::Lambda::Function")["Handler"] == "docdb_stream.handlers.esm.handler"
+    mapping = only(made, "AWS::Lambda::EventSourceMapping")
+    assert text(mapping.pop("FunctionName")) == reference(made, "AWS::Lambda::Function")
+    assert mapping == {
+        "BatchSize": 1000,
+        "DocumentDBEventSourceConfig": {
+            "CollectionName": "orders",
+            "DatabaseName": "shop",
+            "FullDocument": "UpdateLookup",
+        },
+        "Enabled": False,
+        "EventSourceArn": CLUSTER_ARN,
+        "MaximumBatchingWindowInSeconds": 1,
+        "SourceAccessConfigurations": [{"Type": "BASIC_AUTH", "URI": SECRET_ARN}],
+        "StartingPosition": "TRIM_HORIZON",
+    }
+    assert allowed(made)["rds:DescribeDBClusters"] == {CLUSTER_ARN}
+    assert allowed(made)["secretsmanager:GetSecretValue"] == {SECRET_ARN}
+    names = {alarm["AlarmName"].rpartition("-")[2] for alarm in every(made, "AWS::CloudWatch::Alarm")}
+    assert names == {"Errors", "Throttles", "Lag", "RetentionHeadroom", "Depth"}
+
+
+# As others judge it
+
+SHAPES: dict[str, dict[str, str]] = {
+    "schedule": {"stream": EVERYTHING, "deploy": "enabled = true", "rest": NETWORK},
+    "isolated": {"stream": EVERYTHING, "deploy": "isolate = true"},
+    "esm": {
+        "stream": f"kinesis_stream = changes\ndocumentdb_secret = {SECRET_ARN}\nstart_at = 2026-01-31T12:00:00Z",
+        "deploy": f"trigger = esm\ncluster_arn = {CLUSTER_ARN}",
+        "rest": NETWORK,
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cfn_lint_finds_nothing(template: Synthesize, shape: str, tmp_path: Path):
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(template(**SHAPES[shape])), encoding="utf-8")
+    linter = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([linter, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cdk_nag_finds_nothing_that_is_not_justified(
+    deployment: Callable[..., Deployment], some_package: str, shape: str, tmp_path: Path
+):
+    from aws_cdk import App, Validations
+    from cdk_nag import AwsSolutionsChecks
+
+    from infra.stack import DocdbStreamStack
+
+    app = App(outdir=str(tmp_path))
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    DocdbStreamStack(app, "docdb-stream", deployment=deployment(**SHAPES[shape]), package=some_package)
+    try:
+        app.synth()
+    except RuntimeError:
+        report = (tmp_path / "validation-report.json").read_text(encoding="utf-8")
+        pytest.fail(report)
