@@ -126,6 +126,7 @@ class Poller:
         with deadline(limit) as current:
             run = Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current)
             run.progress = progress or run.progress
+            run.alert = self.alerts.send
             result = run.run(follow)
         self._unsaved = run.has_unsaved
         return result

@@ -121,6 +121,7 @@ class Run:
         self._passed_over: list[tuple[Position | None, Batch]] = []
         self._total_s = limit.at_s - self._started_s
         self.progress: Callable[[RunResult], None] = lambda result: None
+        self.alert: Callable[[Exception], object] = lambda error: None
 
     def run(self, follow: bool) -> RunResult:
         """Take the lease, read and deliver, give the lease back. Called once; see Poller.run."""
@@ -193,8 +194,11 @@ class Run:
             raise error
         position = self._source.start_position(choice)
         logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
+        error.position_time = self._saved.time if self._saved else None
+        self.alert(error)
         self._store.record(replace(gap, after=position))
         self._unsaved_events = self._unsaved_loops = 0
+        self._passed_over.clear()
         self._save(keeper, position)
         return position
 
