@@ -18,8 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import bson
 import orjson
-from bson import json_util
-from bson.binary import ALL_UUID_SUBTYPES, UUID_SUBTYPE, Binary, UuidRepresentation
+from bson.binary import UUID_SUBTYPE, Binary, UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
@@ -42,7 +41,6 @@ __all__ = [
     "UnrenderableError",
     "decode",
     "decode_lossy",
-    "document_json",
     "extended_json",
     "key_json",
     "plain_json",
@@ -71,10 +69,10 @@ _NON_FINITE_BYTES: Final = re.compile(rb"\x01[^\0\x01]*\0.{6}[\xf0-\xff][\x7f\xf
 
 _INT64_LIMIT: Final = 1 << 63
 
-_EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
+EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_MIN_DATE_MS: Final = (datetime.min - _EPOCH) // _MILLISECOND
-_MAX_DATE_MS: Final = (datetime.max - _EPOCH) // _MILLISECOND
+_MIN_DATE_MS: Final = (datetime.min - EPOCH) // _MILLISECOND
+_MAX_DATE_MS: Final = (datetime.max - EPOCH) // _MILLISECOND
 
 # Rendered alike on both paths: nothing to look into. Not float (NaN), nor what holds documents.
 _ATOMS: Final = frozenset({str, int, bool, type(None), Int64, ObjectId, datetime, DatetimeMS, Decimal128, Timestamp})
@@ -235,7 +233,7 @@ def _exact(form: _Format, value: Any, path: str) -> Any:
                 for index, item in enumerate(value)
             ]
         case float() if not math.isfinite(value):
-            return form.non_finite(_non_finite_name(value))
+            return form.non_finite(non_finite_name(value))
         case DBRef():
             return _exact_document(form, value.as_doc().items(), path)
         case rawbson.CodeWithScope():
@@ -259,7 +257,8 @@ def _exact_document(form: _Format, elements: Iterable[tuple[str, Any]], path: st
     return orjson.Fragment(b"{%b}" % b",".join(members))
 
 
-def _non_finite_name(value: float) -> str:
+def non_finite_name(value: float) -> str:
+    """What JSON's readers call a number that it has not: NaN, Infinity or -Infinity."""
     return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
 
 
@@ -287,7 +286,7 @@ def _utc(value: datetime) -> datetime:
 
 def _from_ms(value: DatetimeMS) -> datetime | None:
     milliseconds = int(value)
-    return _EPOCH + milliseconds * _MILLISECOND if _MIN_DATE_MS <= milliseconds <= _MAX_DATE_MS else None
+    return EPOCH + milliseconds * _MILLISECOND if _MIN_DATE_MS <= milliseconds <= _MAX_DATE_MS else None
 
 
 def _base64(value: bytes) -> str:
@@ -297,7 +296,7 @@ def _base64(value: bytes) -> str:
 def _extended_date(value: datetime) -> Any:
     value = _utc(value)
     if value.year < 1970:
-        return {"$date": {"$numberLong": str((value - _EPOCH) // _MILLISECOND)}}
+        return {"$date": {"$numberLong": str((value - EPOCH) // _MILLISECOND)}}
     # orjson writes microseconds, "...123000Z"; the specification wants milliseconds. Both leave out a zero fraction.
     text = orjson.dumps(value, option=_ORJSON_UTC)
     return orjson.Fragment(b'{"$date":%bZ"}' % text[:-5] if value.microsecond else b'{"$date":%b}' % text)
@@ -362,7 +361,7 @@ _PLAIN_RENDERERS: Final[dict[type, Callable[[Any], Any]]] = {
     Decimal128: _decimal_text,
     Binary: _plain_binary,
     bytes: _base64,
-    Timestamp: lambda value: _plain_date(_EPOCH + timedelta(seconds=value.time)),
+    Timestamp: lambda value: _plain_date(EPOCH + timedelta(seconds=value.time)),
     Regex: lambda value: f"/{value.pattern}/{_regex_options(value)}",
     Code: lambda value: str(value),
     DBRef: lambda value: dict(value.as_doc()),
@@ -384,76 +383,3 @@ _PLAIN: Final = _Format(
     non_finite=str,
     has_wrappers=False,
 )
-
-
-def document_json(event: Mapping[str, Any]) -> bytes:
-    """Render a decoded change event as the AWS change-stream sample did, byte for byte (it ran on PyMongo 3.10.1).
-
-    - insert, update, replace: `_id` as text, the document, then `operation`, `timestamp` (seconds, as text) and
-      `timestampReadable` (ISO 8601 in UTC without a zone); these overwrite fields of their names in place.
-    - delete, and an update whose document was gone when it was looked up: the same without the document.
-    - any other operation, which the sample never sent: the same without `_id`, with `db` and `coll` if it has them.
-
-    Values are in PyMongo's legacy Extended JSON: `{"$date": milliseconds}`, `{"$binary": base64, "$type": hex}`,
-    `{"$uuid": hex}`, `{"$regex": ..., "$options": ...}`. The one exception are NaN and the infinities: the sample wrote
-    them bare, which is not JSON, so they are `{"$numberDouble": "NaN"}` here.
-
-    Raises:
-        UnrenderableError: the event lacks a field that the payload is made of, or is nested too deeply.
-    """
-    try:
-        payload = _document_payload(event)
-        try:
-            text = json_util.dumps(payload, json_options=json_util.LEGACY_JSON_OPTIONS, allow_nan=False)
-        except ValueError:
-            payload = _replace_leaves(payload, _without_non_finite)
-            text = json_util.dumps(payload, json_options=json_util.LEGACY_JSON_OPTIONS)
-    except KeyError as error:
-        raise UnrenderableError(f"{error.args[0]}: missing in the event") from error
-    except RecursionError:
-        raise UnrenderableError("nested too deeply") from None
-    return text.encode()
-
-
-def _document_payload(event: Mapping[str, Any]) -> dict[str, Any]:
-    operation, seconds = event["operationType"], event["clusterTime"].time
-    metadata = {
-        "operation": operation,
-        "timestamp": str(seconds),
-        "timestampReadable": (_EPOCH + timedelta(seconds=seconds)).isoformat(),
-    }
-    if operation not in ("insert", "update", "replace", "delete"):
-        namespace = event.get("ns", {})
-        return metadata | {part: namespace[part] for part in ("db", "coll") if part in namespace}
-    document = event.get("fullDocument")
-    identified = _replace_leaves(event["documentKey"] if document is None else document, _as_pymongo_3)
-    payload = {"_id": str(identified.pop("_id", None))}
-    if document is not None:
-        payload |= identified
-    return payload | metadata
-
-
-def _replace_leaves(value: Any, replace: Callable[[Any], Any]) -> Any:
-    match value:
-        case dict():
-            return {key: _replace_leaves(inner, replace) for key, inner in value.items()}
-        case list():
-            return [_replace_leaves(inner, replace) for inner in value]
-        case DBRef():
-            return _replace_leaves(value.as_doc(), replace)
-        case Code() if value.scope is not None:
-            return Code(str(value), _replace_leaves(value.scope, replace))
-    return replace(value)
-
-
-def _as_pymongo_3(value: Any) -> Any:
-    """UUIDs as PyMongo 3 decoded them: of both subtypes, in the byte order they have. Far dates as it wrote dates."""
-    if type(value) is Binary and value.subtype in ALL_UUID_SUBTYPES and len(value) == 16:
-        return uuid.UUID(bytes=value)
-    # Which it could not decode; json_util before PyMongo 4.20 would write the milliseconds as text.
-    return {"$date": int(value)} if isinstance(value, DatetimeMS) else value
-
-
-def _without_non_finite(value: Any) -> Any:
-    is_number = not isinstance(value, float) or math.isfinite(value)
-    return value if is_number else {"$numberDouble": _non_finite_name(value)}

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 
-from docdb_stream import encoding
+from docdb_stream import encoding, sample_payload
 
 PayloadFormat = Literal["extended", "document"]
 """How an event is written for a target: the whole change event as Extended JSON, or the AWS sample's flat document."""
@@ -228,7 +228,7 @@ class ChangeEvent:
 
     def document_json(self) -> bytes:
         """The AWS sample's payload. Raises UnrenderableError as ``render`` does."""
-        return self._once("document", lambda: encoding.document_json(self.document))
+        return self._once("document", lambda: sample_payload.document_json(self.document))
 
     def full_document_json(self) -> bytes | None:
         """The full document as plain JSON (see ``encoding.plain_json``), or None where there is no full document."""

@@ -34,11 +34,11 @@ from docdb_stream.encoding import (
     UnrenderableError,
     decode,
     decode_lossy,
-    document_json,
     extended_json,
     key_json,
     plain_json,
 )
+from docdb_stream.sample_payload import document_json
 
 OID = ObjectId("65a1f0c2d4e5f60718293a4b")
 UUID_BYTES = bytes(range(16))

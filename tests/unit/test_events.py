@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 
-from docdb_stream import encoding
+from docdb_stream import encoding, sample_payload
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace, Position, ResumeToken, scope_name
 from docdb_stream.testing.events import ChangeLog, change_event
@@ -204,8 +205,8 @@ def test_numbers_that_are_one_id_to_the_server_are_one_key(same: tuple[Any, ...]
 def test_a_format_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def counted(name: str) -> Callable[..., bytes]:
-        original = getattr(encoding, name)
+    def counted(module: ModuleType, name: str) -> Callable[..., bytes]:
+        original = getattr(module, name)
 
         def render(*arguments: Any) -> bytes:
             calls.append(name)
@@ -213,8 +214,8 @@ def test_a_format_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return render
 
-    for name in ("extended_json", "document_json", "plain_json"):
-        monkeypatch.setattr(encoding, name, counted(name))
+    for module, name in ((encoding, "extended_json"), (sample_payload, "document_json"), (encoding, "plain_json")):
+        monkeypatch.setattr(module, name, counted(module, name))
     event = ChangeLog().insert({"_id": 1, "price": 1.5})
     for _ in range(3):
         assert event.render("extended") is event.extended_json()
