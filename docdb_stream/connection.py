@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+import pymongo
 from pymongo import MongoClient
 from pymongo.errors import (
     ConfigurationError,
@@ -134,7 +135,8 @@ class Connection:
             if self.client is refused:
                 logger.info("sign-in refused: reading the secret %s again", self._settings.documentdb_secret)
                 self.client = _client(self._settings)
-                refused.close()
+                with pymongo.timeout(1):  # it would say goodbye to servers that do not let it in
+                    refused.close()
 
 
 def is_sign_in_refused(error: PyMongoError) -> bool:
@@ -154,8 +156,9 @@ def _client(settings: Settings) -> Client:
         given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:
         raise ConfigError(
-            f"documentdb_uri is not a valid connection string: {error}",
-            hint="expected mongodb://HOST:PORT/?replicaSet=rs0",
+            # PyMongo's message can quote a part of a password that was not percent-encoded.
+            "documentdb_uri is not a valid connection string" + ("" if "@" in uri else f": {error}"),
+            hint="expected mongodb://HOST:PORT/?replicaSet=rs0; user name and password percent-encoded",
         ) from error
     except PyMongoError as error:  # mongodb+srv:// is resolved while parsing
         raise SourceUnavailableError(f"cannot resolve documentdb_uri: {error}", hint="check the host name") from error
@@ -178,7 +181,8 @@ def _client(settings: Settings) -> Client:
     try:
         return MongoClient(uri, **options)
     except (ConfigurationError, InvalidURI, ValueError, OSError) as error:
-        raise ConfigError(f"cannot use the connection settings: {error}", hint="check documentdb_uri") from error
+        shown = type(error).__name__ if "@" in uri else str(error)
+        raise ConfigError(f"cannot use the connection settings: {shown}", hint="check documentdb_uri") from error
 
 
 def _same_server(servers: Sequence[Any]) -> Sequence[Any]:

@@ -60,10 +60,13 @@ def check_enabled(connection: Connection, scope: Namespace | None) -> None:
         raise unavailable(error, connection.uri) from error
     except PyMongoError as error:
         raise unavailable(error, connection.uri) from error
-    on = {(each.get("database", ""), each.get("collection", "")) for each in found["cursor"]["firstBatch"]}
     db, coll = (scope.db, scope.coll or "") if scope else ("", "")
-    if not on & {("", ""), (db, ""), (db, coll)}:
-        raise SourceUnavailableError(
-            f"change streams are not enabled for {scope_name(scope)}",
-            hint=f"docdb-stream enable '{scope_name(scope)}'; until then the stream looks healthy and delivers nothing",
-        )
+    for rule in found["cursor"]["firstBatch"]:
+        # An empty name is a wildcard; a stream over many collections may be meant for those of them that are on.
+        rule_db, rule_coll = rule.get("database", ""), rule.get("collection", "")
+        if (not rule_db or db in ("", rule_db)) and (not rule_coll or coll in ("", rule_coll)):
+            return
+    raise SourceUnavailableError(
+        f"change streams are not enabled for {scope_name(scope)}: no event would ever come",
+        hint=f"docdb-stream enable '{scope_name(scope)}' (modifyChangeStreams)",
+    )

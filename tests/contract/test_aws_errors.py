@@ -211,14 +211,13 @@ def test_check_finds_what_is_there(aws: AwsServer) -> None:
     s3.create_bucket(Bucket="checked")
     firehose.create_delivery_stream(DeliveryStreamName="checked")
     topic_arn = sns.create_topic(Name="checked")["TopicArn"]
-    bus_arn = events.create_event_bus(Name="checked")["EventBusArn"]
+    events.create_event_bus(Name="checked")
     for target in (
         KinesisTarget("checked"),
         FirehoseTarget("checked"),
         SqsTarget(queue_url),
         SnsTarget(topic_arn),
         EventBridgeTarget("checked"),
-        EventBridgeTarget(bus_arn),
         S3Target("checked"),
     ):
         target.check()

@@ -145,14 +145,15 @@ def test_a_bus_that_vanished_fails_the_flush(bus: Bus) -> None:
     target.close()
 
 
-def test_a_flush_without_events_asks_nothing() -> None:
-    target = EventBridgeTarget("orders")
+@pytest.mark.parametrize("bus", ["orders", "arn:aws:events:us-east-1:000000000000:event-bus/orders"])
+def test_a_flush_without_events_asks_nothing(bus: str) -> None:
+    target = EventBridgeTarget(bus)
     with Stubber(target._client) as stub:
         target.flush()
         target.write([])
         target.flush()
         stub.add_response("put_events", {"FailedEntryCount": 0, "Entries": []}, {"Entries": ANY})
-        stub.add_response("describe_event_bus", {}, {"Name": "orders"})
+        stub.add_response("describe_event_bus", {}, {"Name": bus})
         target.write(ChangeLog().inserts(1))
         target.flush()
         target.flush()

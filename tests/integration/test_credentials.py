@@ -13,9 +13,10 @@ import pytest
 from pymongo import MongoClient
 
 from docdb_stream import secret as secret_module
-from docdb_stream.errors import SourceUnavailableError, StateStoreError
+from docdb_stream.connection import Connection
+from docdb_stream.errors import ConfigError, SourceUnavailableError, StateStoreError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.local import AwsServer, ReplicaSet
+from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
@@ -96,7 +97,8 @@ def secret(
 
 def settings(cluster: ReplicaSet, db_name: str, secret: Secret) -> Settings:
     return Settings(
-        documentdb_uri=f"mongodb://{cluster.members[0].address}/?replicaSet=rs0&authSource=admin",
+        documentdb_uri=f"mongodb://{cluster.members[0].address}/?replicaSet=rs0&authSource=admin"
+        "&serverSelectionTimeoutMS=1000",
         documentdb_secret=secret.reference,
         watched_db_name=db_name,
         watched_collection_name="orders",
@@ -181,3 +183,22 @@ def test_a_password_that_is_wrong_in_the_secret_too_ends_the_run_with_a_hint(
     secret.store("second")
     poller.run()  # and once it is right, the same poller works again
     poller.close()
+
+
+def test_the_ca_bundle_is_fetched_once_in_a_process(
+    aws: AwsServer, aws_environment: dict[str, str], certificates: Tls, db_name: str
+) -> None:
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket=db_name)
+    s3.put_object(Bucket=db_name, Key="bundle.pem", Body=certificates.ca_file.read_bytes())
+    values = Settings(
+        documentdb_uri="mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1",
+        documentdb_tls_ca=f"s3://{db_name}/bundle.pem",
+        watched_db_name="shop",
+    )
+    Connection(values).close()
+    s3.delete_object(Bucket=db_name, Key="bundle.pem")
+    Connection(values).close()
+    with pytest.raises(ConfigError, match="cannot fetch"):
+        Connection(values.model_copy(update={"documentdb_tls_ca": f"s3://{db_name}/another.pem"}))
+    s3.close()

@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 from opensearchpy import OpenSearch
 from pymongo import MongoClient
+from typer.testing import CliRunner
 
+from docdb_stream.cli import app
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import MongoDeadLetters
 from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
 from docdb_stream.poller import Poller
+from docdb_stream.redrive import redrive
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Rejection, Target
+from docdb_stream.targets import build_targets
 
 pytestmark = pytest.mark.integration
 
@@ -104,7 +108,7 @@ def test_several_oversize_updates_in_a_row(settings: Settings, mongo: Mongo, db_
 
 
 def test_what_a_target_does_not_take_goes_to_the_dead_letters_and_comes_when_it_does(
-    settings: Settings, mongo: Mongo, db_name: str, aws: AwsServer, aws_environment: dict[str, str], cli: Any
+    settings: Settings, mongo: Mongo, db_name: str, aws: AwsServer, aws_environment: dict[str, str]
 ) -> None:
     kinesis = aws.client("kinesis")
     kinesis.create_stream(StreamName=db_name, ShardCount=1)
@@ -126,16 +130,20 @@ def test_what_a_target_does_not_take_goes_to_the_dead_letters_and_comes_when_it_
         "KINESIS_STREAM": db_name,
         **aws_environment,
     }
-    listed = cli.run("dead-letters", "list", **environment)
-    assert (listed.returncode, listed.stderr) == (0, "1 dead letter\n")
+
+    def cli(command: str, *options: str, **more: str) -> Any:
+        return CliRunner().invoke(app, ["dead-letters", command, *options], env={**environment, **more})
+
+    listed = cli("list")
+    assert (listed.exit_code, listed.stderr) == (0, "1 dead letter\n")
     assert "kinesis" in listed.stdout
     assert "xxx" not in listed.stdout
-    [line] = cli.run("dead-letters", "list", "--json", **environment).stdout.splitlines()
+    [line] = cli("list", "--json").stdout.splitlines()
     assert json.loads(line) == letter
-    still = cli.run("dead-letters", "redrive", **environment, KINESIS_RECORD_BYTES="2048")
+    still = cli("redrive", KINESIS_RECORD_BYTES="2048")
     assert "0 delivered, 1 refused again" in still.stdout
-    done = cli.run("dead-letters", "redrive", **environment)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = cli("redrive")
+    assert (done.exit_code, done.stderr) == (0, "")
     assert "1 delivered, 0 refused again" in done.stdout
     assert delivered(kinesis, db_name) == [1, 3, 2]
     assert letters(settings) == []
@@ -193,9 +201,6 @@ def test_a_mapping_conflict_goes_to_the_dead_letters_and_comes_when_the_mapping_
         assert "tr0ub4dor" not in letter["reason"]
         client.indices.delete(index=index)
         client.indices.create(index=index, body={"mappings": {"properties": {"total": {"type": "keyword"}}}})
-
-        from docdb_stream.redrive import redrive
-        from docdb_stream.targets import build_targets
 
         targets = build_targets(settings.model_copy(update=values))
         with Connection(settings) as connection:
