@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: help dev demo test soak unit e2e lambda synth check lint format clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 dev: $(READY) ## Create .venv and install the project with everything for development
 

@@ -9,6 +9,7 @@ no order, no retries, no byte limits.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -20,6 +21,8 @@ from docdb_stream.local import AwsServer
 from docdb_stream.targets._aws_client import client
 from docdb_stream.targets.kinesis import REQUEST_RECORDS, KinesisTarget
 from docdb_stream.testing.events import ChangeLog
+
+Write = Callable[[Sequence[ChangeEvent]], None]
 
 EVENTS = 10_000
 NOTE_BYTES = 300
@@ -33,7 +36,7 @@ def events() -> list[ChangeEvent]:
     return ChangeLog().inserts(EVENTS, size_bytes=NOTE_BYTES)
 
 
-def ours(stream: str, lanes: int) -> Callable[[Sequence[ChangeEvent]], None]:
+def ours(stream: str, lanes: int) -> Write:
     target = KinesisTarget(stream, lanes=lanes)
 
     def write(batch: Sequence[ChangeEvent]) -> None:
@@ -42,7 +45,7 @@ def ours(stream: str, lanes: int) -> Callable[[Sequence[ChangeEvent]], None]:
     return write
 
 
-def bare(stream: str, lanes: int) -> Callable[[Sequence[ChangeEvent]], None]:
+def bare(stream: str, lanes: int) -> Write:
     kinesis = client("kinesis", lanes)
     threads = ThreadPoolExecutor(lanes)
 
@@ -56,7 +59,7 @@ def bare(stream: str, lanes: int) -> Callable[[Sequence[ChangeEvent]], None]:
     return write
 
 
-def rate(write: Callable[[Sequence[ChangeEvent]], None]) -> tuple[float, float]:
+def rate(write: Write) -> tuple[float, float]:
     """Events per second of the clock, and microseconds of this process's CPU per event."""
     made = events()
     started, cpu = time.perf_counter(), time.process_time()
@@ -66,27 +69,30 @@ def rate(write: Callable[[Sequence[ChangeEvent]], None]) -> tuple[float, float]:
     return EVENTS / (time.perf_counter() - started), cpu_s / EVENTS * 1e6
 
 
+def one_round(pair: Sequence[Write], first: int) -> list[tuple[float, float]]:
+    """The rates of both, in their order; ``first`` says who begins."""
+    found = {which: rate(pair[which]) for which in (first, 1 - first)}
+    return [found[0], found[1]]
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     with AwsServer() as aws:
-        import os
-
         os.environ.update(aws.environment())
         kinesis = aws.client("kinesis")
-        kinesis.create_stream(StreamName="bench", ShardCount=4)
-        kinesis.get_waiter("stream_exists").wait(StreamName="bench", WaiterConfig={"Delay": 1})
         print("lanes   ours/s   bare/s   ours/bare   ours us/event   bare us/event   (medians)")
         for lanes in (1, 2, 4):
-            pair = (ours("bench", lanes), bare("bench", lanes))
-            found = [[rate(write) for write in pair] for _ in range(rounds + 1)][1:]  # the first one warms up
+            stream = f"lanes-{lanes}"  # a new one: the server becomes slower the more a stream holds
+            kinesis.create_stream(StreamName=stream, ShardCount=4)
+            kinesis.get_waiter("stream_exists").wait(StreamName=stream, WaiterConfig={"Delay": 1})
+            pair = (ours(stream, lanes), bare(stream, lanes))
+            rounds_done = [one_round(pair, first=number % 2) for number in range(rounds + 1)][1:]  # the first warms up
             (our_rate, our_cpu), (bare_rate, bare_cpu) = (
-                [statistics.median(values) for values in zip(*(round_[which] for round_ in found), strict=True)]
-                for which in (0, 1)
+                [statistics.median(values) for values in zip(*figures, strict=True)]
+                for figures in zip(*rounds_done, strict=True)
             )
-            ratio = statistics.median(one[0][0] / one[1][0] for one in found)
-            print(
-                f"{lanes:5}{our_rate:9.0f}{bare_rate:9.0f}{ratio:12.2f}{our_cpu:16.1f}{bare_cpu:16.1f}", flush=True
-            )
+            ratio = statistics.median(mine[0] / other[0] for mine, other in rounds_done)
+            print(f"{lanes:5}{our_rate:9.0f}{bare_rate:9.0f}{ratio:12.2f}{our_cpu:16.1f}{bare_cpu:16.1f}", flush=True)
 
 
 if __name__ == "__main__":

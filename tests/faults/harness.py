@@ -62,7 +62,9 @@ class Harness:
         """Rounds of faults for at least so long and until so many kills, every kind at least once; then heal, catch up
         and judge."""
         self._say(f"seed {self._seed}: {minutes:.1f} minutes and {kills} kills at least")
-        first = self._working()  # the position is saved before the first event
+        first = self._working()
+        # A stream is about what comes after its first position: a poller killed before it was saved has begun nothing.
+        self._until(lambda: self._checkpoint().get("position"), "the first position is saved")
         self._writer.start()
         began_s = time.monotonic()
         for each in self._http:

@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
+
+MOST_EVIDENCE = 8
 
 
 @dataclass
@@ -17,9 +20,9 @@ class Defects:
         missing: Events of the source that are not there.
         duplicates: Events that are there again, beyond the first time.
         order: Steps in a document's history that skip an event, or end before its last.
-        stale: Those of ``order`` that are no more, once a block that came again is taken out: what a poller had under
-            way when it was paused, and what arrived when it went on.
-        evidence: The first few offending histories: the key, and the numbers of its events as they came.
+        stale: Those of ``order`` behind which the history goes on as if a block that came again had not been there:
+            what a poller had under way when it was paused, arriving after its successor was further already.
+        evidence: Some offending histories: the key, and the numbers of its events as they came. Order first.
     """
 
     missing: int = 0
@@ -53,6 +56,7 @@ def defects_of(
         key, number = numbers[event_id]
         histories[key].append(number)
     found = Defects()
+    evidence: list[tuple[bool, str]] = []
     for key, length in lengths.items():
         history = histories[key]
         found.duplicates += len(history) - len(set(history))
@@ -60,10 +64,10 @@ def defects_of(
         skips = _skips(history, length if ended else 0)
         found.missing += missing
         found.order += skips
-        if skips and _skips(_without_stale_block(history, length if ended else 0), length if ended else 0) == 0:
-            found.stale += skips
-        if (missing or skips) and len(found.evidence) < 3:
-            found.evidence.append(f"{key}: {_shown(history)} of {length}")
+        found.stale += _stale(history, length if ended else 0)
+        if missing or skips:
+            evidence.append((not skips, f"{key}: {_shown(history)} of {length}"))
+    found.evidence = [text for _, text in sorted(evidence, key=itemgetter(0))[:MOST_EVIDENCE]]
     return found
 
 
@@ -72,20 +76,22 @@ def _skips(history: Sequence[int], last: int) -> int:
     return skips + bool(last and history and history[-1] != max(history))
 
 
-def _without_stale_block(history: list[int], last: int) -> list[int]:
-    """The history without the one block, of events that had come before, whose removal leaves the fewest skips."""
-    starts = [at for at, (before, after) in enumerate(pairwise([0, *history])) if after <= before]
-    best = history
-    for start in starts:
-        for end in range(start + 1, min(len(history), start + 20) + 1):
-            if not set(history[start:end]) <= set(history[:start]):
-                break
-            candidate = history[:start] + history[end:]
-            if _skips(candidate, last) < _skips(best, last):
-                best = candidate
-    return best
+def _stale(history: Sequence[int], last: int) -> int:
+    """Of the steps that ``_skips`` counts, those around a block that came again out of turn.
+
+    Such a block goes back, and behind it the history goes on as if it had not been there: the 7 in 8 7 9, the 2 in
+    3 2 (end). A replay, too, goes back, but then goes on from there.
+    """
+    stale = 0
+    before = 0  # the newest number that the history has come to without its stale blocks
+    for at, number in enumerate(history):
+        if at and number > history[at - 1] + 1 and number <= before + 1:
+            stale += 1
+        before = max(before, number) if number <= before + 1 else before
+    return stale + bool(last and history and history[-1] != max(history))
 
 
 def _shown(history: Sequence[Any]) -> str:
-    skip = next((at for at, (a, b) in enumerate(pairwise([0, *history])) if b > a + 1), len(history) - 1)
-    return " ".join(map(str, history[max(0, skip - 15) : skip + 15]))
+    """The surroundings of the first few skips."""
+    skips = [at for at, (a, b) in enumerate(pairwise([0, *history])) if b > a + 1] or [len(history) - 1]
+    return " ... ".join(" ".join(map(str, history[max(0, at - 8) : at + 5])) for at in skips[:4])

@@ -83,6 +83,11 @@ class Interleavings(RuleBasedStateMachine):
         self.warm.knows = len(self.world.events)
         self.warm.run()
 
+    @rule(key=st.integers(0, 2), nth=st.integers(1, 3))
+    def be_overtaken_with_much_to_do(self, key: int, nth: int) -> None:
+        self.write([(key, False)] * 9)
+        self.run_with(Fault("save", "before", nth, overtake))
+
     @rule(at=st.integers(0, 20), step=st.sampled_from([ABORT, EMPTY]))
     def run_on_a_source_that_stumbles(self, at: int, step: Any) -> None:
         script = [*self.world.events[:at], step, *self.world.events[at:]]
@@ -106,6 +111,12 @@ class Interleavings(RuleBasedStateMachine):
         assert everything - wanted <= self.world.dead
         assert everything <= set(self.world.buffered)
         assert everything <= {event_id for each in self.world.objects.values() for event_id in each}
+
+    @invariant()
+    def the_saved_position_never_goes_back(self) -> None:
+        ids = [event.event_id for event in self.world.events]
+        reached = [ids.index(position.token.data) for position in self.world.saved if position.token is not None]
+        assert reached == sorted(reached)
 
     @invariant()
     def each_document_is_in_order(self) -> None:

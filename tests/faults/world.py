@@ -60,6 +60,7 @@ class World:
         self.buffered: list[str] = []
         self.objects: dict[str, list[str]] = {}
         self.dead: set[str] = set()
+        self.saved: list[Position] = []
 
     def expire_lease(self) -> None:
         self.now += dt.timedelta(seconds=SETTINGS.lease_seconds + 1)
@@ -133,7 +134,11 @@ class Store:
         return lease
 
     def save(self, lease: Lease, position: Position, events: int = 0) -> None:
-        self.process.do("save", lambda: self.store.save(lease, position, events))
+        def work() -> None:
+            self.store.save(lease, position, events)
+            self.process.world.saved.append(position)
+
+        self.process.do("save", work)
 
     def release(self, lease: Lease) -> None:
         self.process.do("release", lambda: self.store.release(lease))

@@ -404,7 +404,8 @@ def test_cfn_lint_finds_nothing(template: Synthesize, shape: str, tmp_path: Path
     path = tmp_path / "template.json"
     path.write_text(json.dumps(template(**SHAPES[shape])), encoding="utf-8")
     linter = Path(sys.executable).with_name("cfn-lint")
-    done = subprocess.run([linter, path], capture_output=True, text=True, check=False)
+    # W3005: the CDK makes a function depend on its role, which it names anyway.
+    done = subprocess.run([linter, "--ignore-checks", "W3005", "--", path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
