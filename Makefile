@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test soak unit e2e lambda synth check lint format clean
+.PHONY: help dev demo test bench soak unit e2e lambda synth check lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,8 +25,13 @@ $(READY): pyproject.toml
 demo: $(READY) ## Stream a shop's changes to five targets on real local servers, kill the poller, count what arrived
 	@$(BIN)/docdb-stream demo $(ARGS)
 
+# More workers than cores: the tests wait for servers most of the time. A file's tests stay together, and with them the
+# servers they share.
 test: $(READY) ## Run every test: unit, contract and integration on real local servers, packaging
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile $(ARGS)
+
+bench: $(READY) ## Measure cold start and memory, print them beside what is wanted, keep them in bench/results.json
+	@$(BIN)/python -m bench $(ARGS)
 
 soak: $(READY) ## Kill pollers, primaries and connections for MINUTES=n, KILLS=n, SEED=n, then count what arrived
 	@PYTHONPATH=tests $(BIN)/python -m faults.soak --minutes $(or $(MINUTES),5) --kills $(or $(KILLS),0) --seed $(or $(SEED),1)

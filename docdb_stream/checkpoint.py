@@ -148,15 +148,23 @@ class LeaseKeeper:
         store: Where the lease is.
         lease: Just acquired.
         clock: The monotonic clock, in seconds.
+        asked_at_s: When the lease was asked for, by that clock. It may have begun then: the answer can take its time,
+            as in an election.
     """
 
-    def __init__(self, store: CheckpointStore, lease: Lease, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        lease: Lease,
+        clock: Callable[[], float] = time.monotonic,
+        asked_at_s: float | None = None,
+    ) -> None:
         self._store = store
         self._lease = lease
         self._clock = clock
         self._over = threading.Event()
         self._lost: CheckpointConflictError | None = None
-        self._held_until_s = clock() + lease.duration_s
+        self._held_until_s = (clock() if asked_at_s is None else asked_at_s) + lease.duration_s
         self._thread = threading.Thread(target=self._renew, name=f"lease {lease.stream}", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -126,9 +127,13 @@ class Run:
     def run(self, follow: bool) -> RunResult:
         """Take the lease, read and deliver, give the lease back. Called once; see Poller.run."""
         settings, result = self._settings, self._result
+        asked_at_s = time.monotonic()
         lease = self._store.acquire(settings.stream_name, settings.scope, _owner(), settings.lease_seconds)
         try:
-            with LeaseKeeper(self._store, lease) as keeper, deadline(replace(self._limit, guard=keeper.check)) as limit:
+            with (
+                LeaseKeeper(self._store, lease, asked_at_s=asked_at_s) as keeper,
+                deadline(replace(self._limit, guard=keeper.check)) as limit,
+            ):
                 until = self._source.operation_time()
                 result.position = self._start(keeper)
                 for attempt in range(RESTARTS + 1):

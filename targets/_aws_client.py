@@ -95,7 +95,15 @@ def client(service: str, connections: int, region: str | None = None) -> Any:
         # Requests are made by code, record by record in the hot path; the service checks them too.
         parameter_validation=False,
     )
-    return boto3.session.Session().client(service, region_name=region, config=config)
+    made = boto3.session.Session().client(service, region_name=region, config=config)
+    made.meta.events.register("before-send", _check_lease)
+    return made
+
+
+def _check_lease(**_: object) -> None:
+    """The last thing before a request leaves: serializing and signing it takes milliseconds, in which a process can be
+    stopped for longer than its lease lasts. What it sent then would arrive after its successor's newer events."""
+    current_deadline().check()
 
 
 def arn_region(name: str) -> str | None:

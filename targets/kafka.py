@@ -10,12 +10,12 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from docdb_stream.encoding import UnrenderableError
-from docdb_stream.errors import ConfigError, TargetError
+from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
 from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
 from docdb_stream.retry import DEFAULT_PATIENCE_S, current_deadline
 from docdb_stream.secret import read_credentials
@@ -39,6 +39,8 @@ _REQUEST_S = 10.0
 _CLOSE_S = 2.0
 """How long closing waits for the producer's thread, which has nothing to send any more."""
 _DEFAULT_PORT = 9092
+_PRODUCE = 0
+"""Kafka protocol guide, "Api Keys"."""
 
 # The broker's rule for topics, org.apache.kafka.common.internals.Topic: these characters, at most 249 of them.
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9._-]")
@@ -127,6 +129,7 @@ class KafkaTarget:
         self._producer: Any = None
         self._in_flight: deque[tuple[_Record, Any]] = deque()
         self._in_flight_bytes = 0
+        self._limit = current_deadline()  # of the run that wrote last; the producer's thread does not inherit it
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
@@ -151,6 +154,7 @@ class KafkaTarget:
         Raises:
             TargetError: No broker answers, a topic is missing, or an earlier record failed.
         """
+        self._limit = current_deadline()
         rendered, rejections = render_all(events, self._payload_format, self.name)
         for event, payload in rendered:
             try:
@@ -161,7 +165,7 @@ class KafkaTarget:
             rejections += self._send(record)
             if self._in_flight_bytes > _IN_FLIGHT_BYTES:
                 rejections += self._settle(_IN_FLIGHT_BYTES // 2)
-        return rejections
+        return [*rejections, *self._settle(_IN_FLIGHT_BYTES)]
 
     def flush(self) -> Sequence[Rejection]:
         """Wait until the brokers have confirmed every record (``acks=all``).
@@ -229,8 +233,11 @@ class KafkaTarget:
         """Wait for the oldest records until at most ``until_bytes`` are unconfirmed; 0 waits for all."""
         limit = current_deadline()
         rejections: list[Rejection] = []
-        while self._in_flight and self._in_flight_bytes >= until_bytes:
+        while self._in_flight:
             record, future = self._in_flight[0]
+            # What is confirmed goes at once, not at the flush: it holds the events, decoded and rendered.
+            if self._in_flight_bytes < until_bytes and not future.succeeded():
+                break
             try:
                 if not future.succeeded():
                     future.get(timeout=max(0.0, min(limit.patience_s, limit.remaining_s)))
@@ -283,8 +290,10 @@ class KafkaTarget:
         opened: list[Any] = []
 
         def client(**config: Any) -> Any:
-            opened.append(self._kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"](**config))
-            return opened[0]
+            network_client = self._kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"](**config)
+            network_client.send = self._only_under_lease(network_client.send)
+            opened.append(network_client)
+            return network_client
 
         sasl: dict[str, str] = {}
         if self._secret is not None and self._security_protocol.startswith("SASL"):
@@ -323,6 +332,22 @@ class KafkaTarget:
                 f"{self._security_protocol}), KAFKA_SASL_MECHANISM, KAFKA_SECRET, and that these are Kafka's ports",
             ) from error
 
+    def _only_under_lease(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """The producer's thread sends what it holds whenever it can: also after the process was stopped for longer than
+        its lease lasts, or after the run has failed elsewhere. By then another run may be further already."""
+
+        def guarded(node_id: Any, request: Any, *arguments: Any, **options: Any) -> Any:
+            if request.API_KEY == _PRODUCE:
+                try:
+                    self._limit.check()
+                except CheckpointConflictError:
+                    if self._producer is not None:
+                        self._producer._sender.force_close()
+                    raise
+            return send(node_id, request, *arguments, **options)
+
+        return guarded
+
     def _reach_a_broker(self) -> None:
         """Connect to a server and hang up, TLS included.
 
@@ -347,8 +372,13 @@ class KafkaTarget:
         )
 
     def _failure(self, error: Exception, topic: str, hint: str = "") -> TargetError:
-        """What an error of the client library means; lets the producer go, so that the next write has a new one."""
+        """What an error of the client library means; lets the producer go, so that the next write has a new one.
+
+        Raises:
+            CheckpointConflictError: The lease is lost, which is why nothing was sent.
+        """
         self.close()
+        self._limit.check()
         errors = self._kafka.errors
         if isinstance(error, (errors.AuthorizationError, errors.SaslAuthenticationFailedError)):
             hint = f"allow this user to write to {topic} (and IDEMPOTENT_WRITE on the cluster, before Kafka 2.8)"

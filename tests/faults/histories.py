@@ -20,8 +20,8 @@ class Defects:
         missing: Events of the source that are not there.
         duplicates: Events that are there again, beyond the first time.
         order: Steps in a document's history that skip an event, or end before its last.
-        stale: Those of ``order`` behind which the history goes on as if a block that came again had not been there:
-            what a poller had under way when it was paused, arriving after its successor was further already.
+        stale: Those of ``order`` behind which the history goes on as if a block out of turn had not been there: what
+            a poller had under way when it was paused, arriving among what its successor sends.
         evidence: Some offending histories: the key, and the numbers of its events as they came. Order first.
     """
 
@@ -77,10 +77,11 @@ def _skips(history: Sequence[int], last: int) -> int:
 
 
 def _stale(history: Sequence[int], last: int) -> int:
-    """Of the steps that ``_skips`` counts, those around a block that came again out of turn.
+    """Of the steps that ``_skips`` counts, those around a block that came out of turn.
 
-    Such a block goes back, and behind it the history goes on as if it had not been there: the 7 in 8 7 9, the 2 in
-    3 2 (end). A replay, too, goes back, but then goes on from there.
+    Around it the history goes on as if it had not been there: the 7 in 8 7 9, the 2 in 3 2 (end), the second 9 in
+    8 9 7 9 8 9. A replay goes back, too, but then goes on from there. What came for the first time is never
+    skipped over: 1 2 4 is not stale.
     """
     stale = 0
     before = 0  # the newest number that the history has come to without its stale blocks

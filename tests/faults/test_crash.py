@@ -11,6 +11,9 @@ from faults.scene import Scene
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:read_text is deprecated")]
 
+ONE_REQUEST = 8
+"""Records of documents that are written often enough to be out of order: the hot ones, and a few others."""
+
 
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path) -> None:
@@ -19,6 +22,10 @@ def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path) -> None:
         outcome = Harness(scene, seed=1).run(minutes=0.4, kills=10)
     print(table(outcome))
     assert not outcome.problems, "\n".join(outcome.problems)
+    # Between the check of the lease and the network a process can still be stopped with one request, which holds at
+    # most one record of a document; Kinesis alone has nothing to refuse or undo it by. See docs/reliability.md.
+    assert set(outcome.stale) <= {"kinesis"}, outcome.stale
+    assert sum(found.stale for found in outcome.stale.values()) <= ONE_REQUEST, outcome.stale
     assert outcome.kills.total() >= 10
     assert set(outcome.rounds) == set(KINDS)
     assert {name.partition(":")[0] for name in outcome.faults} == {"kinesis", "sqs", "kafka", "s3", "opensearch"}

@@ -20,6 +20,7 @@ SOURCE = [("a", 1), ("b", 10), ("a", 2), ("a", 3), ("b", 11), ("a", 4)]
         pytest.param([1, 2, 1, 3, 4, 10, 11], 0, 1, 1, 1, id="a replay that skips: 1 came late"),
         pytest.param([1, 2, 3, 4, 2, 10, 11], 0, 1, 1, 1, id="stale at the end"),
         pytest.param([1, 2, 3, 2, 4, 10, 11], 0, 1, 1, 1, id="stale in the middle"),
+        pytest.param([1, 2, 1, 3, 2, 4, 10, 11], 0, 2, 2, 2, id="stale twice"),
         pytest.param([1, 10, 11], 3, 0, 0, 0, id="the end missing"),
     ],
 )
