@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,13 +13,12 @@ from faults.standin import DocumentDB
 from pymongo import MongoClient
 
 from docdb_stream.connection import Connection
-from docdb_stream.events import ChangeEvent
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Rejection
+from docdb_stream.testing.targets import ListTarget
 
 T = TypeVar("T")
 Client = MongoClient[dict[str, Any]]
@@ -27,33 +26,6 @@ Place = Callable[..., DocumentDB]
 """Makes a stand-in; the fixture ``documentdb``."""
 
 RUN_LIMIT_S = 30.0
-
-
-class ListTarget:
-    """Keeps what it is given; durable at once."""
-
-    name = "list"
-
-    def __init__(self) -> None:
-        self.events: list[ChangeEvent] = []
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.events += events
-        return ()
-
-    def flush(self) -> Sequence[Rejection]:
-        return ()
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def ids(self) -> list[Any]:
-        return [event.document["documentKey"]["_id"] for event in self.events if "documentKey" in event.document]
-
-    @property
-    def operations(self) -> list[str]:
-        return [event.operation for event in self.events]
 
 
 def stream(uri: str, db: str, coll: str | None = "orders", **settings: Any) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,18 @@ from pymongo import MongoClient
 from docdb_stream import secret as secret_module
 from docdb_stream.connection import Connection
 from docdb_stream.errors import ConfigError, SourceUnavailableError, StateStoreError
-from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.target import Rejection
+from docdb_stream.testing.targets import ListTarget
 
 pytestmark = pytest.mark.integration
 
 Mongo = MongoClient[dict[str, Any]]
 _numbers = itertools.count(1)
-
-
-class ListTarget:
-    name = "list"
-
-    def __init__(self) -> None:
-        self.events: list[ChangeEvent] = []
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.events += events
-        return ()
-
-    def flush(self) -> Sequence[Rejection]:
-        return ()
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

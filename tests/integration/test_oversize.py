@@ -15,36 +15,19 @@ from typer.testing import CliRunner
 from docdb_stream.cli import app
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import MongoDeadLetters
-from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
 from docdb_stream.poller import Poller
 from docdb_stream.redrive import redrive
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Rejection, Target
+from docdb_stream.target import Target
 from docdb_stream.targets import build_targets
+from docdb_stream.testing.targets import ListTarget
 
 pytestmark = pytest.mark.integration
 
 Mongo = MongoClient[dict[str, Any]]
-
-
-class ListTarget:
-    name = "list"
-
-    def __init__(self) -> None:
-        self.events: list[ChangeEvent] = []
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.events += events
-        return ()
-
-    def flush(self) -> Sequence[Rejection]:
-        return ()
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

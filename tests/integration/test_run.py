@@ -15,38 +15,18 @@ import pytest
 from bson import Timestamp
 from pymongo import MongoClient
 
-from docdb_stream import ChangeEvent, Deadline, Poller, Position, Rejection, RunResult, Settings
+from docdb_stream import ChangeEvent, Deadline, Poller, Position, RunResult, Settings
 from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.connection import Connection
 from docdb_stream.events import Namespace
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
 from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.testing.targets import ListTarget
 
 pytestmark = pytest.mark.integration
 
 Mongo = MongoClient[dict[str, Any]]
-
-
-class ListTarget:
-    name = "list"
-
-    def __init__(self) -> None:
-        self.events: list[ChangeEvent] = []
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.events += events
-        return ()
-
-    def flush(self) -> Sequence[Rejection]:
-        return ()
-
-    def close(self) -> None:
-        pass
-
-    def take(self) -> list[ChangeEvent]:
-        found, self.events = self.events, []
-        return found
 
 
 class Stream:
