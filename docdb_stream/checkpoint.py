@@ -6,14 +6,22 @@ Owns the types and the store's contract. The stores themselves are in ``stores``
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from docdb_stream.errors import CheckpointConflictError, StateStoreError
+from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace, Position
+from docdb_stream.retry import Deadline, deadline
+
+logger = logging.getLogger(__name__)
+
+RELEASE_PATIENCE_S = 2.0
+"""How long to try to give the lease back."""
 
 FORMAT_VERSION = 1
 """Version of the stored checkpoint. A store reads every earlier one and refuses later ones."""
@@ -209,3 +217,30 @@ class LeaseKeeper:
                 return
             except StateStoreError:
                 continue
+
+
+@contextmanager
+def held_lease(
+    store: CheckpointStore, stream: str, scope: Namespace | None, owner: str, duration_s: float
+) -> Iterator[LeaseKeeper]:
+    """Take a stream's lease, keep it within the block, and give it back after.
+
+    Raises:
+        LeaseHeldError: Another owner holds it; the block is not entered.
+    """
+    asked_at_s = time.monotonic()
+    lease = store.acquire(stream, scope, owner, duration_s)
+    try:
+        with LeaseKeeper(store, lease, asked_at_s=asked_at_s) as keeper:
+            yield keeper
+    finally:
+        _give_back(store, lease)
+
+
+def _give_back(store: CheckpointStore, lease: Lease) -> None:
+    """Give the lease back if that is quickly done; it runs out by itself, and no error of the block is worth hiding."""
+    try:
+        with deadline(Deadline(patience_s=RELEASE_PATIENCE_S)):
+            store.release(lease)
+    except DocdbStreamError as error:
+        logger.warning("stream %s: the lease was not given back, it will run out: %s", lease.stream, error)

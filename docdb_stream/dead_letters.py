@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import bson
 from bson import json_util
 from bson.errors import BSONError
-from pymongo import ReplaceOne, WriteConcern
+from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
 from docdb_stream.connection import Connection
@@ -151,7 +151,7 @@ class MongoDeadLetters:
         try:
             for rejection in rejections:  # one by one: each may be near the size limit of a request
                 found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
-                self._collection().bulk_write([ReplaceOne({"_id": found["id"]}, found, upsert=True)])
+                self._collection().replace_one({"_id": found["id"]}, found, upsert=True)
         except PyMongoError as error:
             raise self._trouble(error) from error
 

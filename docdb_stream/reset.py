@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import replace
 
-from docdb_stream.checkpoint import LeaseKeeper, LedgerEntry
+from docdb_stream.checkpoint import LedgerEntry, held_lease
 from docdb_stream.connection import Connection
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import Position, ResumeToken
@@ -37,29 +37,26 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
         source = MongoChangeSource(settings, connection)
         store = MongoCheckpointStore(settings, connection)
         who = f"reset by {getpass.getuser()} on {socket.gethostname()}"
-        lease = store.acquire(settings.stream_name, settings.scope, f"{who} ({os.getpid()})", settings.lease_seconds)
-        try:
-            with LeaseKeeper(store, lease) as keeper:
-                known = store.load(settings.stream_name)
-                before = known.position if known else None
-                if token is not None:
-                    position = Position.at_token(ResumeToken({"_data": token}))
-                else:
-                    assert to is not None
-                    position = source.start_position(to)
-                    now = source.operation_time()
-                    if position.operation_time is not None and position.operation_time > now:
-                        raise ConfigError(
-                            f"reset: {position.time} is still to come; the cluster's time is {now.as_datetime()}",
-                            hint="what happens until then would never be delivered; to go on from here, say --to now",
-                        )
-                source.open(position)
-                source.close()
-                store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))
-                for entry in store.ledger(settings.stream_name):
-                    if entry.kind == "history-lost" and entry.before == before and entry.after is None:
-                        store.record(replace(entry, after=position))
-                keeper.save(position, 0)
-        finally:
-            store.release(lease)
+        owner = f"{who} ({os.getpid()})"
+        with held_lease(store, settings.stream_name, settings.scope, owner, settings.lease_seconds) as keeper:
+            known = store.load(settings.stream_name)
+            before = known.position if known else None
+            if token is not None:
+                position = Position.at_token(ResumeToken({"_data": token}))
+            else:
+                assert to is not None
+                position = source.start_position(to)
+                now = source.operation_time()
+                if position.operation_time is not None and position.operation_time > now:
+                    raise ConfigError(
+                        f"reset: {position.time} is still to come; the cluster's time is {now.as_datetime()}",
+                        hint="what happens until then would never be delivered; to go on from here, say --to now",
+                    )
+            source.open(position)
+            source.close()
+            store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))
+            for entry in store.ledger(settings.stream_name):
+                if entry.kind == "history-lost" and entry.before == before and entry.after is None:
+                    store.record(replace(entry, after=position))
+            keeper.save(position, 0)
     return position

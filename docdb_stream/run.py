@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import CheckpointStore, Lease, LeaseKeeper, LedgerEntry
+from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry, held_lease
 from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
 from docdb_stream.errors import DocdbStreamError, HistoryLostError
@@ -37,9 +36,6 @@ deadline nearer than four times this, a quarter of it: a slow target must get a 
 
 RESTARTS = 3
 """How often one run starts again after a lost position (ON_HISTORY_LOST): the log may move on once more meanwhile."""
-
-RELEASE_PATIENCE_S = 2.0
-"""How long to try to give the lease back."""
 
 TAKE_WAIT_S = 0.25
 """How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
@@ -127,11 +123,11 @@ class Run:
     def run(self, follow: bool) -> RunResult:
         """Take the lease, read and deliver, give the lease back. Called once; see Poller.run."""
         settings, result = self._settings, self._result
-        asked_at_s = time.monotonic()
-        lease = self._store.acquire(settings.stream_name, settings.scope, _owner(), settings.lease_seconds)
         try:
             with (
-                LeaseKeeper(self._store, lease, asked_at_s=asked_at_s) as keeper,
+                held_lease(
+                    self._store, settings.stream_name, settings.scope, _owner(), settings.lease_seconds
+                ) as keeper,
                 deadline(replace(self._limit, guard=keeper.check)) as limit,
             ):
                 until = self._source.operation_time()
@@ -148,8 +144,6 @@ class Run:
         except DocdbStreamError as error:
             error.position_time = self._saved.time if self._saved else None
             raise
-        finally:
-            self._release(lease)
         self._finish(until)
         return result
 
@@ -157,14 +151,6 @@ class Run:
     def has_unsaved(self) -> bool:
         """Whether events were given to targets that the checkpoint does not cover."""
         return self._unsaved_loops > 0
-
-    def _release(self, lease: Lease) -> None:
-        """Give the lease back if that is quickly done; it runs out by itself, and no error of a run is worth hiding."""
-        try:
-            with deadline(Deadline(patience_s=RELEASE_PATIENCE_S)):
-                self._store.release(lease)
-        except DocdbStreamError as error:
-            logger.warning("stream %s: the lease was not given back, it will run out: %s", lease.stream, error)
 
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
