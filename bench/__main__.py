@@ -3,59 +3,96 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
-import os
-import platform
-from pathlib import Path
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.status import Status
 
-from bench import cold_start, memory
+from bench import alone, cold_start, drain, machine, results
 from bench.figure import Figure
+from bench.places import TARGETS
+from bench.plan import Plan
+from bench.table import table_of
 
-RESULTS = Path(__file__).parent / "results.json"
-BENCHMARKS = {"cold-start": cold_start.measure, "memory": memory.measure}
+BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
+    "drain": drain.measure,
+    **{target: partial(alone.measure, target=target) for target in TARGETS},
+    "cold-start": cold_start.measure,
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which; all by default")
-    parser.add_argument("--events", type=int, default=100_000, help="events of the runs that deliver (default 100000)")
+def main() -> int:
+    """Run what was asked for; 1 when a benchmark failed, whatever its figures."""
+    arguments = _arguments()
+    out, err = Console(), Console(stderr=True)
+    if not out.is_terminal:
+        out.width = 150
+    if arguments.plot:
+        return _plot(err)
+    entries, failed = {}, []
+    started = time.monotonic()
+    with err.status("") as status:
+        plan = Plan(arguments.quick, partial(_say, status, err))
+        for name in arguments.names or BENCHMARKS:
+            about = machine.description()
+            began = time.monotonic()
+            try:
+                entries[name] = results.entry(about, BENCHMARKS[name](plan))
+            except Exception:  # noqa: BLE001 - the others' figures are not lost with it
+                failed.append(name)
+                err.print(f"[red]✗ {name} failed[/]")
+                err.print(traceback.format_exc(), markup=False, highlight=False)
+            else:
+                err.print(f"[green]✓[/] {name} [dim]{time.monotonic() - began:.0f} s[/]", highlight=False)
+    if arguments.json:
+        print(json.dumps(entries, indent=2))
+    elif entries:
+        out.print(table_of({name: results.figures_of(entry) for name, entry in entries.items()}))
+    err.print(f"[dim]took {time.monotonic() - started:.0f} s[/]", highlight=False)
+    if arguments.quick:
+        err.print("[dim]a quick run shows that all works; its figures are not kept[/]")
+    else:
+        results.keep(entries)
+        _plot(err)
+    if failed:
+        err.print(f"[red]failed: {', '.join(failed)}[/]")
+    return 1 if failed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__, epilog="names: " + ", ".join(BENCHMARKS))
+    parser.add_argument("names", nargs="*", metavar="name", help="which benchmarks; all by default")
+    parser.add_argument("--quick", action="store_true", help="small counts and one round; the figures are not kept")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--plot", action="store_true", help="only draw docs/throughput.png from the figures kept")
     arguments = parser.parse_args()
-    figures: list[Figure] = []
-    for name in arguments.names or BENCHMARKS:
-        print(f"{name} ...", flush=True)
-        figures += BENCHMARKS[name](arguments.events)
-    _print(figures)
-    _keep(figures)
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    return arguments
 
 
-def _print(figures: list[Figure]) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("what", "measured", "wanted", ""):
-        table.add_column(heading, justify="right" if heading in ("measured", "wanted") else "left")
-    for figure in figures:
-        table.add_row(figure.what, figure.shown, f"{figure.wanted} {figure.unit}", "✓" if figure.is_met else "✗")
-    Console(width=120).print(table)
+def _say(status: Status, console: Console, text: str) -> None:
+    status.update(text)
+    if not console.is_terminal:
+        console.print(text, style="dim", highlight=False)
 
 
-def _keep(figures: list[Figure]) -> None:
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    for figure in figures:
-        known[figure.what] = {
-            "value": figure.value,
-            "unit": figure.unit,
-            "wanted": figure.wanted,
-            "machine": machine,
-            "load": round(os.getloadavg()[0], 1),
-            "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        }
-    RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+def _plot(console: Console) -> int:
+    try:
+        from bench.plot import draw
+    except ModuleNotFoundError as error:
+        hint = f"{error.name} is missing (pip install -e '.[bench]')"
+        console.print(f"docs/throughput.png is not drawn: {hint}", style="yellow", markup=False)
+        return 1
+    drawn = draw(results.load())
+    console.print(f"drew {drawn}" if drawn else "docs/throughput.png needs the figures of drain and of every target")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
