@@ -18,6 +18,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
+from docdb_stream import rawbson
 from docdb_stream.connection import Client, Connection
 from docdb_stream.events import Namespace
 
@@ -32,12 +33,14 @@ class Reply:
 
     Attributes:
         events: The change events, as BSON.
+        size_bytes: How much of it that is, or a little more.
         post_batch_token: The position after the reply, from servers that give it.
         operation_time: The server's operation time when it answered.
         alive: Whether more can come; an ``invalidate`` ends a cursor.
     """
 
     events: Sequence[bytes]
+    size_bytes: int
     post_batch_token: Mapping[str, Any] | None
     operation_time: Timestamp | None
     alive: bool
@@ -80,9 +83,7 @@ class ChangeStreamCursor:
             session=self._session,
             codec_options=_RAW,
         )
-        cursor = reply["cursor"]
-        self._name = str(cursor["ns"]).partition(".")[2]
-        self._first = self._reply(reply, cursor["firstBatch"])
+        self._first = self._reply(reply)
 
     def next(self, wait_s: float, batch_size: int) -> Reply:
         """The next reply: what came with opening, then one getMore each, held back up to ``wait_s`` for events."""
@@ -99,7 +100,7 @@ class ChangeStreamCursor:
             session=self._session,
             codec_options=_RAW,
         )
-        return self._reply(reply, reply["cursor"]["nextBatch"])
+        return self._reply(reply)
 
     def kill(self) -> None:
         """Tell the server to drop the cursor; a ``next`` under way in another thread then ends with an error."""
@@ -117,13 +118,19 @@ class ChangeStreamCursor:
             self._session.end_session()
             self._session = None
 
-    def _reply(self, reply: Mapping[str, Any], events: Sequence[RawBSONDocument]) -> Reply:
-        cursor = reply["cursor"]
-        self._id = int(cursor["id"])
-        token = cursor.get("postBatchResumeToken")
+    def _reply(self, reply: Mapping[str, Any]) -> Reply:
+        # Looked at as bytes: decoding it, even as RawBSONDocument, makes an object of each event, which costs more than
+        # all else here.
+        cursor = bytes(reply["cursor"].raw)
+        fields = rawbson.elements(cursor)
+        start, end = fields.get("nextBatch") or fields["firstBatch"]
+        token = fields.get("postBatchResumeToken")
+        self._id = int.from_bytes(cursor[slice(*fields["id"])], "little", signed=True)
+        self._name = cursor[slice(*fields["ns"])][4:-1].decode().partition(".")[2]
         return Reply(
-            events=[bytes(event.raw) for event in events],
-            post_batch_token=None if token is None else bson.decode(token.raw),
+            events=rawbson.documents(cursor[start:end]),
+            size_bytes=end - start,
+            post_batch_token=None if token is None else bson.decode(cursor[slice(*token)]),
             operation_time=reply.get("operationTime"),
             alive=self._id != 0,
         )

@@ -5,16 +5,21 @@ Owns how an event is looked at and rendered (once per format, shared by all targ
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from bson import Timestamp
+import orjson
+from bson import ObjectId, Timestamp
 from bson.raw_bson import RawBSONDocument
 
 from docdb_stream import encoding, sample_payload
+from docdb_stream.chunk import Chunk, chunks
+from docdb_stream.envelope import Envelope
 
 PayloadFormat = Literal["extended", "document"]
 """How an event is written for a target: the whole change event as Extended JSON, or the AWS sample's flat document."""
@@ -105,25 +110,39 @@ class Position:
 class ChangeEvent:
     """One change event, as the server sent it.
 
-    Every property reads the raw document; nothing is copied. Rendering is done at most once per format and shared by
-    every target.
+    Rendering is done at most once per format and shared by every target. An event that came with others (``all_of``)
+    is looked at and rendered from its bytes together with them (``docdb_stream.chunk``); it is decoded as a whole only
+    when somebody asks for ``document``, or when it holds something unusual.
 
     Args:
-        raw: The event's BSON bytes as the server sent them; decoded when first looked at. Rendering uses them to be
-            exact where decoding is not.
+        raw: The event's BSON bytes as the server sent them. Rendering uses them to be exact where decoding is not.
         document: The decoded event, for events that did not come as BSON.
     """
 
-    __slots__ = ("_document", "_key", "_problem", "_rendered", "raw")
+    __slots__ = ("_chunk", "_document", "_key", "_place", "_problem", "_rendered", "raw")
 
     def __init__(self, raw: bytes | None = None, *, document: Mapping[str, Any] | None = None) -> None:
         if raw is None and document is None:
             raise ValueError("an event needs its BSON bytes or its document")
         self.raw = raw
+        self._chunk: Chunk | None = None
+        self._place = 0
         self._document = document
         self._problem: str | None = None
         self._key: str | None = None
-        self._rendered: dict[str, bytes] = {}
+        self._rendered: dict[str, bytes] | None = None
+
+    @classmethod
+    def all_of(cls, raws: Sequence[bytes]) -> list[ChangeEvent]:
+        """The events with these bytes, in order: looked at and rendered together, which takes half the time."""
+        events = []
+        for chunk in chunks(raws):
+            for place, raw in enumerate(chunk.raws):
+                event = cls.__new__(cls)
+                event.raw, event._chunk, event._place = raw, chunk, place
+                event._document = event._problem = event._key = event._rendered = None
+                events.append(event)
+        return events
 
     def __repr__(self) -> str:
         return f"<ChangeEvent {self.operation} {self.namespace} {self.event_id}>"
@@ -149,44 +168,56 @@ class ChangeEvent:
     @property
     def token(self) -> ResumeToken:
         """The event's resume token."""
-        return ResumeToken(self.document["_id"])
+        envelope = self._envelope
+        return ResumeToken(self.document["_id"] if envelope is None else {"_data": envelope.event_id})
 
     @property
     def event_id(self) -> str:
         """The token's ``_data``: the same for every delivery of the same event, different for different events."""
+        envelope = self._envelope
+        if envelope is not None:
+            return envelope.event_id
         data = self.document["_id"].get("_data")
         return data if isinstance(data, str) else self.token.data
 
     @property
     def operation(self) -> str:
         """MongoDB's ``operationType``: insert, update, replace, delete, drop, rename, dropDatabase, invalidate, ..."""
-        return str(self.document["operationType"])
+        envelope = self._envelope
+        return str(self.document["operationType"]) if envelope is None else envelope.operation
 
     @property
     def namespace(self) -> Namespace:
         """The namespace; an ``invalidate`` has none and gives an empty database name."""
+        envelope = self._envelope
+        if envelope is not None:
+            return _namespace(envelope.ns)
         ns = self.document.get("ns") or {}
         return Namespace(ns.get("db", ""), ns.get("coll"))
 
     @property
     def document_key(self) -> Mapping[str, Any] | None:
         """``{"_id": ...}`` and, on sharded collections, the shard key; None for events about no single document."""
-        return self.document.get("documentKey")
+        envelope = self._envelope
+        if envelope is not None and envelope.object_id:
+            return {"_id": ObjectId(envelope.object_id)}
+        return self._field("documentKey")
 
     @property
     def full_document(self) -> Mapping[str, Any] | None:
         """The document after the change, or None: for deletes, or when it was gone before it could be looked up."""
-        return self.document.get("fullDocument")
+        return self._field("fullDocument")
 
     @property
     def update_description(self) -> Mapping[str, Any] | None:
         """What an update changed."""
-        return self.document.get("updateDescription")
+        return self._field("updateDescription")
 
     @property
     def cluster_time(self) -> Timestamp:
         """When the change was committed; taken from the token where the server leaves the field out."""
-        time = self.document.get("clusterTime")
+        envelope = self._envelope
+        time = self.document.get("clusterTime") if envelope is None else envelope.cluster_time
         return time if isinstance(time, Timestamp) else (self.token.cluster_time or Timestamp(0, 0))
 
     @property
@@ -203,6 +234,10 @@ class ChangeEvent:
         document.
         """
         if self._key is None:
+            envelope = self._envelope
+            if envelope is not None and envelope.object_id:
+                self._key = encoding.object_id_key(envelope.object_id)
+                return self._key
             key = self.document_key
             if key is None:
                 return None
@@ -224,6 +259,9 @@ class ChangeEvent:
 
     def extended_json(self) -> bytes:
         """The whole change event as relaxed MongoDB Extended JSON v2. Raises UnrenderableError as ``render`` does."""
+        together = None if self._chunk is None else self._chunk.extended_json(self._place)
+        if together is not None:
+            return together
         return self._once("extended", lambda: encoding.extended_json(self.document, self.raw))
 
     def document_json(self) -> bytes:
@@ -232,10 +270,27 @@ class ChangeEvent:
 
     def full_document_json(self) -> bytes | None:
         """The full document as plain JSON (see ``encoding.plain_json``), or None where there is no full document."""
+        together = None if self._chunk is None else self._chunk.full_document_json(self._place)
+        if together is not None:
+            return together
         full = self.full_document
         return (
             None if full is None else self._once("plain", lambda: encoding.plain_json(full, self._raw_full_document()))
         )
+
+    @property
+    def _envelope(self) -> Envelope | None:
+        return None if self._chunk is None else self._chunk.envelope(self._place)
+
+    def _field(self, name: str) -> Mapping[str, Any] | None:
+        """A field that is a document, decoded alone where that can be."""
+        envelope = self._envelope
+        raw = None if envelope is None or self._document is not None else envelope.document(name)
+        if raw is not None:
+            with contextlib.suppress(encoding.UnrenderableError):
+                return encoding.decode(raw)
+        found: Mapping[str, Any] | None = self.document.get(name)
+        return found
 
     def _raw_full_document(self) -> bytes | None:
         if self.raw is None:
@@ -245,12 +300,22 @@ class ChangeEvent:
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
         # Two threads may both render; they make the same bytes, so the loser's work is only wasted.
-        done = self._rendered.get(name)
+        rendered = self._rendered
+        if rendered is None:
+            rendered = self._rendered = {}
+        done = rendered.get(name)
         if done is None:
             if self.document and self._problem is not None:
                 raise encoding.UnrenderableError(self._problem)
-            done = self._rendered[name] = make()
+            done = rendered[name] = make()
         return done
+
+
+@lru_cache(1024)
+def _namespace(ns: bytes) -> Namespace:
+    """The namespace of an ``ns`` in Extended JSON."""
+    found = orjson.loads(ns or b"{}")
+    return Namespace(found.get("db", ""), found.get("coll"))
 
 
 @dataclass(frozen=True, slots=True)

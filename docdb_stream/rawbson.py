@@ -87,6 +87,40 @@ def read(raw: bytes) -> Document:
     return document
 
 
+def elements(raw: bytes) -> dict[str, tuple[int, int]]:
+    """Where the values of a document's own keys begin and end, without reading them.
+
+    Raises:
+        UnrenderableError: as `read`.
+    """
+    found = {}
+    reader = _Reader(raw)
+    reader.int32("")
+    while type_number := reader.take(1, "")[0]:
+        key = reader.cstring("")
+        start = reader.at
+        reader.skip(type_number, key)
+        found[key] = (start, reader.at)
+    return found
+
+
+def documents(array: bytes) -> list[bytes]:
+    """The elements of an array of documents, given the array's bytes. Fast: a change stream's events come this way."""
+    found: list[bytes] = []
+    length = _INT32.unpack_from
+    at, last = 4, len(array) - 1
+    for name_bytes, count in ((1, 10), (2, 90), (3, 900), (4, 9_000), (5, 90_000), (6, 900_000), (7, 9_000_000)):
+        # Type, name, end of the name: an array's elements are named after their places.
+        head_bytes = 1 + name_bytes + 1
+        for _ in range(count):
+            if at >= last:
+                return found
+            start = at + head_bytes
+            at = start + length(array, start)[0]
+            found.append(array[start:at])
+    return found
+
+
 def _corrupt(path: str, what: str) -> UnrenderableError:
     return UnrenderableError(f"{path or 'document'}: not valid BSON: {what}")
 
@@ -109,6 +143,15 @@ class _Reader:
             elements.append((key, _READERS[type_number](self, inner)))
         self.expect(end, path)
         return elements
+
+    def skip(self, type_number: int, path: str) -> None:
+        if type_number in (0x03, 0x04):
+            (size,) = _INT32.unpack_from(self.raw, self.at)
+            self.take(size, path)
+        elif type_number in _READERS:
+            _READERS[type_number](self, path)
+        else:
+            raise _corrupt(path, f"unknown type {type_number:#04x}")
 
     def array(self, path: str) -> list[Any]:
         return [value for _, value in self.document(path)]

@@ -159,7 +159,7 @@ class MongoChangeSource:
             position = Position(operation_time=max(self._quiet_since, reached or self._quiet_since))
             self._quiet_replies = 0
         self._position = position
-        return Batch(events, position, sum(len(event) for event in reply.events), quiet)
+        return Batch(events, position, reply.size_bytes if reply.events else 0, quiet)
 
     def _next(self, wait_s: float) -> Reply:
         if not self._cursor.is_open:
@@ -167,7 +167,7 @@ class MongoChangeSource:
         return self._cursor.next(wait_s, self._batch_size)
 
     def _events(self, raws: Sequence[bytes]) -> list[ChangeEvent]:
-        events = [ChangeEvent(raw) for raw in raws]
+        events = ChangeEvent.all_of(raws)
         if self._own_namespaces:
             events = [event for event in events if event.namespace not in self._own_namespaces]
         if self._skip_until is not None and events:

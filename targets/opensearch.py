@@ -296,13 +296,14 @@ def _item(event: ChangeEvent, index: str, id_text: str, version: int, source: by
 
 def _source(event: ChangeEvent) -> bytes | None:
     """The full document without ``_id``, which OpenSearch refuses as a field; None where there is no full document."""
-    full, plain = event.full_document, event.full_document_json()
-    if full is None or plain is None or "_id" not in full:
+    plain, key = event.full_document_json(), event.document_key
+    if plain is None or key is None:
         return plain
     # Servers store _id first, so it can be cut off without parsing the rest.
-    head = encoding.plain_json({"_id": full["_id"]}).removesuffix(b"}")
-    if plain.startswith(head):
+    head = encoding.plain_json({"_id": key["_id"]}).removesuffix(b"}")
+    if plain.startswith((head + b",", head + b"}")):
         return b"{" + plain.removeprefix(head).removeprefix(b",")
+    full = event.full_document or {}
     return encoding.plain_json({key: value for key, value in full.items() if key != "_id"})
 
 
