@@ -13,17 +13,21 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import alone, cold_start, drain, machine, results
+from bench import alone, cold_start, confluent, drain, machine, memory, results, together
 from bench.figure import Figure
 from bench.places import TARGETS
-from bench.plan import Plan
+from bench.plan import Plan, SkippedError
 from bench.table import table_of
 
 BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "drain": drain.measure,
     **{target: partial(alone.measure, target=target) for target in TARGETS},
+    "confluent": confluent.measure,
+    "together": together.measure,
+    "memory": memory.measure,
     "cold-start": cold_start.measure,
 }
+_SHOWN_OF_ERROR = 3000
 
 
 def main() -> int:
@@ -43,10 +47,13 @@ def main() -> int:
             began = time.monotonic()
             try:
                 entries[name] = results.entry(about, BENCHMARKS[name](plan))
+            except SkippedError as error:
+                err.print(f"[yellow]-[/] {name} is left out: {error}", highlight=False)
             except Exception:  # noqa: BLE001 - the others' figures are not lost with it
                 failed.append(name)
                 err.print(f"[red]✗ {name} failed[/]")
-                err.print(traceback.format_exc(), markup=False, highlight=False)
+                # The end of it, plainly: an error of the driver can quote a document, of 16 MB here.
+                print(traceback.format_exc(limit=-4)[-_SHOWN_OF_ERROR:], file=sys.stderr)
             else:
                 err.print(f"[green]✓[/] {name} [dim]{time.monotonic() - began:.0f} s[/]", highlight=False)
     if arguments.json:

@@ -92,11 +92,10 @@ def _confluent(place: Place) -> Iterator[Send]:
     from confluent_kafka import Producer
 
     topic = topic_of(place)
+    # All else is librdkafka's default, as the target has it; the queue is large enough never to wait for room.
     config = {
         "bootstrap.servers": place["msk_bootstrap_srv"],
         "enable.idempotence": True,
-        "linger.ms": KAFKA_LINGER_MS,
-        "batch.size": KAFKA_BATCH_BYTES,
         "queue.buffering.max.messages": 1_000_000,
     }
     producer = Producer(config)

@@ -1,66 +1,90 @@
-"""How much memory a run takes: the command line as a process of its own, over all five targets on local servers."""
+"""How much memory a run takes: the command line as a process of its own, on documents that are large."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+from typing import Self
 
-from pymongo import MongoClient
-
+from bench import command
+from bench.documents import order_16_kb, order_16_mb
 from bench.figure import Figure
-from docdb_stream.local import LocalServers
-from docdb_stream.local.demo.places import KafkaPlace, KinesisPlace, OpenSearchPlace, S3Place
+from bench.places import Places
+from bench.plan import Plan
+from bench.source import Source
+from docdb_stream import Settings
+from docdb_stream.targets.kinesis import KinesisTarget
 
-DOCUMENT = {"customer": "c" * 24, "status": "paid", "items": [{"sku": "s" * 12, "quantity": 2, "price": 19.9}] * 6}
-"""With its envelope about 600 bytes of BSON."""
+EVENTS = 20_000
+"""A third of a gigabyte, far more than any target holds at a time. The local servers keep what they get in memory: each
+of five would hold over 2 GB of 100,000 events."""
+LARGE_EVENTS = 12
+_LOCAL_REQUEST_BYTES = 5 * 1024 * 1024
+"""What the local server takes in one PutRecords; Kinesis takes 10 MiB."""
+_STREAM_VARIABLE = "BENCH_KINESIS_STREAM"
 
 
-def measure(events: int) -> list[Figure]:
-    """One run of ``events`` inserts. The queue is a standard one: the local FIFO queue takes minutes for so many."""
-    with LocalServers() as servers:
-        queue = servers.aws.client("sqs").create_queue(QueueName="memory")["QueueUrl"]
-        settings = {"SQS_QUERY_URL": queue}
-        for place in (
-            KinesisPlace(servers.aws),
-            KafkaPlace(servers.kafka),
-            OpenSearchPlace(servers.opensearch),
-            S3Place(servers.aws),
-        ):
-            settings |= place.create()
-        environment = {
-            **os.environ,
-            **servers.environment(),
-            **{name.upper(): value for name, value in settings.items()},
-            "WATCHED_DB_NAME": "bench",
-            "START_AT": "earliest",
-            "MAX_LOOP": "0",
-        }
-        with MongoClient(servers.mongo.uri) as client:
-            orders = client["bench"]["orders"]
-            for start in range(0, events, 10_000):
-                orders.insert_many(
-                    [{**DOCUMENT, "number": start + each} for each in range(min(10_000, events - start))]
-                )
-        started_s = time.monotonic()
-        run = subprocess.Popen(
-            [str(Path(sys.executable).with_name("docdb-stream")), "run", "--json"],
-            env=environment,
-            stdout=subprocess.PIPE,
-        )
-        assert run.stdout is not None
-        result = json.loads(run.stdout.read())
-        _, _, usage = os.wait4(run.pid, 0)
-        run.returncode = 0
-        took_s = time.monotonic() - started_s
-    if result.get("events") != events:
-        raise SystemExit(f"the run did not deliver all {events} events: {result}")
+class LocalKinesisTarget(KinesisTarget):
+    """KinesisTarget with requests that the local server takes."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        return cls(os.environ[_STREAM_VARIABLE], request_bytes=_LOCAL_REQUEST_BYTES)
+
+
+def measure(plan: Plan) -> list[Figure]:
+    """Five targets with documents of 16 KB; two, of which one takes none of them, with documents of 16 MB."""
+    return [*_five_targets(plan), *_largest_documents(plan)]
+
+
+def _five_targets(plan: Plan) -> list[Figure]:
+    events = plan.pick(EVENTS, 1_000)
+    plan.say(f"memory: inserting {events:,} documents of 16 KB")
+    # A standard queue and an index that keeps documents only: for so many large ones, the local FIFO queue would take
+    # minutes, and the index would take up 29 a second.
+    with (
+        Source(events, order_16_kb, oplog_size_mb=4_000) as source,
+        Places(fifo=False, searchable=False) as places,
+        places.new() as place,
+    ):
+        place[_STREAM_VARIABLE] = place.pop("kinesis_stream")
+        place["extra_targets"] = "kinesis-5-mib"
+        plan.say("memory: a run that finds nothing to do")
+        idle = command.run({**source.stream(), **place, "start_at": "now"}).expect(0)
+        plan.say(f"memory: {events:,} events to five targets")
+        busy = command.run({**source.stream(), **place}).expect(events)
     return [
-        # ru_maxrss is in KiB on Linux (getrusage(2)).
-        Figure(f"peak memory of {events:,} events to five targets", usage.ru_maxrss / 1024, "MiB", "< 256"),
-        Figure(f"checkpoints of {events:,} events", result["checkpoints"], "writes", "< 10"),
-        Figure(f"five targets, local servers, {events:,} events", events / took_s, "events/s", ">= 0"),
+        Figure(
+            f"peak memory: {events:,} documents of 16 KB to five targets",
+            busy.peak_mib,
+            "MiB",
+            wanted="< 256",
+            aim="< 160",
+            details={"idle": idle.peak_mib, "events": events, "took_s": busy.took_s},
+            note=f"ru_maxrss of docdb-stream run; {idle.peak_mib:.0f} MiB when there is nothing to do",
+        )
+    ]
+
+
+def _largest_documents(plan: Plan) -> list[Figure]:
+    events = plan.pick(LARGE_EVENTS, 2)
+    plan.say(f"memory: inserting {events} documents of 16 MB")
+    with (
+        Source(events, order_16_mb, oplog_size_mb=4_000) as source,
+        Places("sqs", "s3", fifo=False) as places,
+        places.new() as place,
+    ):
+        plan.say(f"memory: {events} events of 16 MB")
+        found = command.run({**source.stream(), **place}).expect(events)
+    [result] = found.results
+    if result["rejections"] != events:
+        raise RuntimeError(f"the queue cannot have taken documents of 16 MB: {result}")
+    return [
+        Figure(
+            f"peak memory: {events} documents of 15.9 MB",
+            found.peak_mib,
+            "MiB",
+            wanted="< 1024",
+            aim="< 512",
+            note="S3 takes them, SQS takes none: each goes to the dead letters besides",
+        )
     ]

@@ -28,11 +28,13 @@ class Places:
     Args:
         targets: Which.
         fifo: Whether queues are FIFO queues.
+        searchable: Whether indexes take up every field, as they do by default; if not, they only keep the documents.
     """
 
-    def __init__(self, *targets: str, fifo: bool = True) -> None:
+    def __init__(self, *targets: str, fifo: bool = True, searchable: bool = True) -> None:
         self._targets = targets or TARGETS
         self._fifo = fifo
+        self._searchable = searchable
         self._running = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -102,8 +104,10 @@ class Places:
     def _new_opensearch(self, name: str) -> Iterator[dict[str, Any]]:
         from opensearchpy import OpenSearch
 
-        yield {"elasticsearch_uri": self._opensearch.url, "opensearch_index_prefix": f"{name}-"}
         with OpenSearch(self._opensearch.url) as client:
+            if not self._searchable:
+                client.indices.create(index=f"{name}-{NAME}", body={"mappings": {"dynamic": False}})
+            yield {"elasticsearch_uri": self._opensearch.url, "opensearch_index_prefix": f"{name}-"}
             client.indices.delete(index=f"{name}-*", ignore_unavailable=True)
 
     @contextlib.contextmanager

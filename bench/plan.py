@@ -9,6 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class SkippedError(Exception):
+    """A benchmark cannot be run here; the text says why."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The full measurement, or a smoke run of it.

@@ -45,6 +45,8 @@ class Source(AbstractContextManager["Source"]):
         self._mongo.start()
         try:
             self.client: MongoClient[Document] = self._mongo.client()
+            # The local server's own 0.25 GB do not take the insert of a document of 16 MB.
+            self.client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=2GB")
             self.started = self.client.admin.command("ping")["operationTime"].time
             self.fill(COLLECTION, self.events)
         except BaseException:

@@ -1,0 +1,102 @@
+"""``docdb-stream run`` as a process of its own: what it printed, and what it cost."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parent.parent
+ENTRY_POINTS = {"discard": "bench.drain:Discard", "kinesis-5-mib": "bench.memory:LocalKinesisTarget"}
+"""Targets of the benchmarks, for EXTRA_TARGETS."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is over.
+
+    Attributes:
+        results: What it printed, one result for each stream.
+        cpu_s: User and system time of the process, its start included.
+        peak_mib: The most memory that it had resident.
+        took_s: Its whole life.
+    """
+
+    results: list[dict[str, Any]]
+    cpu_s: float
+    peak_mib: float
+    took_s: float
+
+    @property
+    def events(self) -> int:
+        """Events delivered, of all streams."""
+        return sum(int(result.get("events", 0)) for result in self.results)
+
+    def expect(self, events: int) -> Finished:
+        """Itself, if all was well.
+
+        Raises:
+            RuntimeError: Another number of events was delivered.
+        """
+        if self.events != events:
+            bad = [result for result in self.results if result.get("error")] or self.results
+            raise RuntimeError(f"{self.events} of {events} events were delivered: {bad[:3]}")
+        return self
+
+
+def run(settings: Mapping[str, Any], *options: str) -> Finished:
+    """Run the command line with these settings as its environment.
+
+    Args:
+        settings: By name, as ``Settings`` has them.
+        options: Of ``docdb-stream run``.
+    """
+    with _registered() as folder:
+        environment = {
+            **os.environ,
+            **{name.upper(): text(value) for name, value in settings.items()},
+            "PYTHONPATH": os.pathsep.join((folder, str(REPOSITORY), os.environ.get("PYTHONPATH", ""))),
+        }
+        command = [str(Path(sys.executable).with_name("docdb-stream")), "run", "--json", *options]
+        started = time.monotonic()
+        with Path(folder, "stderr").open("wb") as errors:  # the log of rejections is no news here
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        took_s = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if not printed:
+            raise RuntimeError(f"docdb-stream printed nothing: {Path(folder, 'stderr').read_text()[-2000:]}")
+    return Finished(
+        results=[json.loads(line) for line in printed.splitlines()],
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_mib=usage.ru_maxrss / 1024,  # KiB on Linux, see getrusage(2)
+        took_s=took_s,
+    )
+
+
+def text(value: Any) -> str:
+    """A setting as an environment variable or a config.ini has it."""
+    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+
+
+@contextlib.contextmanager
+def _registered() -> Iterator[str]:
+    """A folder that, on the path, registers the targets of the benchmarks as those of another package."""
+    with tempfile.TemporaryDirectory(prefix="docdb-stream-bench-") as folder:
+        about = Path(folder, "docdb_stream_bench-0.dist-info")
+        about.mkdir()
+        about.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: docdb-stream-bench\nVersion: 0\n")
+        entries = "".join(f"{name} = {where}\n" for name, where in ENTRY_POINTS.items())
+        about.joinpath("entry_points.txt").write_text(f"[docdb_stream.targets]\n{entries}")
+        yield folder

@@ -1,0 +1,74 @@
+"""Kafka by confluent-kafka beside Kafka by kafka-python, from MongoDB to the broker."""
+
+from __future__ import annotations
+
+import statistics
+
+from bench import bare
+from bench.figure import Figure
+from bench.payloads import PAYLOADS
+from bench.places import Places
+from bench.plan import Plan, SkippedError
+from bench.rounds import interleaved, spread
+from bench.source import Source
+from docdb_stream import Settings
+
+EVENTS = 60_000
+
+
+def measure(plan: Plan) -> list[Figure]:
+    """How many times as fast, and how near to the best that confluent-kafka could do.
+
+    Raises:
+        SkippedError: There is no KAFKA_CLIENT setting.
+    """
+    if "kafka_client" not in Settings.model_fields:
+        raise SkippedError("the setting KAFKA_CLIENT does not exist")
+    events = plan.pick(EVENTS, 6_000)
+    with Source(events) as source, Places("kafka") as places:
+        payloads = PAYLOADS["kafka"](source.change_events())
+
+        def by(client: str) -> float:
+            with places.new() as place:
+                return source.deliver(kafka_client=client, **place)[0]
+
+        def bare_client() -> float:
+            with places.new() as place:
+                return bare.rate("confluent", place, payloads)
+
+        contenders = {
+            "raw drain": source.drain_rate,
+            "bare client": bare_client,
+            "confluent-kafka": lambda: by("confluent"),
+            "kafka-python": lambda: by("python"),
+        }
+        found = interleaved(contenders, plan, "confluent")
+    medians = {name: found.median(name) for name in contenders}
+    ceiling = min("raw drain", "bare client", key=lambda name: medians[name])
+    to_ceiling = found.ratios("confluent-kafka", "raw drain", "bare client")
+    to_python = found.ratios("confluent-kafka", "kafka-python")
+    return [
+        Figure(
+            "kafka by confluent-kafka, and by kafka-python",
+            medians["confluent-kafka"],
+            "events/s",
+            wanted=">= 4",
+            aim=">= 6",
+            of="kafka-python",
+            of_value=medians["kafka-python"],
+            ratio=statistics.median(to_python),
+            spread=spread(to_python),
+            details={**medians, "events": events},
+        ),
+        Figure(
+            "kafka by confluent-kafka alone",
+            medians["confluent-kafka"],
+            "events/s",
+            wanted=">= 0.80",
+            aim=">= 0.95",
+            of=ceiling,
+            of_value=medians[ceiling],
+            ratio=statistics.median(to_ceiling),
+            spread=spread(to_ceiling),
+        ),
+    ]
