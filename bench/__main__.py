@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import alone, cold_start, confluent, drain, machine, memory, results, together
+from bench import alone, cold_start, confluent, drain, follow, machine, memory, results, together
 from bench.figure import Figure
 from bench.places import TARGETS
 from bench.plan import Plan, SkippedError
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     **{target: partial(alone.measure, target=target) for target in TARGETS},
     "confluent": confluent.measure,
     "together": together.measure,
+    "follow": follow.measure,
     "memory": memory.measure,
     "cold-start": cold_start.measure,
 }
