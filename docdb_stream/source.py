@@ -31,6 +31,8 @@ T = TypeVar("T")
 QUIET_REPLIES = 3
 """Empty replies in a row, each after the full wait, after which a stream counts as quiet. One is not enough: a server
 may return an empty batch while events are still to come."""
+QUIET_WAIT_S = 0.9
+"""What counts as a full wait."""
 
 
 class ChangeSource(Protocol):
@@ -149,7 +151,7 @@ class MongoChangeSource:
     def _read(self, wait_s: float) -> Batch:
         started_s = time.monotonic()
         reply = self._patiently(lambda: self._next(wait_s))
-        full_wait = time.monotonic() - started_s >= 0.9 * wait_s
+        full_wait = time.monotonic() - started_s >= QUIET_WAIT_S
         events = self._events(reply.events)
         position = self._after(reply, events)
         quiet = self._is_quiet(reply, position, full_wait)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from bson import Timestamp
 
 from docdb_stream.errors import SourceUnavailableError
 from docdb_stream.events import Batch, ChangeEvent, Position
-from docdb_stream.readahead import ReadAhead
+from docdb_stream.readahead import PROOF_WAIT_S, READ_WAIT_S, SWITCH_INTERVAL_S, ReadAhead
 from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.testing.events import ChangeLog
 
@@ -212,3 +213,53 @@ def test_the_reader_works_within_the_runs_deadline() -> None:
     with deadline(limit), ahead(Asking([batch(0)])) as reader:
         reader.take(WAIT_S)
     assert found[0] is limit
+
+
+class Waits(Source):
+    """Remembers how long it was told to wait."""
+
+    def __init__(self, batches: Sequence[Batch | Exception]) -> None:
+        super().__init__(batches)
+        self.waits: list[float] = []
+
+    def read(self, wait_s: float) -> Batch:
+        self.waits.append(wait_s)
+        return super().read(wait_s)
+
+
+def test_a_run_that_ends_waits_long_only_where_the_server_proves_nothing() -> None:
+    later = Batch([], Position(operation_time=Timestamp(2**30, 1)))
+    source = Waits([batch(0), batch(), later, later, batch(1), batch(1), later])
+    with ahead(source, until=Timestamp(2**31, 1)):
+        assert source.exhausted.wait(WAIT_S)
+    short, full = PROOF_WAIT_S, READ_WAIT_S
+    # An empty reply that moves the position is a proof on its way; one that leaves it is none.
+    assert source.waits == [short, short, full, short, full, short, short, short]
+
+
+def test_following_always_waits_long() -> None:
+    source = Waits([batch(0), batch(), batch()])
+    with ahead(source):
+        assert source.exhausted.wait(WAIT_S)
+    assert source.waits == [READ_WAIT_S] * 4
+
+
+def test_threads_take_shorter_turns_while_there_is_a_reader() -> None:
+    usual_s = sys.getswitchinterval()
+    with ahead(Source([])):
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+        with ahead(Source([])):
+            pass
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+    assert sys.getswitchinterval() == usual_s
+
+
+def test_turns_that_are_short_already_stay_so() -> None:
+    usual_s = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(SWITCH_INTERVAL_S / 4)
+        with ahead(Source([])):
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S / 4)
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S / 4)
+    finally:
+        sys.setswitchinterval(usual_s)
