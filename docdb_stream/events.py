@@ -318,9 +318,14 @@ def _namespace(ns: bytes) -> Namespace:
     return Namespace(found.get("db", ""), found.get("coll"))
 
 
+BATCH_BYTES = 2 * 1024 * 1024
+"""BSON bytes of one batch that are aimed at, whatever BATCH_SIZE says: each target has up to four batches before it, as
+BSON and rendered, so this is what bounds a run's memory. A batch of the usual small events is far below."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Up to BATCH_SIZE change events in the server's order, and the position after them.
+    """Up to BATCH_SIZE change events in the server's order, fewer when they are large, and the position after them.
 
     A batch may be empty and still move the position: the server said that nothing happened until then.
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bson import Timestamp
 
-from docdb_stream.events import Batch, Position
+from docdb_stream.events import BATCH_BYTES, Batch, Position
 from docdb_stream.source import ChangeSource
 
 READ_WAIT_S = 1.0
@@ -34,7 +34,7 @@ class ReadAhead:
     Args:
         source: Already open.
         until: Stop reading once the position has reached this operation time; None reads for ever.
-        batch_size: Events in one batch, at most. Small replies that wait are put together up to this size.
+        batch_size: Events in one batch, at most. Small replies that wait are put together up to this, and BATCH_BYTES.
         max_bytes: Read no further while more BSON bytes than this wait.
     """
 
@@ -93,20 +93,21 @@ class ReadAhead:
 
     def _merged(self) -> Batch:
         batch = self._waiting.popleft()
-        if not self._fits(batch, len(batch.events)):
+        if not self._fits(batch, len(batch.events), batch.size_bytes):
             return batch
         events, size_bytes = list(batch.events), batch.size_bytes
-        while self._fits(batch, len(events)):
+        while self._fits(batch, len(events), size_bytes):
             batch = self._waiting.popleft()
             events += batch.events
             size_bytes += batch.size_bytes
         return replace(batch, events=events, size_bytes=size_bytes)
 
-    def _fits(self, before: Batch, count: int) -> bool:
-        """Whether the next waiting batch can be put together with ``count`` events that end with ``before``."""
+    def _fits(self, before: Batch, count: int, size_bytes: int) -> bool:
+        """Whether the next waiting batch can be put together with these events, which end with ``before``."""
         if before.problem or not self._waiting:
             return False
-        return count + len(self._waiting[0].events) <= self._batch_size
+        following = self._waiting[0]
+        return count + len(following.events) <= self._batch_size and size_bytes + following.size_bytes <= BATCH_BYTES
 
     def _read(self) -> None:
         wait_s = READ_WAIT_S if self._until is None else PROOF_WAIT_S

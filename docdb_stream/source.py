@@ -19,7 +19,7 @@ from docdb_stream.connection import Connection
 from docdb_stream.cursor import ChangeStreamCursor, Reply
 from docdb_stream.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
+from docdb_stream.events import BATCH_BYTES, Batch, ChangeEvent, Namespace, Position, ResumeToken
 from docdb_stream.oversize import OversizeEventError, read_oversize
 from docdb_stream.server_errors import Verdict, classify, is_unknown_option
 from docdb_stream.settings import Settings, StartAt
@@ -33,6 +33,12 @@ QUIET_REPLIES = 3
 may return an empty batch while events are still to come."""
 QUIET_WAIT_S = 0.9
 """What counts as a full wait."""
+
+FIRST_REPLY_EVENTS = 128
+REPLY_GROWTH = 4
+"""A reply is asked for by a number of events, and should have BATCH_BYTES at most (the server itself stops at 16 MiB
+only). So the first is small, and the size of its events says how many to ask for next, which is at most four times as
+many as came."""
 
 
 class ChangeSource(Protocol):
@@ -88,6 +94,7 @@ class MongoChangeSource:
         self._own_namespaces = _covered_state_namespaces(settings)
         self._position = Position()
         self._batch_size = settings.batch_size
+        self._fitting = FIRST_REPLY_EVENTS
         self._skip_until: Timestamp | None = None
         self._has_start_after = True
         self._quiet_replies = 0
@@ -166,7 +173,16 @@ class MongoChangeSource:
     def _next(self, wait_s: float) -> Reply:
         if not self._cursor.is_open:
             self._open_cursor()
-        return self._cursor.next(wait_s, self._batch_size)
+        reply = self._cursor.next(wait_s, self._reply_size)
+        if reply.events:
+            count = len(reply.events)
+            self._fitting = max(1, min(BATCH_BYTES * count // reply.size_bytes, REPLY_GROWTH * count))
+        return reply
+
+    @property
+    def _reply_size(self) -> int:
+        """How many events to ask for."""
+        return min(self._batch_size, self._fitting)
 
     def _events(self, raws: Sequence[bytes]) -> list[ChangeEvent]:
         events = ChangeEvent.all_of(raws)
@@ -211,13 +227,13 @@ class MongoChangeSource:
         self._quiet_replies, self._quiet_since = 0, None
         stage, self._skip_until = self._stage(self._position)
         try:
-            self._cursor.open(stage, (), self._batch_size)
+            self._cursor.open(stage, (), self._reply_size)
         except OperationFailure as error:
             if "startAfter" not in stage or not is_unknown_option(error, "startAfter"):
                 raise
             self._has_start_after = False
             stage, self._skip_until = self._stage(self._position)
-            self._cursor.open(stage, (), self._batch_size)
+            self._cursor.open(stage, (), self._reply_size)
 
     def _open_after(
         self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]

@@ -18,9 +18,10 @@ from pymongo import MongoClient
 from docdb_stream import ChangeEvent, Deadline, Poller, Position, RunResult, Settings
 from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.connection import Connection
-from docdb_stream.events import Namespace
+from docdb_stream.events import BATCH_BYTES, Namespace
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
+from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.targets import ListTarget
 
@@ -157,6 +158,24 @@ def test_many_events_in_small_batches_arrive_in_order(stream: Stream) -> None:
     assert result.events == 1000
     assert result.loops >= 1000 / 30
     assert result.checkpoints >= result.loops // 5
+
+
+def test_large_events_come_in_small_batches(stream: Stream) -> None:
+    settings = stream.settings()
+    with Connection(settings) as connection:
+        source = MongoChangeSource(settings, connection)
+        source.open(source.start_position("now"))
+        sizes = [10] * 2_000 + [64_000] * 100 + [10] * 2_000
+        stream.db.orders.insert_many([{"_id": number, "text": "x" * size} for number, size in enumerate(sizes)])
+        batches = []
+        while sum(len(batch.events) for batch in batches) < len(sizes):
+            batches.append(source.read(1.0))
+        source.close()
+    keys = [event.document["documentKey"]["_id"] for batch in batches for event in batch.events]
+    assert keys == list(range(len(sizes)))
+    # One reply of those asked for while events were small may be larger, up to what the server sends.
+    assert sum(batch.size_bytes > BATCH_BYTES for batch in batches) <= 1
+    assert max(len(batch.events) for batch in batches) == settings.batch_size
 
 
 def test_max_loop_stops_in_between_and_the_next_run_goes_on(stream: Stream) -> None:
