@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import alone, cold_start, confluent, drain, follow, growth, machine, memory, results, together
+from bench import alone, cold_start, confluent, drain, follow, growth, machine, memory, results, streams, together
 from bench.figure import Figure
 from bench.places import TARGETS
 from bench.plan import Plan, SkippedError
@@ -26,8 +26,9 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "together": together.measure,
     "follow": follow.measure,
     "memory": memory.measure,
-    "events": growth.measure_events,
-    "streams": growth.measure_streams,
+    "growth": growth.measure,
+    "streams": streams.measure,
+    "streams-at-once": streams.measure_at_once,
     "cold-start": cold_start.measure,
 }
 _SHOWN_OF_ERROR = 3000

@@ -1,0 +1,68 @@
+"""What an event costs in CPU, and what starting costs, told apart.
+
+The CPU is that of a process of its own with a target that renders every event and throws it away.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+from bench.figure import Figure
+from bench.rounds import spread
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The CPU, in seconds, of runs over many events, and of runs over few or none that are alike in all else.
+
+    What the former take more is due to the events that they have more; the rest is what starting takes.
+    """
+
+    events: int
+    few_events: int = 0
+    many_s: list[float] = field(default_factory=list)
+    few_s: list[float] = field(default_factory=list)
+
+    @property
+    def events_us(self) -> list[float]:
+        """What one more event takes, by each of the runs over many."""
+        few_s = statistics.median(self.few_s)
+        return [1e6 * (many_s - few_s) / (self.events - self.few_events) for many_s in self.many_s]
+
+    @property
+    def event_us(self) -> float:
+        """The median of them."""
+        return statistics.median(self.events_us)
+
+    @property
+    def start_s(self) -> float:
+        """What starting takes."""
+        return statistics.median(self.few_s) - self.few_events * self.event_us / 1e6
+
+    @property
+    def with_start_us(self) -> float:
+        """What an event takes with its share of starting, where there are many."""
+        return 1e6 * statistics.median(self.many_s) / self.events
+
+
+def figure_of(what: str, of: str, measured: Cost, reference: Cost) -> Figure:
+    """One more event in a case of many, beside one more in another."""
+    return Figure(
+        what,
+        measured.event_us,
+        "us",
+        wanted="< 1.10",
+        of=of,
+        of_value=reference.event_us,
+        ratio=measured.event_us / reference.event_us,
+        spread=spread([event_us / reference.event_us for event_us in measured.events_us]),
+        details={
+            "start_s": measured.start_s,
+            "with_start_us": measured.with_start_us,
+            "of_start_s": reference.start_s,
+            "of_with_start_us": reference.with_start_us,
+        },
+        note=f"beyond the start, {measured.start_s:.2f} s against {reference.start_s:.2f} s of CPU; with it "
+        f"{measured.with_start_us:.1f} us against {reference.with_start_us:.1f} us",
+    )
