@@ -51,6 +51,8 @@ def main() -> int:
             began = time.monotonic()
             try:
                 entries[name] = results.entry(about, BENCHMARKS[name](plan))
+                if not plan.quick:
+                    results.keep({name: entries[name]})
             except SkippedError as error:
                 err.print(f"[yellow]-[/] {name} is left out: {error}", highlight=False)
             except Exception:  # noqa: BLE001 - the others' figures are not lost with it
@@ -68,7 +70,6 @@ def main() -> int:
     if arguments.quick:
         err.print("[dim]a quick run shows that all works; its figures are not kept[/]")
     else:
-        results.keep(entries)
         _plot(err)
     if failed:
         err.print(f"[red]failed: {', '.join(failed)}[/]")

@@ -6,14 +6,12 @@ The worst is one call for each event. All four have their turn in every round.
 
 from __future__ import annotations
 
-import statistics
-
 from bench import bare, one_call
 from bench.figure import Figure
 from bench.payloads import PAYLOADS
 from bench.places import Places
 from bench.plan import Plan
-from bench.rounds import interleaved, spread
+from bench.rounds import interleaved
 from bench.source import Source
 
 EVENTS = {"kinesis": 30_000, "sqs": 5_000, "kafka": 30_000, "opensearch": 10_000, "s3": 60_000}
@@ -48,33 +46,22 @@ def measure(plan: Plan, target: str) -> list[Figure]:
             "one call per event": one_call_each,
         }
         found = interleaved(contenders, plan, target)
-    medians = {name: found.median(name) for name in contenders}
-    ceiling = min("raw drain", "bare client", key=lambda name: medians[name])
-    to_ceiling = found.ratios("ours", "raw drain", "bare client")
-    to_one_call = found.ratios("ours", "one call per event")
     times = TIMES_ONE_CALL[target]
     return [
-        Figure(
+        found.figure(
             f"{target} alone",
-            medians["ours"],
-            "events/s",
+            "ours",
+            "raw drain",
+            "bare client",
             wanted=">= 0.80",
             aim=">= 0.95",
-            of=ceiling,
-            of_value=medians[ceiling],
-            ratio=statistics.median(to_ceiling),
-            spread=spread(to_ceiling),
-            details={**medians, "events": events},
+            details={**found.medians, "events": events},
         ),
-        Figure(
+        found.figure(
             f"{target} alone, and the loop of the AWS sample",
-            medians["ours"],
-            "events/s",
+            "ours",
+            "one call per event",
             wanted=f">= {times}",
             aim=f">= {2 * times}",
-            of="one call per event",
-            of_value=medians["one call per event"],
-            ratio=statistics.median(to_one_call),
-            spread=spread(to_one_call),
         ),
     ]

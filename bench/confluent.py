@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-
 from bench import bare
 from bench.figure import Figure
 from bench.payloads import PAYLOADS
 from bench.places import Places
 from bench.plan import Plan, SkippedError
-from bench.rounds import interleaved, spread
+from bench.rounds import interleaved
 from bench.source import Source
 from docdb_stream import Settings
 
@@ -43,32 +41,21 @@ def measure(plan: Plan) -> list[Figure]:
             "kafka-python": lambda: by("python"),
         }
         found = interleaved(contenders, plan, "confluent")
-    medians = {name: found.median(name) for name in contenders}
-    ceiling = min("raw drain", "bare client", key=lambda name: medians[name])
-    to_ceiling = found.ratios("confluent-kafka", "raw drain", "bare client")
-    to_python = found.ratios("confluent-kafka", "kafka-python")
     return [
-        Figure(
+        found.figure(
             "kafka by confluent-kafka, and by kafka-python",
-            medians["confluent-kafka"],
-            "events/s",
+            "confluent-kafka",
+            "kafka-python",
             wanted=">= 4",
             aim=">= 6",
-            of="kafka-python",
-            of_value=medians["kafka-python"],
-            ratio=statistics.median(to_python),
-            spread=spread(to_python),
-            details={**medians, "events": events},
+            details={**found.medians, "events": events},
         ),
-        Figure(
+        found.figure(
             "kafka by confluent-kafka alone",
-            medians["confluent-kafka"],
-            "events/s",
+            "confluent-kafka",
+            "raw drain",
+            "bare client",
             wanted=">= 0.80",
             aim=">= 0.95",
-            of=ceiling,
-            of_value=medians[ceiling],
-            ratio=statistics.median(to_ceiling),
-            spread=spread(to_ceiling),
         ),
     ]

@@ -7,7 +7,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from bench.figure import Figure
 from bench.plan import Plan
 
 Contender = Callable[[], float]
@@ -20,14 +22,26 @@ class Rounds:
 
     rates: Mapping[str, list[float]]
 
-    def median(self, name: str) -> float:
-        """A contender's median rate."""
-        return statistics.median(self.rates[name])
+    @property
+    def medians(self) -> dict[str, float]:
+        """Every contender's median rate."""
+        return {name: statistics.median(rates) for name, rates in self.rates.items()}
 
-    def ratios(self, name: str, *others: str) -> list[float]:
-        """In each round, the contender's rate divided by that of the slowest of the others."""
-        slowest = [min(rates) for rates in zip(*(self.rates[other] for other in others), strict=True)]
-        return [rate / slow for rate, slow in zip(self.rates[name], slowest, strict=True)]
+    def figure(self, what: str, name: str, *others: str, **more: Any) -> Figure:
+        """The contender's rate beside that of the slowest of the others.
+
+        Args:
+            what: See Figure.
+            name: The contender.
+            others: What nothing that does the same can outrun, or what it is to outrun.
+            more: More of the figure.
+        """
+        medians = self.medians
+        slowest = min(others, key=lambda other: medians[other])
+        least = [min(rates) for rates in zip(*(self.rates[other] for other in others), strict=True)]
+        ratios = [rate / slow for rate, slow in zip(self.rates[name], least, strict=True)]
+        of = {"of": slowest, "of_value": medians[slowest], "ratio": statistics.median(ratios), "spread": spread(ratios)}
+        return Figure(what, medians[name], "events/s", **{**of, **more})
 
 
 def interleaved(contenders: Mapping[str, Contender], plan: Plan, what: str, *, warm_up: bool = True) -> Rounds:
