@@ -171,6 +171,11 @@ class Settings(BaseModel):
     msk_bootstrap_srv: str | None = Field(
         default=None, description="Kafka bootstrap servers, host:port with commas: switches the target on."
     )
+    kafka_client: Literal["kafka-python", "confluent"] = Field(
+        default="kafka-python",
+        description="Client library: confluent (librdkafka) is several times faster; kafka-python asks for the lease "
+        "as each request leaves.",
+    )
     kafka_topic_prefix: str = Field(default="", description="Put before the topic's name, which is db-coll.")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="How to talk to the brokers."

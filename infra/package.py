@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
 
 from docdb_stream.errors import ConfigError
+from docdb_stream.settings import Settings
 from infra.settings import DeploySettings, read_deployment
 
 MAX_BYTES = 50 * 1024 * 1024
@@ -28,7 +29,7 @@ BUILD = Path("build")
 _SOURCES = ("docdb_stream", "targets", "handlers", "pyproject.toml", "README.md", "LICENSE")
 
 _EXTRA = "all"
-"""Every target's client library: one package fits all functions; each imports only what it uses."""
+"""Every target's default client library: one package fits all functions; each imports only what it uses."""
 
 _PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 """What Amazon Linux 2023 runs (glibc 2.34), newest first."""
@@ -60,15 +61,20 @@ def package_path(deploy: DeploySettings) -> Path:
     return Path(given) if given else BUILD / f"docdb-stream-python{deploy.python}-{deploy.architecture}.zip"
 
 
-def build_package(deploy: DeploySettings, path: Path) -> None:
-    """Build the package for the processor, Python and pymongo of ``deploy``.
+def extras(streams: Iterable[Settings]) -> str:
+    """The extras that the functions of these streams need, as pip writes them."""
+    return f"{_EXTRA},kafka-confluent" if any(stream.kafka_client == "confluent" for stream in streams) else _EXTRA
+
+
+def build_package(deploy: DeploySettings, path: Path, extras: str = _EXTRA) -> None:
+    """Build the package for the processor, Python and pymongo of ``deploy``, with these extras of the project.
 
     Raises:
         ConfigError: A dependency has no wheel for them, or the package is too large.
     """
     with tempfile.TemporaryDirectory(prefix="docdb-stream-package-") as folder:
         tree = Path(folder, "tree")
-        _install(deploy, tree, wheel=_wheel(Path(folder)))
+        _install(deploy, tree, wheel=_wheel(Path(folder)), extras=extras)
         path.parent.mkdir(parents=True, exist_ok=True)
         _pack(tree, path)
     size_bytes = path.stat().st_size
@@ -90,13 +96,13 @@ def _wheel(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _install(deploy: DeploySettings, tree: Path, wheel: Path) -> None:
+def _install(deploy: DeploySettings, tree: Path, wheel: Path, extras: str) -> None:
     architecture = "aarch64" if deploy.architecture == "arm64" else "x86_64"
     _run(
         *("pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-conflicts", "--no-compile"),
         *("--only-binary=:all:", "--implementation=cp", f"--python-version={deploy.python}", f"--target={tree}"),
         *(f"--platform={platform}_{architecture}" for platform in _PLATFORMS),
-        f"docdb-stream[{_EXTRA}] @ {wheel.as_uri()}",
+        f"docdb-stream[{extras}] @ {wheel.as_uri()}",
         *([f"pymongo{deploy.pymongo}"] if deploy.pymongo else []),
     )
 
@@ -152,9 +158,9 @@ def _files(distribution: Distribution) -> Iterator[PurePosixPath]:
 def main() -> None:
     """Build the package that config.ini asks for, and print its place, size and digest."""
     try:
-        deploy = read_deployment(os.environ.get("DOCDB_STREAM_CONFIG", "config.ini")).deploy
-        path = package_path(deploy)
-        build_package(deploy, path)
+        deployment = read_deployment(os.environ.get("DOCDB_STREAM_CONFIG", "config.ini"))
+        path = package_path(deployment.deploy)
+        build_package(deployment.deploy, path, extras(settings for settings, _ in deployment.streams))
     except ConfigError as error:
         lines = [f"error: {error}", *(f"  - {problem}" for problem in error.problems), f"hint: {error.hint}"]
         sys.exit("\n".join(lines))

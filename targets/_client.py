@@ -34,7 +34,7 @@ def import_client(module: str, extra: str, *loggers: str) -> ModuleType:
         if error.name != module:
             raise
         raise ConfigError(
-            f"the {extra} target needs a package that is not installed", hint=f"pip install 'docdb-stream[{extra}]'"
+            f"{module} is not installed, which the extra {extra} brings", hint=f"pip install 'docdb-stream[{extra}]'"
         ) from None
     for logger in map(logging.getLogger, loggers):
         if logger.level == logging.NOTSET:

@@ -1,29 +1,37 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import socket
+import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from docdb_stream.errors import TargetError
+from docdb_stream.errors import CheckpointConflictError, TargetError
 from docdb_stream.events import Namespace
-from docdb_stream.local import KafkaBroker
+from docdb_stream.local import KafkaBroker, Tls
+from docdb_stream.local.process import wait_until
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.target import Checkable, Target
-from docdb_stream.targets import kafka as kafka_target
-from docdb_stream.targets.kafka import KafkaTarget
+from docdb_stream.targets import _kafka_confluent, _kafka_python
+from docdb_stream.targets._kafka_producer import Record
+from docdb_stream.targets.kafka import Client, KafkaTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog
 
 KafkaTarget("127.0.0.1:1")  # imports kafka as users do, without its deprecation warnings
 import kafka  # noqa: E402
+from contract import kafka_proxy  # noqa: E402
+from contract.kafka_proxy import KafkaProxy, Refusal  # noqa: E402
 from kafka import errors  # noqa: E402
 from kafka.future import Future  # noqa: E402
 from kafka.record import MemoryRecords  # noqa: E402
@@ -33,19 +41,27 @@ pytestmark = pytest.mark.integration
 _numbers = itertools.count()
 
 
-class Topics:
-    """The topics with the prefix of one test."""
+CLIENTS: tuple[Client, ...] = ("kafka-python", "confluent")
 
-    def __init__(self, broker: KafkaBroker) -> None:
+
+class Topics:
+    """The topics with the prefix of one test, and the client library that sends to them."""
+
+    def __init__(self, broker: KafkaBroker, client: Client = "kafka-python") -> None:
         self.broker = broker
+        self.client = client
         self.prefix = f"test{next(_numbers)}-"
 
-    def target(self, **options: Any) -> KafkaTarget:
-        return KafkaTarget(self.broker.bootstrap_servers, topic_prefix=self.prefix, **options)
+    def target(self, proxy: KafkaProxy | None = None, **options: Any) -> KafkaTarget:
+        servers = (proxy or self.broker).bootstrap_servers
+        return KafkaTarget(servers, **{"client": self.client, "topic_prefix": self.prefix, **options})
 
     def records(self) -> list[Any]:
         """All records, topic by topic and partition by partition."""
-        consumer = kafka.KafkaConsumer(bootstrap_servers=self.broker.bootstrap_servers, enable_auto_commit=False)
+        # By Tansu's end_offsets, a partition ends where its last batch begins. So batches are taken as a whole.
+        consumer = kafka.KafkaConsumer(
+            bootstrap_servers=self.broker.bootstrap_servers, enable_auto_commit=False, max_poll_records=1_000_000
+        )
         try:
             topics = sorted(topic for topic in consumer.topics() if topic.startswith(self.prefix))
             partitions = [
@@ -67,9 +83,34 @@ class Topics:
             consumer.close()
 
 
+@pytest.fixture(params=CLIENTS)
+def topics(kafka_broker: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
+    """For each client library."""
+    return Topics(kafka_broker, request.param)
+
+
 @pytest.fixture
-def topics(kafka_broker: KafkaBroker) -> Topics:
-    return Topics(kafka_broker)
+def python_topics(kafka_broker: KafkaBroker) -> Topics:
+    return Topics(kafka_broker, "kafka-python")
+
+
+@pytest.fixture
+def confluent_topics(kafka_broker: KafkaBroker) -> Topics:
+    return Topics(kafka_broker, "confluent")
+
+
+@pytest.fixture
+def proxy(kafka_broker: KafkaBroker) -> Iterator[KafkaProxy]:
+    with KafkaProxy(kafka_broker.port) as started:
+        yield started
+
+
+@pytest.fixture
+def tls_proxy(kafka_broker: KafkaBroker, certificates: Tls) -> Iterator[KafkaProxy]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate_key_file)
+    with KafkaProxy(kafka_broker.port, context) as started:
+        yield started
 
 
 @pytest.fixture
@@ -134,8 +175,8 @@ class TestKafkaTarget(TargetContract):
     large_count = 10  # checksums take kafka-python long
 
     @pytest.fixture(autouse=True)
-    def place(self, topics: Topics) -> None:
-        self.topics = topics
+    def place(self, python_topics: Topics) -> None:
+        self.topics = python_topics
 
     def make_target(self) -> Target:
         return self.topics.target()
@@ -172,6 +213,47 @@ class TestKafkaTarget(TargetContract):
         self._assert_delivered(events)
 
 
+class TestConfluent(TestKafkaTarget):
+    """The faults are those of a broker: librdkafka has nothing that a test could get between."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, confluent_topics: Topics, proxy: KafkaProxy) -> None:
+        self.topics = confluent_topics
+        self.proxy = proxy
+
+    def make_target(self) -> Target:
+        return self.topics.target(self.proxy)
+
+    @contextmanager
+    def faults(self, target: Target, faults: Faults) -> Iterator[None]:
+        self.proxy.answer = lambda event_ids: refusal_of(faults, event_ids)
+        yield
+        self.proxy.answer = None
+
+    def test_06_a_rejection_names_the_exact_event(self, target: Target, log: ChangeLog) -> None:
+        """Kafka's verdict is on a batch, so that what it rejects is sent a second time, alone."""
+        events = [log.insert({"_id": number, "secret": "hunter2"}) for number in range(25)]
+        faults = Faults(reject={events[11].event_id})
+        with self.faults(target, faults):
+            [rejection] = self._deliver(target, events)
+        assert rejection.event is events[11]
+        assert rejection.target == target.name
+        assert "topic's rules" in rejection.reason
+        assert "hunter2" not in rejection.reason
+        assert [request for request in faults.requests if events[11].event_id in request][1:] == [[events[11].event_id]]
+        self._assert_delivered([event for event in events if event is not rejection.event])
+
+
+def refusal_of(faults: Faults, event_ids: list[str]) -> Refusal | None:
+    """What the broker answers to a batch of these events."""
+    verdicts = faults.answer(event_ids)
+    if verdicts is None:
+        return kafka_proxy.BREAK
+    if "reject" in verdicts:
+        return Refusal(kafka_proxy.INVALID_RECORD, (verdicts.index("reject"),))
+    return Refusal(kafka_proxy.NOT_ENOUGH_REPLICAS) if "retry" in verdicts else None
+
+
 # What is sent
 
 
@@ -194,44 +276,82 @@ def test_records_carry_what_a_consumer_needs(topics: Topics, log: ChangeLog) -> 
     ]
 
 
-def test_events_about_no_document_keep_their_order(topics: Topics, log: ChangeLog) -> None:
+def test_events_about_no_document_keep_their_order(python_topics: Topics, log: ChangeLog) -> None:
     events = [log.unknown(str(number)) for number in range(30)]
-    target = topics.target()
+    target = python_topics.target()
     target.write(events)
     target.flush()
     target.close()
-    records = topics.records()
+    records = python_topics.records()
     assert {record.key for record in records} == {b"shop.orders"}
     assert [dict(record.headers)["operation"] for record in records] == [b"%d" % number for number in range(30)]
 
 
-def test_an_invalidate_goes_to_the_topic_of_the_stream(topics: Topics, log: ChangeLog) -> None:
-    target = topics.target(scope=Namespace("shop", "orders"))
+def test_an_invalidate_goes_to_the_topic_of_the_stream(python_topics: Topics, log: ChangeLog) -> None:
+    target = python_topics.target(scope=Namespace("shop", "orders"))
     target.write([log.drop(), log.invalidate(), log.drop_database()])
     target.flush()
     target.close()
     found = [
-        (record.topic.removeprefix(topics.prefix), dict(record.headers)["operation"]) for record in topics.records()
+        (record.topic.removeprefix(python_topics.prefix), dict(record.headers)["operation"])
+        for record in python_topics.records()
     ]
     assert found == [("shop", b"dropDatabase"), ("shop-orders", b"drop"), ("shop-orders", b"invalidate")]
 
 
-def test_the_payload_format_is_chosen(topics: Topics, log: ChangeLog) -> None:
-    target = topics.target(payload_format="document")
+def test_the_payload_format_is_chosen(python_topics: Topics, log: ChangeLog) -> None:
+    target = python_topics.target(payload_format="document")
     target.write([log.insert({"_id": 1, "a": 2})])
     target.flush()
     target.close()
-    [record] = topics.records()
+    [record] = python_topics.records()
     assert orjson.loads(record.value)["operation"] == "insert"
 
 
-def test_what_is_in_flight_is_bounded(topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_target, "_IN_FLIGHT_BYTES", 100_000)
-    target = topics.target()
+def test_what_is_in_flight_is_bounded(python_topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kafka_python, "IN_FLIGHT_BYTES", 100_000)
+    target = python_topics.target()
+    producer: Any = target._producer
     for _ in range(5):
         target.write(log.inserts(20, size_bytes=10_000))
-        assert target._in_flight_bytes <= 100_000
+        assert producer._in_flight_bytes <= 100_000
     target.close()
+
+
+def test_what_librdkafka_holds_is_bounded(
+    confluent_topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kafka_confluent, "IN_FLIGHT_BYTES", 100 * 1024)
+    target = confluent_topics.target()
+    producer: Any = target._producer
+    events = log.inserts(50, size_bytes=10_000)
+    before = [sys.getrefcount(event) for event in events]
+    for start in range(0, 50, 25):
+        target.write(events[start : start + 25])  # 250 kB: it waits for room twice
+        assert len(producer._producer) <= 10
+    assert target.flush() == []
+    assert [sys.getrefcount(event) for event in events] == before, "held although confirmed"
+    target.close()
+    assert len(confluent_topics.records()) == 50
+
+
+def test_a_key_has_the_same_partition_whatever_the_client(kafka_broker: KafkaBroker, log: ChangeLog) -> None:
+    """So that a document keeps its order when somebody changes over."""
+    event = log.insert({"_id": 1})
+    texts = ["", "a", "ключ 🔑", "\x00", "x" * 1000, *(f'{{"_id":{number}}}' for number in range(500))]
+    texts += [f'{{"_id":{{"$oid":"{number:024x}"}}}}' for number in range(500)]
+    partitions = []
+    for client in CLIENTS:
+        topics = Topics(kafka_broker, client)
+        target = topics.target()
+        topic = topics.prefix + "keys"
+        target._producer.send([Record(event, topic, text.encode(), b"", {"n": b""}) for text in texts])
+        target.flush()
+        target.close()
+        partitions.append({record.key.decode(): record.partition for record in topics.records()})
+    assert partitions[0] == partitions[1]
+    assert partitions[0].keys() == set(texts)
+    assert len(set(partitions[0].values())) == 4
 
 
 # What becomes of what fails
@@ -239,14 +359,16 @@ def test_what_is_in_flight_is_bounded(topics: Topics, log: ChangeLog, monkeypatc
 
 @pytest.mark.parametrize("verdict", [errors.MessageSizeTooLargeError, errors.InvalidRecordError])
 def test_what_fails_with_a_rejected_record_is_sent_again_in_order(
-    topics: Topics, log: ChangeLog, verdict: type[Exception]
+    python_topics: Topics, log: ChangeLog, verdict: type[Exception]
 ) -> None:
+    topics = python_topics
     events = [log.update({"_id": number % 2, "version": number}) for number in range(10)]
     target = topics.target()
+    in_flight = target._producer._in_flight  # type: ignore[attr-defined]
     with records_rejected(Faults(reject={events[4].event_id}), verdict("too large")):
         target.write(events)
         # As kafka-python fails those that share the batch.
-        target._in_flight[2] = (target._in_flight[2][0], Failed(errors.KafkaError("part of a batch")))
+        in_flight[2] = (in_flight[2][0], Failed(errors.KafkaError("part of a batch")))
         rejections = target.flush()
     target.close()
     assert [rejection.event for rejection in rejections] == [events[4]]
@@ -259,8 +381,28 @@ def test_what_fails_with_a_rejected_record_is_sent_again_in_order(
     assert {0, 1} < {*found[b'{"_id":0}'], *found[b'{"_id":1}']}
 
 
-def test_a_key_that_cannot_be_said_is_rejected(topics: Topics, log: ChangeLog) -> None:
-    target = topics.target(payload_format="document")
+def test_the_neighbours_of_rejected_records_arrive_in_order(
+    confluent_topics: Topics, log: ChangeLog, proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker refuses whatever batch holds one of them, and others are on their way behind it."""
+    monkeypatch.setattr(_kafka_confluent, "_BATCH_BYTES", 4000)
+    events = [log.update({"_id": number % 2, "version": number}) for number in range(100)]
+    bad = {events[number].event_id for number in (6, 31)}
+    proxy.answer = lambda event_ids: Refusal(kafka_proxy.TOO_LARGE) if bad & set(event_ids) else None
+    target = confluent_topics.target(proxy)
+    rejections = [*target.write(events[:50]), *target.write(events[50:]), *target.flush()]
+    target.close()
+    assert {rejection.event.event_id for rejection in rejections} == bad
+    assert len(rejections) == 2
+    versions: dict[bytes, list[int]] = {b'{"_id":0}': [], b'{"_id":1}': []}
+    for record in confluent_topics.records():
+        versions[record.key].append(orjson.loads(record.value)["fullDocument"]["version"])
+    assert versions[b'{"_id":0}'] == [number for number in range(0, 100, 2) if number != 6]
+    assert versions[b'{"_id":1}'] == [number for number in range(1, 100, 2) if number != 31]
+
+
+def test_a_key_that_cannot_be_said_is_rejected(python_topics: Topics, log: ChangeLog) -> None:
+    target = python_topics.target(payload_format="document")
     events = [log.insert({"_id": {"$oid": "x"}}), log.insert({"_id": 1})]
     [rejection] = [*target.write(events), *target.flush()]
     target.close()
@@ -284,15 +426,14 @@ def test_a_paused_broker_loses_nothing(topics: Topics, log: ChangeLog) -> None:
 
 
 def test_a_missing_topic_is_an_error_that_names_it(
-    topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+    topics: Topics, log: ChangeLog, proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(self: Any, topic: str, max_wait_ms: float) -> None:
-        raise errors.KafkaTimeoutError("Failed to update metadata")
-
-    monkeypatch.setattr(kafka.KafkaProducer, "_wait_on_metadata", never)
-    target = topics.target()
-    with pytest.raises(TargetError, match="metadata") as caught:
-        target.write(log.inserts(1))
+    monkeypatch.setattr(_kafka_python, "CONNECT_S", 0.3)
+    monkeypatch.setattr(_kafka_confluent, "CONNECT_S", 1.0)  # the least that librdkafka takes
+    proxy.missing = True
+    target = topics.target(proxy)
+    with pytest.raises(TargetError, match=r"topic test\d+-shop-orders") as caught:
+        deliver(target, log.inserts(1))
     assert f"create the topic {topics.prefix}shop-orders" in caught.value.hint
     target.close()
 
@@ -306,10 +447,10 @@ def test_a_missing_topic_is_an_error_that_names_it(
     ],
 )
 def test_a_failed_record_is_an_error_with_a_hint(
-    topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch, error: type[Exception], hint: str
+    python_topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch, error: type[Exception], hint: str
 ) -> None:
     monkeypatch.setattr(kafka.KafkaProducer, "send", lambda *_: Failed(error("no")))
-    target = topics.target()
+    target = python_topics.target()
     target.write(log.inserts(3))
     with pytest.raises(TargetError, match=r"topic test\d+-shop-orders: .*no") as caught:
         target.flush()
@@ -318,14 +459,66 @@ def test_a_failed_record_is_an_error_with_a_hint(
     target.close()
 
 
+@pytest.mark.parametrize(
+    ("error_code", "hint"),
+    [(kafka_proxy.NOT_ALLOWED, "allow this user to write to test"), (kafka_proxy.NOT_ENOUGH_REPLICAS, "in sync")],
+)
+def test_a_refused_request_is_an_error_with_a_hint_and_nothing_stays_in_flight(
+    confluent_topics: Topics, log: ChangeLog, proxy: KafkaProxy, error_code: int, hint: str
+) -> None:
+    proxy.answer = lambda event_ids: Refusal(error_code)
+    target = confluent_topics.target(proxy)
+    with deadline(Deadline.after(None, patience_s=0.6)), pytest.raises(TargetError) as caught:
+        deliver(target, log.inserts(3))
+    assert hint in caught.value.hint
+    proxy.answer = None
+    assert target.flush() == []
+    assert deliver(target, log.inserts(2, first_id=3)) == []
+    target.close()
+    assert {record.key for record in confluent_topics.records()} == {b'{"_id":3}', b'{"_id":4}'}
+
+
+def test_librdkafka_sends_nothing_more_when_the_lease_is_found_to_be_lost(
+    confluent_topics: Topics, log: ChangeLog, proxy: KafkaProxy
+) -> None:
+    def lost() -> None:
+        raise CheckpointConflictError("the lease is lost")
+
+    proxy.answer = lambda event_ids: Refusal(kafka_proxy.NOT_ENOUGH_REPLICAS)  # so that it holds what it got
+    target = confluent_topics.target(proxy)
+    target.write(log.inserts(5))
+    with deadline(Deadline(guard=lost)):
+        for act in (target.flush, lambda: target.write(log.inserts(5))):
+            with pytest.raises(CheckpointConflictError):
+                act()
+    proxy.answer = None
+    assert not threads_of_clients()
+    deliver(target, log.inserts(1, first_id=9))
+    target.close()
+    assert [record.key for record in confluent_topics.records()] == [b'{"_id":9}']
+
+
+def deliver(target: KafkaTarget, events: list[Any]) -> list[Any]:
+    return [*target.write(events), *target.flush()]
+
+
+def threads_of_clients() -> list[str]:
+    """What still runs for kafka-python (threads of Python) and librdkafka (threads that Python does not know)."""
+    names = [thread.name for thread in threading.enumerate()]
+    with contextlib.suppress(OSError):
+        names += [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "docdb-stream" in name or name.startswith("rdk:")]
+
+
 # Brokers that are not there, or not as expected
 
 
 # kafka-python forgets sockets whose connection is refused.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_killed_broker_is_an_error_and_the_next_write_has_a_new_producer(log: ChangeLog) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_killed_broker_is_an_error_and_the_next_write_has_a_new_producer(log: ChangeLog, client: Client) -> None:
     with KafkaBroker() as broker:
-        topics = Topics(broker)
+        topics = Topics(broker, client)
         target = topics.target()
         target.write(log.inserts(1))
         target.flush()
@@ -334,7 +527,7 @@ def test_a_killed_broker_is_an_error_and_the_next_write_has_a_new_producer(log: 
         with deadline(Deadline.after(None, patience_s=0.5)), pytest.raises(TargetError) as caught:
             target.flush()
         assert caught.value.hint
-        assert not [thread for thread in threading.enumerate() if "docdb-stream" in thread.name]
+        wait_until(lambda: not threads_of_clients(), "the producer's threads end", timeout_s=5)
         with pytest.raises(TargetError, match="Connection refused"):
             target.write(log.inserts(5))
         broker.restart()
@@ -355,21 +548,23 @@ def test_closing_does_not_wait_for_what_is_not_sent(topics: Topics, log: ChangeL
         target.close()
     finally:
         topics.broker.resume()
-    assert not [thread for thread in threading.enumerate() if "docdb-stream" in thread.name]
+    wait_until(lambda: not threads_of_clients(), "the producer's threads end", timeout_s=5)
 
 
-def test_no_broker_at_all_is_an_error_with_a_hint(log: ChangeLog) -> None:
-    target = KafkaTarget("127.0.0.1:1,localhost:1")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_broker_at_all_is_an_error_with_a_hint(log: ChangeLog, client: Client) -> None:
+    target = KafkaTarget("127.0.0.1:1,localhost:1", client=client)
     for act in (target.check, lambda: target.write(log.inserts(1))):
         with pytest.raises(TargetError, match=r"127.0.0.1:1: .*refused; localhost:1: .*refused") as caught:
             act()
         assert "MSK_BOOTSTRAP_SRV" in caught.value.hint
 
 
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
-def test_a_server_that_says_nothing_is_an_error_in_time(protocol: str) -> None:
+def test_a_server_that_says_nothing_is_an_error_in_time(protocol: str, client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, deadline(Deadline.after(0.5)):
-        target = KafkaTarget(f"127.0.0.1:{silent.getsockname()[1]}", security_protocol=protocol)
+        target = KafkaTarget(f"127.0.0.1:{silent.getsockname()[1]}", client=client, security_protocol=protocol)
         with pytest.raises(TargetError) as caught:
             target.check()
         assert caught.value.hint
@@ -378,7 +573,7 @@ def test_a_server_that_says_nothing_is_an_error_in_time(protocol: str) -> None:
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_refused_credentials_are_an_error_with_a_hint(
-    topics: Topics, monkeypatch: pytest.MonkeyPatch, mechanism: str
+    topics: Topics, monkeypatch: pytest.MonkeyPatch, mechanism: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SECRET", '{"username": "u", "password": "hunter2"}')
     target = topics.target(security_protocol="SASL_PLAINTEXT", sasl_mechanism=mechanism, secret="env:SECRET")
@@ -386,6 +581,38 @@ def test_refused_credentials_are_an_error_with_a_hint(
         target.check()
     assert "KAFKA_SECRET" in caught.value.hint
     assert "hunter2" not in str(caught.value)
+    assert capfd.readouterr() == ("", ""), "librdkafka writes its log lines to standard error, if nobody stops it"
+
+
+def test_signing_in_reads_the_secret_whenever_a_producer_is_made(
+    topics: Topics, log: ChangeLog, tls_proxy: KafkaProxy, certificates: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = topics.target(
+        tls_proxy,
+        security_protocol="SASL_SSL",
+        tls_ca=str(certificates.ca_file),
+        sasl_mechanism="PLAIN",
+        secret="env:SECRET",
+    )
+    for number, password in enumerate(["first", "rotated"]):
+        tls_proxy.users = {"writer": password}
+        monkeypatch.setenv("SECRET", f'{{"username": "writer", "password": "{password}"}}')
+        assert deliver(target, log.inserts(1, first_id=number)) == []
+        target.close()
+    monkeypatch.setenv("SECRET", '{"username": "writer", "password": "wrong"}')
+    with deadline(Deadline.after(0.5)), pytest.raises(TargetError, match="do not accept") as caught:
+        deliver(target, log.inserts(1, first_id=2))
+    assert "KAFKA_SECRET" in caught.value.hint
+    target.close()
+    assert {record.key for record in topics.records()} == {b'{"_id":0}', b'{"_id":1}'}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_certificate_that_nobody_vouches_for_is_an_error_with_a_hint(tls_proxy: KafkaProxy, client: Client) -> None:
+    target = KafkaTarget(tls_proxy.bootstrap_servers, client=client, security_protocol="SSL")
+    with pytest.raises(TargetError, match="certificate verify failed") as caught:
+        target.check()
+    assert "KAFKA_TLS_CA" in caught.value.hint
 
 
 def test_checking_connects(topics: Topics) -> None:
@@ -399,7 +626,12 @@ def test_checking_connects(topics: Topics) -> None:
 def test_the_settings_switch_it_on(topics: Topics) -> None:
     assert KafkaTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     servers = topics.broker.bootstrap_servers
-    target = KafkaTarget.from_settings(Settings(documentdb_uri="mongodb://x", msk_bootstrap_srv=servers))
+    target = KafkaTarget.from_settings(
+        Settings(documentdb_uri="mongodb://x", msk_bootstrap_srv=servers, kafka_client=topics.client)
+    )
     assert target is not None
+    assert type(target._producer).__name__ == {"confluent": "ConfluentProducer"}.get(
+        topics.client, "KafkaPythonProducer"
+    )
     target.check()
     target.close()

@@ -18,7 +18,8 @@ import pytest
 import s3transfer
 
 from docdb_stream.errors import ConfigError
-from infra.package import LEFT_OUT, MAX_BYTES, build_package, package_path
+from docdb_stream.settings import Settings
+from infra.package import LEFT_OUT, MAX_BYTES, build_package, extras, package_path
 from infra.settings import DeploySettings
 
 pytestmark = pytest.mark.integration
@@ -34,11 +35,14 @@ LAMBDA = DeploySettings(pymongo="<4.14")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packages for this machine, twice; and for Lambda's default platform, with a PyMongo for DocumentDB 4.0."""
+    """Packages for this machine, twice; and for Lambda's default platform, with a PyMongo for DocumentDB 4.0, for a
+    stream with ``kafka_client = confluent``."""
     wanted = {"here": HERE, "again": HERE, "lambda": LAMBDA}
     paths = {name: tmp_path_factory.mktemp(name) / "package.zip" for name in wanted}
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: build_package(wanted[name], paths[name]), wanted))
+        confluent = Settings(documentdb_uri="mongodb://x", kafka_client="confluent")
+        packed = {"lambda": extras([confluent])}
+        list(pool.map(lambda name: build_package(wanted[name], paths[name], packed.get(name, extras([]))), wanted))
     return paths
 
 
@@ -67,6 +71,15 @@ def test_it_is_for_lambda_s_platform_whatever_built_it(lambda_package: Path):
     assert not [name for name in libraries if "x86_64" in name]
     assert any(name.startswith("pydantic_core/") and "cpython-313-aarch64" in name for name in libraries)
     assert any(name.startswith("pymongo-4.13.") for name in names)
+
+
+def test_what_only_some_settings_need_is_there_for_those(package: Path, lambda_package: Path):
+    def libraries(path: Path) -> list[str]:
+        names = zipfile.ZipFile(path).namelist()
+        return [name for name in names if name.startswith("confluent_kafka/cimpl.") and name.endswith(".so")]
+
+    assert libraries(package) == []
+    assert [name for name in libraries(lambda_package) if "cpython-313-aarch64" in name]
 
 
 def test_what_has_no_business_in_it_is_left_out(lambda_package: Path):

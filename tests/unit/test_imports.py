@@ -15,7 +15,19 @@ import pytest
 import docdb_stream
 
 PACKAGE = Path(docdb_stream.__file__).parent
-HEAVY = ["boto3", "botocore", "typer", "click", "rich", "kafka", "opensearchpy", "requests", "pytest", "fiftyone"]
+HEAVY = [
+    "boto3",
+    "botocore",
+    "typer",
+    "click",
+    "rich",
+    "kafka",
+    "confluent_kafka",
+    "opensearchpy",
+    "requests",
+    "pytest",
+    "fiftyone",
+]
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +58,7 @@ def test_a_poller_is_there_without_the_command_line_and_without_targets() -> Non
     ("module", "extra", "switch"),
     [
         ("kafka", "kafka", {"MSK_BOOTSTRAP_SRV": "127.0.0.1:1"}),
+        ("confluent_kafka", "kafka-confluent", {"MSK_BOOTSTRAP_SRV": "127.0.0.1:1", "KAFKA_CLIENT": "confluent"}),
         ("opensearchpy", "opensearch", {"ELASTICSEARCH_URI": "http://127.0.0.1:1"}),
     ],
 )

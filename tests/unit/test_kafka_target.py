@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import Namespace
-from docdb_stream.targets.kafka import KafkaTarget, topic_name
+from docdb_stream.settings import Settings
+from docdb_stream.targets._kafka_confluent import ConfluentProducer
+from docdb_stream.targets._kafka_producer import Brokers, Record
+from docdb_stream.targets._kafka_python import KafkaPythonProducer
+from docdb_stream.targets.kafka import Client, KafkaTarget, topic_name
+from docdb_stream.testing.events import ChangeLog
+
+CONFLUENT = {"kafka_client": "confluent"}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +69,46 @@ def test_a_missing_ca_bundle_is_told_at_once() -> None:
         KafkaTarget("host:9092", security_protocol="SSL", tls_ca="/nowhere/ca.pem")
 
 
-def test_closing_an_unused_target_is_safe() -> None:
-    target = KafkaTarget("host:9092")
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_closing_an_unused_target_is_safe(client: Client) -> None:
+    target = KafkaTarget("host:9092", client=client)
     assert target.write([]) == []
     assert target.flush() == []
     target.close()
+    target.close()
+
+
+def test_the_settings_choose_the_client() -> None:
+    values: dict[str, Any] = {"documentdb_uri": "mongodb://x", "msk_bootstrap_srv": "host:9092"}
+    default, confluent = (KafkaTarget.from_settings(Settings(**values, **more)) for more in ({}, CONFLUENT))
+    assert default is not None
+    assert confluent is not None
+    assert type(default._producer) is KafkaPythonProducer
+    assert type(confluent._producer) is ConfluentProducer
+    with pytest.raises(ValueError, match="kafka_client"):
+        Settings(**values, kafka_client="java")
+
+
+def test_librdkafka_takes_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making its producer checks the settings; nothing is sent without a broker."""
+    monkeypatch.setenv("SECRET", '{"username": "u", "password": "p"}')
+    monkeypatch.setattr(Brokers, "reach_one", lambda *_: None)
+    options: dict[str, Any] = {"client": "confluent", "security_protocol": "SASL_SSL", "secret": "env:SECRET"}
+    for message_bytes in (1024, 10 * 1024 * 1024):
+        target = KafkaTarget("127.0.0.1:1", message_bytes=message_bytes, **options)
+        target._producer._opened()  # type: ignore[attr-defined]
+        target.close()
+
+
+@pytest.mark.parametrize(("over_bytes", "rejected"), [(0, 0), (1, 1)])
+def test_librdkafka_is_given_nothing_that_is_too_large_with_its_overhead(
+    monkeypatch: pytest.MonkeyPatch, over_bytes: int, rejected: int
+) -> None:
+    """librdkafka itself would count key and value alone, and let the broker refuse the batch."""
+    monkeypatch.setattr(Brokers, "reach_one", lambda *_: None)
+    target = KafkaTarget("127.0.0.1:1", client="confluent", message_bytes=5000)
+    event = ChangeLog().insert({"_id": 1})
+    overhead = 61 + 31 + 10 + len("name" + "namekey")
+    record = Record(event, "topic", b"key", b"x" * (5000 - overhead + over_bytes), {"name": b"name"})
+    assert len(target._producer.send([record])) == rejected
     target.close()

@@ -21,6 +21,7 @@ from docdb_stream.targets.opensearch import OpenSearchTarget
     ("module", "extra", "construct"),
     [
         ("kafka", "kafka", lambda: KafkaTarget("host:9092")),
+        ("confluent_kafka", "kafka-confluent", lambda: KafkaTarget("host:9092", client="confluent")),
         ("opensearchpy", "opensearch", lambda: OpenSearchTarget("https://host")),
     ],
 )
@@ -31,7 +32,7 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=module) as caught:
         construct()
     assert caught.value.hint == f"pip install 'docdb-stream[{extra}]'"
 
@@ -49,9 +50,12 @@ def test_libraries_are_imported_when_a_target_is_constructed() -> None:
     code = """
 import sys
 from docdb_stream.targets import file, kafka, opensearch, stdout
-assert not {"kafka", "opensearchpy"} & set(sys.modules)
+assert not {"kafka", "confluent_kafka", "opensearchpy"} & set(sys.modules)
 opensearch.OpenSearchTarget("https://host")
 assert "opensearchpy" in sys.modules and "kafka" not in sys.modules
+kafka.KafkaTarget("host:9092", client="confluent")
+assert "confluent_kafka" in sys.modules and "kafka" not in sys.modules
+assert "docdb_stream.targets._kafka_python" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

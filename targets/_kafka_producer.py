@@ -1,0 +1,198 @@
+"""What the producers of Kafka's client libraries have in common: what they are told, and what they say.
+
+Owns the contract between ``KafkaTarget`` and a producer, the way to the brokers, and the words of its failures. How a
+library sends is its own file's: ``_kafka_python``, ``_kafka_confluent``.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from docdb_stream.errors import ConfigError, TargetError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.retry import current_deadline
+from docdb_stream.secret import Credentials, read_credentials
+from docdb_stream.target import Rejection
+from docdb_stream.targets._client import tls_context
+
+CLIENT_ID = "docdb-stream"
+
+IN_FLIGHT_BYTES = 32 * 1024 * 1024
+"""Unconfirmed bytes at most, as the ``buffer.memory`` of Kafka's Java producer."""
+CONNECT_S = 10.0
+"""How long connecting may take, and waiting for a topic's metadata: an operator waits for the answer of ``doctor``."""
+REQUEST_S = 10.0
+"""How long one request may stay unanswered before it is sent again: several fit into the patience."""
+CLOSE_S = 2.0
+"""How long closing waits for a producer's threads, which have nothing to send any more."""
+_DEFAULT_PORT = 9092
+
+
+class Record(NamedTuple):
+    """What is sent to Kafka for an event."""
+
+    event: ChangeEvent
+    topic: str
+    key: bytes
+    value: bytes
+    headers: dict[str, bytes]
+
+
+class Producer(Protocol):
+    """A client library, made to do what a target promises (see ``Target``).
+
+    Idempotent, ``acks=all``, at most ``IN_FLIGHT_BYTES`` unconfirmed, a key always in the same partition. Constructing
+    one does no network traffic. After an error nothing is in flight, and the next call starts anew.
+    """
+
+    def connect(self) -> None:
+        """Reach a broker and sign in, unless that is done.
+
+        Raises:
+            TargetError: No broker answers, or it refuses the credentials.
+        """
+        ...
+
+    def send(self, records: Sequence[Record]) -> list[Rejection]:
+        """Take records, in order, and send them while this goes on; waits when too much is unconfirmed.
+
+        Raises:
+            TargetError: No broker answers, a topic is missing, or an earlier record failed.
+            CheckpointConflictError: The lease is lost.
+        """
+        ...
+
+    def flush(self) -> list[Rejection]:
+        """Wait until every record is confirmed. Raises as ``send`` does."""
+        ...
+
+    def close(self) -> None:
+        """Drop what is not confirmed, and end the library's threads."""
+        ...
+
+
+class Brokers:
+    """Where the brokers are and how to talk to them.
+
+    Args:
+        bootstrap_servers: ``host:port`` with commas.
+        security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
+        sasl_mechanism: For the SASL protocols.
+        secret: Where username and password are.
+        tls_ca: Path of the CA bundle; the system's by default.
+        message_bytes: Largest record batch that the topics take.
+
+    Raises:
+        ConfigError: The arguments make no sense.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        security_protocol: str,
+        sasl_mechanism: str,
+        secret: str | None,
+        tls_ca: str | None,
+        message_bytes: int,
+    ) -> None:
+        self.bootstrap_servers = bootstrap_servers
+        self._servers = _servers(bootstrap_servers)
+        if security_protocol.startswith("SASL") and secret is None:
+            raise ConfigError(f"KAFKA_SECURITY_PROTOCOL {security_protocol} needs credentials", hint="set KAFKA_SECRET")
+        self.security_protocol = security_protocol
+        self.sasl_mechanism = sasl_mechanism
+        self._secret = secret
+        self.tls = tls_context(tls_ca) if security_protocol.endswith("SSL") else None
+        self.tls_ca = tls_ca
+        self.message_bytes = message_bytes
+
+    def credentials(self) -> Credentials | None:
+        """Username and password for SASL, read anew; None where nobody signs in."""
+        if self._secret is None or not self.security_protocol.startswith("SASL"):
+            return None
+        return read_credentials(self._secret)
+
+    def reach_one(self, target: str) -> None:
+        """Connect to a server and hang up, TLS included.
+
+        The libraries would try for all of their timeouts and tell only that these expired.
+
+        Raises:
+            TargetError: None can be reached, or TLS fails.
+        """
+        problems = []
+        for host, port in self._servers:
+            try:
+                with socket.create_connection((host, port), connect_timeout_s()) as connection:
+                    if self.tls is not None:
+                        self.tls.wrap_socket(connection, server_hostname=host).close()
+                return
+            except ssl.SSLError as error:
+                hint = "check KAFKA_TLS_CA and that this is the brokers' TLS port"
+                raise TargetError(target, f"{host}:{port}: TLS failed: {error}", hint=hint) from error
+            except OSError as error:
+                problems.append(f"{host}:{port}: {error}")
+        raise TargetError(
+            target,
+            "no broker can be reached: " + "; ".join(problems),
+            hint="check MSK_BOOTSTRAP_SRV, and that network and security groups let this machine in",
+        )
+
+    def refusal(self, target: str, error: object) -> TargetError:
+        """What to raise when a broker is there and does not let this client in."""
+        return TargetError(
+            target,
+            f"the brokers do not accept the connection: {error}",
+            hint="check KAFKA_SECURITY_PROTOCOL (this is "
+            f"{self.security_protocol}), KAFKA_SASL_MECHANISM, KAFKA_SECRET, and that these are Kafka's ports",
+        )
+
+    def too_large(self, target: str, record: Record) -> Rejection:
+        """The verdict on a record that is too large, here or for the broker."""
+        size = len(record.key) + len(record.value)
+        reason = f"{size} bytes are too large for topic {record.topic}; KAFKA_MESSAGE_BYTES is {self.message_bytes}"
+        return Rejection(record.event, target, reason)
+
+
+def invalid(target: str, record: Record) -> Rejection:
+    """The verdict on a record that the topic's rules (its cleanup policy, its timestamps) do not allow."""
+    return Rejection(record.event, target, "InvalidRecordError: the topic's rules refuse it")
+
+
+def hint_unauthorized(topic: str) -> str:
+    """What to do when this user may not write."""
+    return f"allow this user to write to {topic} (and IDEMPOTENT_WRITE on the cluster, before Kafka 2.8)"
+
+
+def hint_missing(topic: str) -> str:
+    """What to do when a topic is not there."""
+    return f"create the topic {topic}, or let the brokers create topics (auto.create.topics.enable)"
+
+
+HINT_NO_ANSWER = "see that the brokers are up and in sync"
+
+
+def connect_timeout_s() -> float:
+    """How long connecting may take now."""
+    return max(0.1, min(CONNECT_S, current_deadline().remaining_s))
+
+
+def ms(seconds: float) -> int:
+    """Whole milliseconds: some of them go into requests as they are."""
+    return int(1000 * seconds)
+
+
+def _servers(text: str) -> list[tuple[str, int]]:
+    try:
+        urls = [urlsplit(f"//{server.strip()}") for server in text.split(",")]
+        servers = [(url.hostname or "", url.port or _DEFAULT_PORT) for url in urls]
+    except ValueError:
+        servers = [("", 0)]
+    if not all(host for host, _ in servers):
+        raise ConfigError(f"MSK_BOOTSTRAP_SRV {text!r} does not name brokers", hint="give host:port with commas")
+    return servers

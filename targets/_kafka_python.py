@@ -1,0 +1,230 @@
+"""Kafka by kafka-python: pure Python, and the lease is asked for as each request leaves.
+
+Owns what becomes of a failed record. Batching, retries and idempotence are kafka-python's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from docdb_stream.errors import CheckpointConflictError, TargetError
+from docdb_stream.retry import DEFAULT_PATIENCE_S, current_deadline
+from docdb_stream.target import Rejection
+from docdb_stream.targets._client import import_client
+from docdb_stream.targets._kafka_producer import (
+    CLIENT_ID,
+    CLOSE_S,
+    CONNECT_S,
+    HINT_NO_ANSWER,
+    IN_FLIGHT_BYTES,
+    REQUEST_S,
+    Brokers,
+    Record,
+    connect_timeout_s,
+    hint_missing,
+    hint_unauthorized,
+    invalid,
+    ms,
+)
+
+_BATCH_BYTES = 128 * 1024
+"""Bytes of one partition sent together at most; kafka-python's default, 16 KiB, is no more than 20 usual events."""
+_LINGER_MS = 20
+"""How long a batch waits to be filled. Shorter, and the producer wakes up for every few records; longer, and ``flush``
+waits longer for the last ones."""
+_PRODUCE = 0
+"""Kafka protocol guide, "Api Keys"."""
+
+
+class KafkaPythonProducer:
+    """See ``Producer``. Every record in flight is held here until its future is done.
+
+    Args:
+        target: The target's name, for errors.
+        brokers: Where to send.
+
+    Raises:
+        ConfigError: kafka-python is not installed.
+    """
+
+    def __init__(self, target: str, brokers: Brokers) -> None:
+        self._kafka: Any = import_client("kafka", "kafka", "kafka")
+        self._target = target
+        self._brokers = brokers
+        self._producer: Any = None
+        self._in_flight: deque[tuple[Record, Any]] = deque()
+        self._in_flight_bytes = 0
+        self._limit = current_deadline()  # of the run that wrote last; the producer's thread does not inherit it
+
+    def connect(self) -> None:
+        """See ``Producer``."""
+        self._connected_producer()
+
+    def send(self, records: Sequence[Record]) -> list[Rejection]:
+        """See ``Producer``; the lease is asked for by the producer's thread, and lost for the next ``flush``."""
+        self._limit = current_deadline()
+        rejections: list[Rejection] = []
+        for record in records:
+            rejections += self._send(record)
+            if self._in_flight_bytes > IN_FLIGHT_BYTES:
+                rejections += self._settle(IN_FLIGHT_BYTES // 2)
+        return [*rejections, *self._settle(IN_FLIGHT_BYTES)]
+
+    def flush(self) -> list[Rejection]:
+        """See ``Producer``."""
+        return self._settle(0)
+
+    def close(self) -> None:
+        """See ``Producer``."""
+        producer, self._producer = self._producer, None
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        if producer is None:
+            return
+        # KafkaProducer.close() flushes first and, when that takes too long, raises and leaves its thread running
+        # (kafka-python 3.0). So the thread is told first to drop what is left.
+        producer._sender.force_close()
+        producer._sender.join(CLOSE_S)
+        with contextlib.suppress(self._kafka.errors.KafkaError):
+            producer.close(timeout=0)
+
+    def _send(self, record: Record) -> list[Rejection]:
+        producer = self._connected_producer()
+        try:
+            future = producer.send(record.topic, record.value, record.key, list(record.headers.items()))
+        except self._kafka.errors.MessageSizeTooLargeError:
+            return [self._brokers.too_large(self._target, record)]
+        except self._kafka.errors.KafkaTimeoutError as error:  # no metadata of the topic
+            raise self._failure(error, record.topic, hint_missing(record.topic)) from error
+        except self._kafka.errors.KafkaError as error:
+            raise self._failure(error, record.topic) from error
+        self._in_flight.append((record, future))
+        self._in_flight_bytes += len(record.value)
+        return []
+
+    def _settle(self, until_bytes: int) -> list[Rejection]:
+        """Wait for the oldest records until at most ``until_bytes`` are unconfirmed; 0 waits for all."""
+        limit = current_deadline()
+        rejections: list[Rejection] = []
+        while self._in_flight:
+            record, future = self._in_flight[0]
+            # What is confirmed goes at once, not at the flush: it holds the events, decoded and rendered.
+            if self._in_flight_bytes < until_bytes and not future.succeeded():
+                break
+            try:
+                if not future.succeeded():
+                    future.get(timeout=max(0.0, min(limit.patience_s, limit.remaining_s)))
+            except self._kafka.errors.KafkaError as error:
+                rejected = self._rejected_by_broker()
+                if not rejected:
+                    raise self._failure(error, record.topic) from error
+                rejections += rejected
+            else:
+                self._in_flight.popleft()
+                self._in_flight_bytes -= len(record.value)
+        return rejections
+
+    def _rejected_by_broker(self) -> list[Rejection]:
+        """Reject what the broker will never take; send everything else in flight again, in order.
+
+        After a record that failed for good, the producer's sequence numbers have a gap, so that it fails others with
+        it. A new producer has none; records written twice are the price.
+        """
+        errors = self._kafka.errors
+        rejections = []
+        rest = []
+        for record, future in self._in_flight:
+            error = future.exception
+            if isinstance(error, (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)):
+                rejections.append(self._brokers.too_large(self._target, record))
+            elif isinstance(error, errors.InvalidRecordError):
+                rejections.append(invalid(self._target, record))
+            else:
+                rest.append(record)
+        if rejections:
+            self.close()
+            current_deadline().check()
+            for record in rest:
+                rejections += self._send(record)
+        return rejections
+
+    def _connected_producer(self) -> Any:
+        if self._producer is None:
+            self._brokers.reach_one(self._target)  # kafka-python's TLS handshake has no timeout
+            self._producer = self._new_producer()
+        return self._producer
+
+    def _new_producer(self) -> Any:
+        opened: list[Any] = []
+
+        def client(**config: Any) -> Any:
+            network_client = self._kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"](**config)
+            network_client.send = self._only_under_lease(network_client.send)
+            opened.append(network_client)
+            return network_client
+
+        brokers = self._brokers
+        sasl: dict[str, str] = {}
+        if credentials := brokers.credentials():
+            sasl = {
+                "sasl_mechanism": brokers.sasl_mechanism,
+                "sasl_plain_username": credentials.username,
+                "sasl_plain_password": credentials.password,
+            }
+        try:
+            return self._kafka.KafkaProducer(
+                bootstrap_servers=brokers.bootstrap_servers,
+                client_id=CLIENT_ID,
+                kafka_client=client,
+                enable_idempotence=True,
+                acks="all",
+                batch_size=min(_BATCH_BYTES, brokers.message_bytes),
+                linger_ms=_LINGER_MS,
+                # kafka-python compares it with the record and its batch's header, as the broker does.
+                max_request_size=brokers.message_bytes,
+                max_block_ms=ms(CONNECT_S),
+                bootstrap_timeout_ms=ms(connect_timeout_s()),
+                request_timeout_ms=ms(REQUEST_S),
+                delivery_timeout_ms=ms(DEFAULT_PATIENCE_S),
+                security_protocol=brokers.security_protocol,
+                ssl_context=brokers.tls,
+                **sasl,
+            )
+        except self._kafka.errors.KafkaError as error:
+            for network_client in opened:  # a producer that fails in its constructor leaves it open
+                network_client.close()
+            raise brokers.refusal(self._target, error) from error
+
+    def _only_under_lease(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """The producer's thread sends what it holds whenever it can: also after the process was stopped for longer than
+        its lease lasts, or after the run has failed elsewhere. By then another run may be further already."""
+
+        def guarded(node_id: Any, request: Any, *arguments: Any, **options: Any) -> Any:
+            if request.API_KEY == _PRODUCE:
+                try:
+                    self._limit.check()
+                except CheckpointConflictError:
+                    if self._producer is not None:
+                        self._producer._sender.force_close()
+                    raise
+            return send(node_id, request, *arguments, **options)
+
+        return guarded
+
+    def _failure(self, error: Exception, topic: str, hint: str = "") -> TargetError:
+        """What an error of the client library means; lets the producer go, so that the next write has a new one.
+
+        Raises:
+            CheckpointConflictError: The lease is lost, which is why nothing was sent.
+        """
+        self.close()
+        self._limit.check()
+        errors = self._kafka.errors
+        if isinstance(error, (errors.AuthorizationError, errors.SaslAuthenticationFailedError)):
+            hint = hint_unauthorized(topic)
+        elif isinstance(error, (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError)):
+            hint = hint_missing(topic)
+        return TargetError(self._target, f"topic {topic}: {error}", hint=hint or HINT_NO_ANSWER)
