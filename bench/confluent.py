@@ -38,7 +38,7 @@ def measure(plan: Plan) -> list[Figure]:
             "raw drain": source.drain_rate,
             "bare client": bare_client,
             "confluent-kafka": lambda: by("confluent"),
-            "kafka-python": lambda: by("python"),
+            "kafka-python": lambda: by("kafka-python"),
         }
         found = interleaved(contenders, plan, "confluent")
     return [
