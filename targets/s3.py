@@ -42,7 +42,9 @@ _COMPRESS_BYTES = 256 * 1024
 have thousands of them, are compressed at the end, so that memory stays in proportion to what is held."""
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
 """Compressed bytes of one object that are held in memory; beyond, they are in a temporary file."""
-_COMPRESSION_LEVEL = 3
+_ISAL_LEVEL = 2
+"""Of ISA-L, if it is there (the extra s3): a fifth of the time that zlib takes at its level 3, for the same size."""
+_ZLIB_LEVEL = 3
 """Twice as fast as zlib's default of 6, which would be the slowest step of all, for objects that are a tenth larger."""
 _GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 """zlib manual, deflateInit2: 16 added means a gzip header, in which the time is 0: equal events, equal bytes."""
@@ -188,18 +190,19 @@ class _Object:
         self.key = key
         self._lines = bytearray()
         self._file = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed by close()
-        self._compressor: zlib._Compress | None = None
+        self._compressor: Any = None
 
     def append(self, lines: bytes) -> None:
         """Add whole lines."""
         self._lines += lines
-        if len(self._lines) >= _COMPRESS_BYTES:
-            self._compress()
+        # In pieces of one size, whatever the batches were: what ISA-L makes of them depends on where they end.
+        while len(self._lines) >= _COMPRESS_BYTES:
+            self._compress(_COMPRESS_BYTES)
 
     def finished(self) -> SpooledTemporaryFile[bytes]:
         """The compressed object. More can be appended afterwards: it becomes another gzip member of the same file."""
         if self._lines:
-            self._compress()
+            self._compress(len(self._lines))
         if self._compressor is not None:
             self._file.write(self._compressor.flush())
             self._compressor = None
@@ -208,12 +211,20 @@ class _Object:
     def close(self) -> None:
         self._file.close()
 
-    def _compress(self) -> None:
+    def _compress(self, size_bytes: int) -> None:
         if self._compressor is None:
             self._file.seek(0, 2)  # an upload may have left it elsewhere
-            self._compressor = zlib.compressobj(_COMPRESSION_LEVEL, wbits=_GZIP_WINDOW_BITS)
-        self._file.write(self._compressor.compress(self._lines))
-        self._lines.clear()
+            self._compressor = _compressor()
+        self._file.write(self._compressor.compress(self._lines[:size_bytes]))
+        del self._lines[:size_bytes]
+
+
+def _compressor() -> Any:
+    try:
+        from isal import isal_zlib
+    except ModuleNotFoundError:
+        return zlib.compressobj(_ZLIB_LEVEL, wbits=_GZIP_WINDOW_BITS)
+    return isal_zlib.compressobj(_ISAL_LEVEL, wbits=_GZIP_WINDOW_BITS)
 
 
 def object_key(first: ChangeEvent) -> str:
