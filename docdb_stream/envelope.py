@@ -17,7 +17,6 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 
 import bson
-import orjson
 from bson import Timestamp
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
@@ -37,7 +36,7 @@ Column = Sequence[bytes]
 _RAW: Final = CodecOptions(RawBSONDocument)
 _LENGTH: Final = Struct("<i").unpack_from
 _INT64: Final[Callable[[bytes], tuple[int]]] = Struct("<q").unpack
-_TIMESTAMP: Final = Struct("<II").unpack  # increment, then seconds
+_TIMESTAMP: Final[Callable[[bytes], tuple[int, int]]] = Struct("<II").unpack  # increment, then seconds
 _EMPTY_DOCUMENT_BYTES: Final = 5
 
 # BSON type and empty name of an element: https://bsonspec.org/spec.html (version 1.1).
@@ -191,6 +190,7 @@ class Envelopes:
         layout: What they have.
         places: Where they are among the many.
         columns: For each value, those of the events: documents of any content as BSON, everything else as text.
+        times: Their cluster times, increment and seconds; None where they have none.
 
     Args:
         layout: What they have.
@@ -201,14 +201,17 @@ class Envelopes:
         UnrenderableError: One of them is not what it looks like.
     """
 
-    __slots__ = ("columns", "layout", "places")
+    __slots__ = ("columns", "layout", "places", "times")
 
     def __init__(self, layout: Layout, places: Sequence[int], rows: Sequence[Sequence[bytes]]) -> None:
         self.layout = layout
         self.places = places
-        self.columns: list[Column] = [
+        columns: list[Column] = list(zip(*rows, strict=True))
+        time = layout.places.get("clusterTime")
+        self.times = None if time is None else [*map(_TIMESTAMP, columns[time])]
+        self.columns = [
             column if field is None else field.render(column)
-            for field, column in zip(layout.fields, zip(*rows, strict=True), strict=True)
+            for field, column in zip(layout.fields, columns, strict=True)
         ]
 
     @property
@@ -257,11 +260,10 @@ class Envelope(NamedTuple):
     @property
     def cluster_time(self) -> Timestamp | None:
         """The ``clusterTime``, where there is one."""
-        text = self._text("clusterTime")
-        if not text:
+        if self.events.times is None:
             return None
-        time = orjson.loads(text)["$timestamp"]
-        return Timestamp(time["t"], time["i"])
+        increment, seconds = self.events.times[self.row]
+        return Timestamp(seconds, increment)
 
     @property
     def object_id(self) -> str:
