@@ -152,6 +152,7 @@ def test_one_function_per_stream(template: Synthesize):
     assert variables == {
         "BUCKET_NAME": "b",
         "DOCUMENTDB_URI": "shop.cluster-abc.eu-central-1.docdb.amazonaws.com",
+        "MALLOC_ARENA_MAX": "2",
         "STREAM_NAME": "shop.carts",
         "WATCHED_COLLECTION_NAME": "carts",
         "WATCHED_DB_NAME": "shop",
