@@ -13,6 +13,7 @@ from typing import Any
 from bench import command
 from bench.drain import Discard
 from docdb_stream import Poller, Settings
+from docdb_stream.connection import Connections
 
 SIDE_BY_SIDE = 10
 
@@ -31,13 +32,14 @@ def cpu_of(groups: Sequence[Sequence[Job]]) -> list[float]:
 
 def _work(group: Sequence[Job]) -> float:
     started = time.process_time()
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        list(threads.map(_run, group))
+    with Connections() as connections, ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+        list(threads.map(lambda job: _run(job, connections), group))
     return time.process_time() - started
 
 
-def _run(job: Job) -> None:
-    with Poller.from_settings(Settings(**job["settings"]), [Discard()]) as poller:
+def _run(job: Job, connections: Connections) -> None:
+    settings = Settings(**job["settings"])
+    with Poller.from_settings(settings, [Discard()], connections.to(settings)) as poller:
         result = poller.run()
     if result.events != job["events"]:
         raise RuntimeError(f"{result.events} of {job['events']} events were delivered")

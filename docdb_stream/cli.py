@@ -21,6 +21,7 @@ import typer
 
 from docdb_stream import __version__
 from docdb_stream.config import settings_from_config, settings_from_env
+from docdb_stream.connection import Connection, Connections
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.poller import Poller
 from docdb_stream.report import (
@@ -207,7 +208,6 @@ app.add_typer(dead_letters_app, name="dead-letters")
 @dead_letters_app.command("list")
 def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
     """List the dead letters. With --json each is printed whole, its event included."""
-    from docdb_stream.connection import Connection
     from docdb_stream.dead_letters import dead_letters_for
 
     with _reported():
@@ -230,7 +230,6 @@ def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, 
 @dead_letters_app.command("redrive")
 def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = None) -> None:
     """Deliver the dead letters to the targets that refused them; those taken this time are removed."""
-    from docdb_stream.connection import Connection
     from docdb_stream.dead_letters import dead_letters_for
     from docdb_stream.redrive import redrive
     from docdb_stream.targets import build_targets
@@ -317,18 +316,22 @@ def _start_at(value: str | None) -> Any:
 
 def _run_all(chosen: list[Settings], limit: Deadline, follow: bool) -> list[RunResult | DocdbStreamError]:
     """Run every stream in a thread of its own; the main thread stays free for signals."""
-    with ThreadPoolExecutor(max_workers=len(chosen), thread_name_prefix="stream") as pool, progress_line() as show:
+    with (
+        Connections() as connections,
+        ThreadPoolExecutor(max_workers=len(chosen), thread_name_prefix="stream") as pool,
+        progress_line() as show,
+    ):
         futures: list[Future[RunResult | DocdbStreamError]] = [
-            pool.submit(_run_one, settings, limit, follow, show) for settings in chosen
+            pool.submit(_run_one, settings, connections, limit, follow, show) for settings in chosen
         ]
         return [future.result() for future in futures]
 
 
 def _run_one(
-    settings: Settings, limit: Deadline, follow: bool, show: Callable[[RunResult], None]
+    settings: Settings, connections: Connections, limit: Deadline, follow: bool, show: Callable[[RunResult], None]
 ) -> RunResult | DocdbStreamError:
     try:
-        with deadline(limit), Poller.from_settings(settings) as poller:
+        with deadline(limit), Poller.from_settings(settings, connection=connections.to(settings)) as poller:
             return poller.run(limit=limit, follow=follow, progress=show)
     except DocdbStreamError as error:
         return error

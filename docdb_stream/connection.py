@@ -56,7 +56,9 @@ def connection_string(settings: Settings) -> str:
 
 
 class Connection:
-    """A client of the cluster, shared by all that a stream does there. A context manager; leaving it closes it.
+    """A client of the cluster, shared by all that a stream does there, and by streams that reach it in the same way.
+
+    A context manager; leaving it closes it. Any thread may use it.
 
     Does no network traffic to the cluster when it is made (the secret and the CA may be fetched).
 
@@ -139,6 +141,31 @@ class Connection:
                     refused.close()
 
 
+class Connections:
+    """One connection for each cluster and user, shared by the streams of a process: a client each would watch the
+    cluster two hundred times for two hundred streams. A context manager; leaving it closes all of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[tuple[str | None, ...], Connection] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for connection in self._made.values():
+            connection.close()
+
+    def to(self, settings: Settings) -> Connection:
+        """The connection for these settings. Raises as ``Connection`` does."""
+        key = (settings.documentdb_uri, settings.documentdb_secret, settings.documentdb_tls_ca)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = Connection(settings)
+            return self._made[key]
+
+
 def is_sign_in_refused(error: PyMongoError) -> bool:
     """Whether the server does not accept the user name or password."""
     return isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED
@@ -168,6 +195,8 @@ def _client(settings: Settings) -> Client:
         "serverSelectionTimeoutMS": int(min(SERVER_SELECTION_TIMEOUT_MS, max(500.0, 1000 * remaining_s))),
         "connectTimeoutMS": CONNECT_TIMEOUT_MS,
         "socketTimeoutMS": SOCKET_TIMEOUT_MS,
+        # Without a limit: each stream that waits for events keeps a socket busy, and a lease must not queue for one.
+        "maxPoolSize": 0,
     }
     options = {name: value for name, value in options.items() if name.lower() not in given or name == "retryWrites"}
     # A change stream's cursor lives on one server. Among several that would do (mongos routers, readers) always take

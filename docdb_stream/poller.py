@@ -54,12 +54,16 @@ class Poller:
         self.alerts = Alerts(settings)
 
     @classmethod
-    def from_settings(cls, settings: Settings, targets: Sequence[Target] | None = None) -> Self:
+    def from_settings(
+        cls, settings: Settings, targets: Sequence[Target] | None = None, connection: Connection | None = None
+    ) -> Self:
         """A poller on the cluster of ``settings``.
 
         Args:
             settings: The stream.
             targets: Instead of those that the settings switch on.
+            connection: To that cluster, shared with other pollers (``Connections``); its owner closes it. Default: one
+                of its own.
 
         Raises:
             ConfigError: The settings cannot be used, or switch no target on.
@@ -68,7 +72,9 @@ class Poller:
             from docdb_stream.targets import build_targets
 
             targets = build_targets(settings)
-        connection = Connection(settings)
+        own = Connection(settings) if connection is None else None
+        connection = connection or own
+        assert connection is not None
         store = MongoCheckpointStore(settings, connection)
         poller = cls(
             settings,
@@ -77,7 +83,7 @@ class Poller:
             targets=targets,
             dead_letters=dead_letters_for(settings, connection),
         )
-        poller._connection = connection
+        poller._connection = own
         poller.alerts = Alerts(settings, store.alert_is_due)
         return poller
 

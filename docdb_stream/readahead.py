@@ -29,7 +29,7 @@ one reply needs the lock several times, and until it is in, the server does noth
 class ReadAhead:
     """Batches of an open source, fetched ahead by a thread. A context manager; leaving it closes the source.
 
-    Within it, the interpreter's threads take turns more often (SWITCH_INTERVAL_S), unless they did so already.
+    While there is one, the interpreter's threads take turns more often (SWITCH_INTERVAL_S), unless they did so already.
 
     Args:
         source: Already open.
@@ -54,7 +54,7 @@ class ReadAhead:
         self._thread = threading.Thread(target=context.run, args=(self._read,), name="reader", daemon=True)
 
     def __enter__(self) -> ReadAhead:
-        _take_shorter_turns()
+        _take_turns(+1)
         self._thread.start()
         return self
 
@@ -66,7 +66,7 @@ class ReadAhead:
             self._source.close()
             self._thread.join(timeout=2 * READ_WAIT_S)
         finally:
-            _take_usual_turns()
+            _take_turns(-1)
 
     @property
     def caught_up(self) -> bool:
@@ -110,14 +110,17 @@ class ReadAhead:
         return count + len(following.events) <= self._batch_size and size_bytes + following.size_bytes <= BATCH_BYTES
 
     def _read(self) -> None:
-        wait_s = READ_WAIT_S if self._until is None else PROOF_WAIT_S
+        wait_s = shortest_s = READ_WAIT_S if self._until is None else PROOF_WAIT_S
         position: Position | None = None
         try:
             while not self._stopped:
                 batch = self._source.read(wait_s)
                 ended = self._reached(batch)
-                stands_still = not batch.events and batch.position == position
-                wait_s = READ_WAIT_S if self._until is None or stands_still else PROOF_WAIT_S
+                if batch.events:
+                    wait_s = shortest_s
+                else:
+                    # A server that has much to go through answers when the time is over, too: longer each time.
+                    wait_s = READ_WAIT_S if batch.position == position else min(2 * wait_s, READ_WAIT_S)
                 position = batch.position
                 with self._changed:
                     self._waiting.append(batch)
@@ -140,18 +143,16 @@ class ReadAhead:
 
 
 _turns = threading.Lock()
-_usual_turns_s: list[float] = []
-"""The switch interval as it was, once for each reader there is."""
+_readers = 0
+_usual_turns_s = 0.0
 
 
-def _take_shorter_turns() -> None:
+def _take_turns(change: int) -> None:
+    """Set how long a thread's turn is, for one reader more or less."""
+    global _readers, _usual_turns_s
     with _turns:
-        _usual_turns_s.append(_usual_turns_s[0] if _usual_turns_s else sys.getswitchinterval())
-        sys.setswitchinterval(min(_usual_turns_s[0], SWITCH_INTERVAL_S))
-
-
-def _take_usual_turns() -> None:
-    with _turns:
-        usual_s = _usual_turns_s.pop()
-        if not _usual_turns_s:
-            sys.setswitchinterval(usual_s)
+        if _readers == 0:
+            _usual_turns_s = sys.getswitchinterval()
+        _readers += change
+        # Several streams keep each other's servers busy; shorter turns would only cost them CPU.
+        sys.setswitchinterval(min(_usual_turns_s, SWITCH_INTERVAL_S) if _readers == 1 else _usual_turns_s)

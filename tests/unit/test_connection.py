@@ -11,7 +11,7 @@ from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, Server
 
 from docdb_stream import connection as connection_module
 from docdb_stream import retry
-from docdb_stream.connection import Connection, connection_string
+from docdb_stream.connection import Connection, Connections, connection_string
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import ConfigError
 from docdb_stream.retry import Deadline, deadline
@@ -242,3 +242,31 @@ def test_trouble_is_told_in_one_line_with_a_hint(error: PyMongoError, words: str
     assert hint in found.hint
     assert "\n" not in str(found)
     assert found.exit_code == 3
+
+
+# Several streams
+
+
+def test_streams_that_reach_the_cluster_in_the_same_way_share_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Client:
+        closed = False
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            made.append(self)
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(connection_module, "MongoClient", Client)
+    monkeypatch.setenv("MY_SECRET", '{"username": "u", "password": "p"}')
+    here, elsewhere = "mongodb://127.0.0.1:1", "mongodb://127.0.0.1:2"
+    with Connections() as connections:
+        one = connections.to(settings(here, watched_db_name="a"))
+        assert connections.to(settings(here, watched_db_name="b")) is one
+        assert connections.to(settings(elsewhere)) is not one
+        assert connections.to(settings(here, documentdb_secret="env:MY_SECRET")) is not one
+        assert len(made) == 3
+        assert not any(client.closed for client in made)
+    assert all(client.closed for client in made)

@@ -233,8 +233,9 @@ def test_a_run_that_ends_waits_long_only_where_the_server_proves_nothing() -> No
     with ahead(source, until=Timestamp(2**31, 1)):
         assert source.exhausted.wait(WAIT_S)
     short, full = PROOF_WAIT_S, READ_WAIT_S
-    # An empty reply that moves the position is a proof on its way; one that leaves it is none.
-    assert source.waits == [short, short, full, short, full, short, short, short]
+    # An empty reply that moves the position is a proof on its way, from further away each time; one that leaves it is
+    # none.
+    assert source.waits == [short, short, full, full, full, short, short, 2 * short]
 
 
 def test_following_always_waits_long() -> None:
@@ -244,12 +245,12 @@ def test_following_always_waits_long() -> None:
     assert source.waits == [READ_WAIT_S] * 4
 
 
-def test_threads_take_shorter_turns_while_there_is_a_reader() -> None:
+def test_threads_take_shorter_turns_while_there_is_one_reader() -> None:
     usual_s = sys.getswitchinterval()
     with ahead(Source([])):
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
         with ahead(Source([])):
-            pass
+            assert sys.getswitchinterval() == usual_s
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
     assert sys.getswitchinterval() == usual_s
 
