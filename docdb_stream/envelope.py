@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from binascii import hexlify
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from struct import Struct
 from struct import error as StructError
@@ -64,9 +64,8 @@ def _token_head(size: int) -> bytes:
 
 
 def _tokens(column: Column) -> Column:
-    for value in column:
-        if not value.startswith(_token_head(len(value))):
-            raise encoding.UnrenderableError("_id: not valid BSON")
+    if not all(map(bytes.startswith, column, map(_token_head, map(len, column)))):
+        raise encoding.UnrenderableError("_id: not valid BSON")
     return [value[15:-2] for value in column]
 
 
@@ -162,12 +161,19 @@ class Layout:
         self._before_documents = [re.compile(pattern, re.DOTALL).match for pattern in before]
         self._end = re.compile(last + rb"\0", re.DOTALL).fullmatch
 
-    def values(self, raw: bytes) -> list[bytes] | None:
-        """The values of an event, as BSON; None when it has another layout. Those that are documents may be invalid."""
+    def rows(self, raws: Iterable[bytes]) -> Iterator[list[bytes] | None]:
+        """The values of each event, as BSON; None for one of another layout. A document's may be invalid."""
+        for raw in raws:
+            try:
+                yield self._values(raw)
+            except StructError:  # it is cut off
+                yield None
+
+    def _values(self, raw: bytes) -> list[bytes] | None:
         values: list[bytes] = []
         at = 4
-        for match_before in self._before_documents:
-            found = match_before(raw, at)
+        for before_document in self._before_documents:
+            found = before_document(raw, at)
             if found is None:
                 return None
             values += found.groups()
@@ -287,38 +293,51 @@ _layouts: tuple[Layout, ...] = ()
 
 def open_envelopes(raws: Sequence[bytes]) -> list[Envelopes]:
     """Take events apart, without those that fit no layout: neither one that is known nor one that can be learnt."""
-    alike: dict[Layout, tuple[list[int], list[list[bytes]]]] = {}
-    for place, raw in enumerate(raws):
-        try:
-            layout, values = _taken_apart(raw)
-        except (encoding.UnrenderableError, BSONError, StructError):
-            continue
-        places, rows = alike.setdefault(layout, ([], []))
-        places.append(place)
-        rows.append(values)
-    return [events for layout, (places, rows) in alike.items() for events in _opened(layout, places, rows)]
+    opened: list[Envelopes] = []
+    left: Sequence[int] = range(len(raws))
+    for layout in _layouts:
+        if not left:
+            break
+        left = _open_alike(layout, raws, left, opened)
+    while left:
+        learnt = _learn(raws[left[0]])
+        left = left[1:] if learnt is None else _open_alike(learnt, raws, left, opened)
+    return opened
 
 
-def _opened(layout: Layout, places: Sequence[int], rows: Sequence[list[bytes]]) -> Iterator[Envelopes]:
+def _open_alike(layout: Layout, raws: Sequence[bytes], places: Sequence[int], opened: list[Envelopes]) -> Sequence[int]:
+    """Open those that have the layout; returns the places of the others."""
+    global _layouts
+    rows = [*layout.rows([raws[place] for place in places])]
+    if None not in rows:
+        others: list[int] = []
+    else:
+        others = [place for place, row in zip(places, rows, strict=True) if row is None]
+        places = [place for place, row in zip(places, rows, strict=True) if row is not None]
+    found = [row for row in rows if row is not None]
+    if found:
+        opened += _proven(layout, places, found)
+        if layout is not _layouts[0]:
+            _layouts = (layout, *(other for other in _layouts if other is not layout))
+    return others
+
+
+def _proven(layout: Layout, places: Sequence[int], rows: Sequence[list[bytes]]) -> Iterator[Envelopes]:
     try:
         yield Envelopes(layout, places, rows)
     except encoding.UnrenderableError:
         if len(rows) > 1:
-            for place, values in zip(places, rows, strict=True):
-                yield from _opened(layout, [place], [values])
+            for place, row in zip(places, rows, strict=True):
+                yield from _proven(layout, [place], [row])
 
 
-def _taken_apart(raw: bytes) -> tuple[Layout, list[bytes]]:
+def _learn(raw: bytes) -> Layout | None:
     global _layouts
-    for layout in _layouts:
-        values = layout.values(raw)
-        if values is not None:
-            if layout is not _layouts[0]:
-                _layouts = (layout, *(other for other in _layouts if other is not layout))
-            return layout, values
-    layout = Layout(raw)
-    values = layout.values(raw)
-    if values is None:
-        raise encoding.UnrenderableError("not the layout it seems to have")
+    try:
+        layout = Layout(raw)
+        if None in layout.rows([raw]):
+            return None
+    except (encoding.UnrenderableError, BSONError):
+        return None
     _layouts = (layout, *_layouts[: MAX_LAYOUTS - 1])
-    return layout, values
+    return layout

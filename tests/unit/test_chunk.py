@@ -215,6 +215,9 @@ def test_cut_bytes_are_refused() -> None:
     raw = raws_of(ChangeLog().inserts(1))[0]
     for size in range(len(raw)):
         assert opened([raw[:size]]) == 0
+    assert opened([raw]) == 1
+    for size in range(len(raw)):
+        assert opened([raw, raw[:size]]) == 1
 
 
 _VALUES = st.recursive(
