@@ -313,12 +313,19 @@ def _start_at(value: str | None) -> Any:
 
 # Running
 
+MAX_STREAMS_AT_ONCE = 16
+"""More of them at a time take longer and more memory, all in all (bench/NOTES.md)."""
+
 
 def _run_all(chosen: list[Settings], limit: Deadline, follow: bool) -> list[RunResult | DocdbStreamError]:
-    """Run every stream in a thread of its own; the main thread stays free for signals."""
+    """Run every stream in a thread of its own; the main thread stays free for signals.
+
+    Those that end run some at a time: all share one interpreter, and each holds what it has read ahead.
+    """
+    at_once = len(chosen) if follow else min(len(chosen), MAX_STREAMS_AT_ONCE)
     with (
         Connections() as connections,
-        ThreadPoolExecutor(max_workers=len(chosen), thread_name_prefix="stream") as pool,
+        ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="stream") as pool,
         progress_line() as show,
     ):
         futures: list[Future[RunResult | DocdbStreamError]] = [

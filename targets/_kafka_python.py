@@ -35,6 +35,8 @@ _BATCH_BYTES = 128 * 1024
 _LINGER_MS = 20
 """How long a batch waits to be filled. Shorter, and the producer wakes up for every few records; longer, and ``flush``
 waits longer for the last ones."""
+_FEW_RECORDS = 100
+"""A ``send`` of fewer does not wait for its batches to be filled: had there been more, there would be more in it."""
 _PRODUCE = 0
 """Kafka protocol guide, "Api Keys"."""
 
@@ -71,10 +73,13 @@ class KafkaPythonProducer:
             rejections += self._send(record)
             if self._in_flight_bytes > IN_FLIGHT_BYTES:
                 rejections += self._settle(IN_FLIGHT_BYTES // 2)
+        if len(records) < _FEW_RECORDS:
+            self._send_now()
         return [*rejections, *self._settle(IN_FLIGHT_BYTES)]
 
     def flush(self) -> list[Rejection]:
         """See ``Producer``."""
+        self._send_now()
         return self._settle(0)
 
     def close(self) -> None:
@@ -104,6 +109,12 @@ class KafkaPythonProducer:
         self._in_flight.append((record, future))
         self._in_flight_bytes += len(record.value)
         return []
+
+    def _send_now(self) -> None:
+        """Send what waits for its batch to be filled; how it fared, ``_settle`` sees."""
+        if self._producer is not None and self._in_flight:
+            with contextlib.suppress(self._kafka.errors.KafkaError):
+                self._producer.flush(timeout=_LINGER_MS / 1000)
 
     def _settle(self, until_bytes: int) -> list[Rejection]:
         """Wait for the oldest records until at most ``until_bytes`` are unconfirmed; 0 waits for all."""

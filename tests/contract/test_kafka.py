@@ -359,8 +359,9 @@ def test_a_key_has_the_same_partition_whatever_the_client(kafka_broker: KafkaBro
 
 @pytest.mark.parametrize("verdict", [errors.MessageSizeTooLargeError, errors.InvalidRecordError])
 def test_what_fails_with_a_rejected_record_is_sent_again_in_order(
-    python_topics: Topics, log: ChangeLog, verdict: type[Exception]
+    python_topics: Topics, log: ChangeLog, verdict: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_kafka_python, "_FEW_RECORDS", 0)  # what is written stays in flight for a while
     topics = python_topics
     events = [log.update({"_id": number % 2, "version": number}) for number in range(10)]
     target = topics.target()
