@@ -30,7 +30,7 @@ KINESIS_LANES, SQS_LANES = 4, 8
 FLUSHED_TOGETHER = BATCH_SIZE * int(Settings.model_fields["state_sync_count"].default)
 """Events from one checkpoint to the next, so in one object."""
 
-KAFKA_BATCH_BYTES, KAFKA_LINGER_MS = 128 * 1024, 20
+KAFKA_BATCH_BYTES, KAFKA_LINGER_MS = 512 * 1024, 100
 """As KafkaTarget has them."""
 OPENSEARCH_DOCUMENTS = 1000
 """In one request. More are slower: the local server takes 1,900 documents/s in requests of 1,000, 1,700 in requests of

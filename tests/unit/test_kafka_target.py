@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import Namespace
 from docdb_stream.settings import Settings
+from docdb_stream.targets import _kafka_python
 from docdb_stream.targets._kafka_confluent import ConfluentProducer
 from docdb_stream.targets._kafka_producer import Brokers, Record
 from docdb_stream.targets._kafka_python import KafkaPythonProducer
 from docdb_stream.targets.kafka import Client, KafkaTarget, topic_name
 from docdb_stream.testing.events import ChangeLog
+
+KafkaPythonProducer(
+    "kafka", Brokers("h:1", security_protocol="PLAINTEXT", sasl_mechanism="", secret=None, tls_ca=None, message_bytes=1)
+)
+from kafka.partitioner.default import murmur2  # noqa: E402
 
 CONFLUENT = {"kafka_client": "confluent"}
 
@@ -112,3 +118,8 @@ def test_librdkafka_is_given_nothing_that_is_too_large_with_its_overhead(
     record = Record(event, "topic", b"key", b"x" * (5000 - overhead + over_bytes), {"name": b"name"})
     assert len(target._producer.send([record])) == rejected
     target.close()
+
+
+@given(st.binary(max_size=70))
+def test_partitions_are_chosen_by_kafkas_own_hash(key: bytes) -> None:
+    assert _kafka_python.murmur2(key) == murmur2(key)
