@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from binascii import b2a_base64
+from functools import cached_property
 from typing import Any, Self
+
+import orjson
 
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, within
-from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_client import Place, arn_region, client
 from docdb_stream.targets._aws_target import BatchTarget
 
 REQUEST_RECORDS = 500
@@ -84,6 +89,12 @@ class KinesisTarget(BatchTarget):
         if summary["StreamStatus"] not in ("ACTIVE", "UPDATING"):
             raise self._place.error("ResourceNotFoundException", "kinesis:DescribeStreamSummary")
 
+    @cached_property
+    def _client(self) -> Any:
+        made = client(self.service, self._lanes, self._region)
+        _write_requests_directly(made)
+        return made
+
     def _limits(self) -> Limits:
         return self._fixed_limits
 
@@ -96,3 +107,48 @@ class KinesisTarget(BatchTarget):
         # The only codes are ProvisionedThroughputExceededException and InternalFailure (API reference, PutRecords-
         # ResultEntry): never the record's fault.
         return refusals(answer["Records"]) if answer.get("FailedRecordCount") else []
+
+
+_ASIDE = "docdb_stream_records"
+_ALL_TAKEN = re.compile(rb'"FailedRecordCount"\s*:\s*0\s*[,}]')
+
+
+def _write_requests_directly(kinesis: Any) -> None:
+    """Spare botocore the walk through each record of a request, and of its answer: two thirds of the CPU of PutRecords.
+
+    It goes on signing, sending, and telling what went wrong. Only where it speaks JSON with Kinesis; the names of the
+    events: botocore's guide, "Extensibility".
+    """
+    if getattr(kinesis.meta.service_model, "resolved_protocol", None) != "json":
+        return
+    for event, handler in (
+        ("provide-client-params", _set_records_aside),
+        ("before-call", _write_records),
+        ("before-parse", _leave_out_what_is_taken),
+    ):
+        kinesis.meta.events.register(f"{event}.kinesis.PutRecords", handler)
+
+
+def _set_records_aside(params: dict[str, Any], context: dict[str, Any], **_: object) -> dict[str, Any]:
+    context[_ASIDE] = params["Records"]
+    return {**params, "Records": []}
+
+
+def _write_records(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """The body, as botocore would write it."""
+    records = b",".join(
+        [
+            b'{"Data":"%b","PartitionKey":%b}'
+            % (b2a_base64(record["Data"], newline=False), orjson.dumps(record["PartitionKey"]))
+            for record in context.pop(_ASIDE)
+        ]
+    )
+    rest = orjson.loads(params["body"])
+    del rest["Records"]
+    params["body"] = b'{"Records":[%b],%b' % (records, orjson.dumps(rest)[1:])
+
+
+def _leave_out_what_is_taken(response_dict: dict[str, Any], **_: object) -> None:
+    """Of records that were taken, the answer tells shards and sequence numbers, which nobody asks for."""
+    if response_dict["status_code"] == 200 and _ALL_TAKEN.search(response_dict["body"]):
+        response_dict["body"] = b'{"FailedRecordCount":0,"Records":[]}'
