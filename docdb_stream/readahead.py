@@ -6,13 +6,13 @@ Owns the reader thread and the bound on what waits in memory. Does not decide wh
 from __future__ import annotations
 
 import contextvars
-import sys
 import threading
 from collections import deque
 from dataclasses import replace
 
 from bson import Timestamp
 
+from docdb_stream import interpreter
 from docdb_stream.events import BATCH_BYTES, Batch, Position
 from docdb_stream.source import ChangeSource
 
@@ -21,15 +21,10 @@ READ_WAIT_S = 1.0
 PROOF_WAIT_S = 0.05
 """The same where a run would end with an empty reply: most servers prove with it that nothing is left, and then a
 longer wait would only be paid for. One that does not is asked again, with the full wait."""
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter's lock while another one waits for it; Python's default is 5 ms. Taking in
-one reply needs the lock several times, and until it is in, the server does nothing (bench/NOTES.md)."""
 
 
 class ReadAhead:
     """Batches of an open source, fetched ahead by a thread. A context manager; leaving it closes the source.
-
-    While there is one, the interpreter's threads take turns more often (SWITCH_INTERVAL_S), unless they did so already.
 
     Args:
         source: Already open.
@@ -54,7 +49,7 @@ class ReadAhead:
         self._thread = threading.Thread(target=context.run, args=(self._read,), name="reader", daemon=True)
 
     def __enter__(self) -> ReadAhead:
-        _take_turns(+1)
+        interpreter.tune()
         self._thread.start()
         return self
 
@@ -66,7 +61,7 @@ class ReadAhead:
             self._source.close()
             self._thread.join(timeout=2 * READ_WAIT_S)
         finally:
-            _take_turns(-1)
+            interpreter.restore()
 
     @property
     def caught_up(self) -> bool:
@@ -140,19 +135,3 @@ class ReadAhead:
             return False
         time = batch.position.operation_time
         return batch.quiet or (time is not None and time >= self._until)
-
-
-_turns = threading.Lock()
-_readers = 0
-_usual_turns_s = 0.0
-
-
-def _take_turns(change: int) -> None:
-    """Set how long a thread's turn is, for one reader more or less."""
-    global _readers, _usual_turns_s
-    with _turns:
-        if _readers == 0:
-            _usual_turns_s = sys.getswitchinterval()
-        _readers += change
-        # Several streams keep each other's servers busy; shorter turns would only cost them CPU.
-        sys.setswitchinterval(min(_usual_turns_s, SWITCH_INTERVAL_S) if _readers == 1 else _usual_turns_s)

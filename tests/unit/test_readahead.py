@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from bson import Timestamp
 
 from docdb_stream.errors import SourceUnavailableError
 from docdb_stream.events import Batch, ChangeEvent, Position
-from docdb_stream.readahead import PROOF_WAIT_S, READ_WAIT_S, SWITCH_INTERVAL_S, ReadAhead
+from docdb_stream.interpreter import GARBAGE_THRESHOLD, SWITCH_INTERVAL_S
+from docdb_stream.readahead import PROOF_WAIT_S, READ_WAIT_S, ReadAhead
 from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.testing.events import ChangeLog
 
@@ -245,22 +247,26 @@ def test_following_always_waits_long() -> None:
     assert source.waits == [READ_WAIT_S] * 4
 
 
-def test_threads_take_shorter_turns_while_there_is_one_reader() -> None:
-    usual_s = sys.getswitchinterval()
+def test_the_interpreter_is_tuned_while_there_is_one_reader() -> None:
+    usual_s, usual_garbage = sys.getswitchinterval(), gc.get_threshold()
     with ahead(Source([])):
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+        assert gc.get_threshold() == (GARBAGE_THRESHOLD, *usual_garbage[1:])
         with ahead(Source([])):
             assert sys.getswitchinterval() == usual_s
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
-    assert sys.getswitchinterval() == usual_s
+    assert (sys.getswitchinterval(), gc.get_threshold()) == (usual_s, usual_garbage)
 
 
-def test_turns_that_are_short_already_stay_so() -> None:
-    usual_s = sys.getswitchinterval()
+def test_an_interpreter_that_was_tuned_further_stays_so() -> None:
+    usual_s, usual_garbage = sys.getswitchinterval(), gc.get_threshold()
     try:
         sys.setswitchinterval(SWITCH_INTERVAL_S / 4)
+        gc.set_threshold(0, 10, 10)
         with ahead(Source([])):
             assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S / 4)
+            assert gc.get_threshold() == (0, 10, 10)
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S / 4)
     finally:
         sys.setswitchinterval(usual_s)
+        gc.set_threshold(*usual_garbage)
