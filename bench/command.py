@@ -19,6 +19,17 @@ REPOSITORY = Path(__file__).parent.parent
 ENTRY_POINTS = {"discard": "bench.drain:Discard", "kinesis-5-mib": "bench.memory:LocalKinesisTarget"}
 """Targets of the benchmarks, for EXTRA_TARGETS."""
 
+# A process starts with the peak of the one that made it (getrusage(2) counts from there, in KiB on Linux), and this one
+# holds the documents. So a small one stands between.
+_LAUNCHER = """
+import json, os, sys
+usage, *command = sys.argv[1:]
+_, status, used = os.wait4(os.posix_spawn(command[0], command, os.environ), 0)
+with open(usage, "w") as file:
+    json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss], file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -67,20 +78,18 @@ def run(settings: Mapping[str, Any], *options: str) -> Finished:
             "PYTHONPATH": os.pathsep.join((folder, str(REPOSITORY), os.environ.get("PYTHONPATH", ""))),
         }
         command = [str(Path(sys.executable).with_name("docdb-stream")), "run", "--json", *options]
+        launched = [sys.executable, "-S", "-c", _LAUNCHER, str(Path(folder, "usage")), *command]
         started = time.monotonic()
         with Path(folder, "stderr").open("wb") as errors:  # the log of rejections is no news here
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors)
-        assert process.stdout is not None
-        printed = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
+            done = subprocess.run(launched, env=environment, stdout=subprocess.PIPE, stderr=errors, check=False)
         took_s = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if not printed:
+        if not done.stdout:
             raise RuntimeError(f"docdb-stream printed nothing: {Path(folder, 'stderr').read_text()[-2000:]}")
+        cpu_s, peak_kib = json.loads(Path(folder, "usage").read_text())
     return Finished(
-        results=[json.loads(line) for line in printed.splitlines()],
-        cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_mib=usage.ru_maxrss / 1024,  # KiB on Linux, see getrusage(2)
+        results=[json.loads(line) for line in done.stdout.splitlines()],
+        cpu_s=cpu_s,
+        peak_mib=peak_kib / 1024,
         took_s=took_s,
     )
 

@@ -15,12 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from docdb_stream.errors import DocdbStreamError, TargetError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import BATCH_BYTES, ChangeEvent
 from docdb_stream.retry import Deadline, current_deadline
 from docdb_stream.target import Buffering, Rejection, Target
 
 QUEUED_BATCHES = 2
 """Batches waiting before one target: enough to hide the others' pace from it, few enough to bound memory."""
+
+LARGE_BATCH_BYTES = 2 * BATCH_BYTES
+"""A batch above this (a few events of many megabytes) is waited for before the next one is queued."""
+REJECTED_BYTES = 8 * 1024 * 1024
+"""Rejected events held before a checkpoint is asked for, which puts them into the dead letters."""
 
 
 @dataclass(slots=True)
@@ -47,10 +52,11 @@ class OutOfTimeError(TargetError):
 
 
 @dataclass(slots=True)
-class _Flush:
-    """A request to flush: done when every worker has arrived."""
+class _Barrier:
+    """A place in every worker's queue, at which it flushes or not: done when every worker has arrived."""
 
     expected: int
+    flushes: bool
     arrived: list[str] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -70,13 +76,14 @@ class _Worker:
         self.figures = TargetFigures()
         self.error: DocdbStreamError | None = None
         self.rejections: list[Rejection] = []
+        self.rejected_bytes = 0
         self._unflushed = 0
-        self._tasks: queue.Queue[Sequence[ChangeEvent] | _Flush | None] = queue.Queue(QUEUED_BATCHES)
+        self._tasks: queue.Queue[Sequence[ChangeEvent] | _Barrier | None] = queue.Queue(QUEUED_BATCHES)
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._work,), name=target.name, daemon=True)
         self._thread.start()
 
-    def offer(self, task: Sequence[ChangeEvent] | _Flush | None, deadline: Deadline) -> None:
+    def offer(self, task: Sequence[ChangeEvent] | _Barrier | None, deadline: Deadline) -> None:
         """Queue a task; raises TargetError when the target stays busy past the deadline."""
         while True:
             try:
@@ -92,7 +99,7 @@ class _Worker:
                         hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
                     ) from None
 
-    def is_behind(self, barrier: _Flush) -> bool:
+    def is_behind(self, barrier: _Barrier) -> bool:
         """Whether this worker has not come to the barrier yet."""
         return self.target.name not in barrier.arrived
 
@@ -107,8 +114,8 @@ class _Worker:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            if isinstance(task, _Flush):
-                if self.error is None:
+            if isinstance(task, _Barrier):
+                if self.error is None and task.flushes:
                     self._guarded(self._flush)
                 task.arrive(self.target.name)
             elif self.error is None:
@@ -136,6 +143,7 @@ class _Worker:
     def _refused(self, rejections: Sequence[Rejection] | None) -> None:
         if rejections:
             self.rejections += rejections
+            self.rejected_bytes += sum(rejection.event.size_bytes for rejection in rejections)
             self.figures.rejections += len(rejections)
             self._unflushed -= len(rejections)
 
@@ -173,11 +181,17 @@ class Delivery:
 
     @property
     def wants_flush(self) -> bool:
-        """Whether a target holds as much as it wants to hold."""
+        """Whether a target holds as much as it wants to hold, or rejected events take much room."""
+        if sum(worker.rejected_bytes for worker in self._workers) > REJECTED_BYTES:
+            return True
         return any(isinstance(worker.target, Buffering) and worker.target.wants_flush for worker in self._workers)
 
-    def write(self, events: Sequence[ChangeEvent]) -> None:
+    def write(self, events: Sequence[ChangeEvent], size_bytes: int = 0) -> None:
         """Give ``events`` to every target; returns once each has them queued, not when they are durable.
+
+        Args:
+            events: The events.
+            size_bytes: Their size; beyond LARGE_BATCH_BYTES every target has written them on return.
 
         Raises:
             TargetError: A target failed, now or since the last call.
@@ -185,6 +199,9 @@ class Delivery:
         self._raise_failure()
         for worker in self._workers:
             worker.offer(events, current_deadline())
+        if size_bytes > LARGE_BATCH_BYTES:
+            self._wait(_Barrier(len(self._workers), flushes=False), "still busy at the run's deadline")
+            self._raise_failure()
 
     def flush(self) -> list[Rejection]:
         """Wait until everything written so far is durable in every target; returns the rejections since the last call.
@@ -192,7 +209,16 @@ class Delivery:
         Raises:
             TargetError: Something is not durable. Every target has been waited for, so the others' work is done too.
         """
-        barrier = _Flush(len(self._workers))
+        self._wait(_Barrier(len(self._workers), flushes=True), "not durable by the run's deadline")
+        self._raise_failure()
+        rejections = [rejection for worker in self._workers for rejection in worker.rejections]
+        for worker in self._workers:
+            worker.rejections = []
+            worker.rejected_bytes = 0
+        return rejections
+
+    def _wait(self, barrier: _Barrier, trouble: str) -> None:
+        """Wait until every worker has come to the barrier."""
         limit = current_deadline()
         for worker in self._workers:
             worker.offer(barrier, limit)
@@ -201,14 +227,9 @@ class Delivery:
                 slow = ", ".join(worker.target.name for worker in self._workers if worker.is_behind(barrier))
                 raise OutOfTimeError(
                     slow,
-                    "not durable by the run's deadline",
+                    trouble,
                     hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
                 )
-        self._raise_failure()
-        rejections = [rejection for worker in self._workers for rejection in worker.rejections]
-        for worker in self._workers:
-            worker.rejections = []
-        return rejections
 
     def _raise_failure(self) -> None:
         for worker in self._workers:

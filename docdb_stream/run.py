@@ -220,7 +220,7 @@ class Run:
                     return
             else:
                 if batch.events:
-                    delivery.write(batch.events)
+                    delivery.write(batch.events, batch.size_bytes)
                     result.loops += 1
                     result.read += len(batch.events)
                     self._unsaved_loops += 1

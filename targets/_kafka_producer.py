@@ -21,8 +21,8 @@ from docdb_stream.targets._client import tls_context
 
 CLIENT_ID = "docdb-stream"
 
-IN_FLIGHT_BYTES = 32 * 1024 * 1024
-"""Unconfirmed bytes at most, as the ``buffer.memory`` of Kafka's Java producer."""
+IN_FLIGHT_BYTES = 16 * 1024 * 1024
+"""Unconfirmed bytes at most, half of what Kafka's Java producer holds (``buffer.memory``): 27,000 usual events."""
 CONNECT_S = 10.0
 """How long connecting may take, and waiting for a topic's metadata: an operator waits for the answer of ``doctor``."""
 REQUEST_S = 10.0

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from docdb_stream.delivery import QUEUED_BATCHES, Delivery
+from docdb_stream.delivery import LARGE_BATCH_BYTES, QUEUED_BATCHES, REJECTED_BYTES, Delivery
 from docdb_stream.errors import DocdbStreamError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.target import Rejection, Target
 from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.targets import ListTarget
 
 WAIT_S = 10.0
 EVENTS = ChangeLog().inserts(30)
@@ -346,3 +347,35 @@ def test_without_targets_everything_is_durable_at_once() -> None:
         delivery.write(EVENTS[:1])
         assert delivery.flush() == []
         assert delivery.figures == {}
+
+
+def test_a_large_batch_is_waited_for() -> None:
+    """Else four events of 16 MB would wait before each target."""
+    target = ListTarget()
+    with Delivery([target]) as delivery:
+        for number, event in enumerate(ChangeLog().inserts(4), 1):
+            delivery.write([event], LARGE_BATCH_BYTES + 1)
+            assert len(target.events) == number
+
+
+def test_a_large_batch_that_fails_says_so_at_once() -> None:
+    class Failing(ListTarget):
+        def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+            raise TargetError("list", "no")
+
+    with pytest.raises(TargetError, match="no"), Delivery([Failing()]) as delivery:
+        delivery.write(ChangeLog().inserts(1), LARGE_BATCH_BYTES + 1)
+
+
+def test_large_rejections_want_a_checkpoint() -> None:
+    class Refusing(ListTarget):
+        def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+            return [Rejection(event, "list", "too large") for event in events]
+
+    with Delivery([Refusing()]) as delivery:
+        delivery.write(ChangeLog().inserts(1, size_bytes=10), LARGE_BATCH_BYTES + 1)
+        assert not delivery.wants_flush
+        delivery.write(ChangeLog().inserts(1, size_bytes=REJECTED_BYTES), LARGE_BATCH_BYTES + 1)
+        assert delivery.wants_flush
+        assert len(delivery.flush()) == 2
+        assert not delivery.wants_flush
