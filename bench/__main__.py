@@ -28,7 +28,6 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "memory": memory.measure,
     "growth": growth.measure,
     "streams": streams.measure,
-    "streams-at-once": streams.measure_at_once,
     "cold-start": cold_start.measure,
 }
 _SHOWN_OF_ERROR = 3000

@@ -13,10 +13,9 @@ from bench.cost import Cost, figure_of
 from bench.figure import Figure
 from bench.plan import Plan
 from bench.source import Source
-from bench.worker import SIDE_BY_SIDE, cpu_of
 
 STREAMS = 200
-FEW_EVENTS, EVENTS = 50, 250
+FEW_EVENTS, EVENTS = 100, 600
 """Of each stream; what the latter costs more than the former is the events' cost, the rest is the streams'. Measured
 once: two hundred streams are many samples. It takes two minutes, most of them the server's, which goes through all
 changes for each stream."""
@@ -39,25 +38,12 @@ class _Case:
 
 
 def measure(plan: Plan) -> list[Figure]:
-    """Pollers in one process, some at a time."""
-    with _cases(plan) as (single, several, cases):
-        plan.say(f"streams: {cases[-1].streams} in one process, {SIDE_BY_SIDE} at a time")
-        groups = [
-            [{"settings": settings, "events": case.events // case.streams} for settings in case.settings()]
-            for case in (cases[0], *cases)  # the first one warms up
-        ]
-        for case, spent_s in zip(cases, cpu_of(groups)[1:], strict=True):
-            case.spent_s.append(spent_s)
-    return [_figure(f"{cases[-1].streams} streams, {SIDE_BY_SIDE} at a time", several, single)]
-
-
-def measure_at_once(plan: Plan) -> list[Figure]:
-    """The command line, which runs all of them side by side."""
+    """The command line, which runs some of them at a time."""
     with _cases(plan) as (single, several, cases):
         for case in cases:
-            plan.say(f"streams: {case.streams} at once, {case.events:,} events")
+            plan.say(f"streams: {case.streams} in one process, {case.events:,} events")
             case.spent_s.append(_run(case.settings()).expect(case.events).cpu_s)
-    return [_figure(f"{cases[-1].streams} streams at once", several, single)]
+    return [_figure(f"{cases[-1].streams} streams in one process", several, single)]
 
 
 @contextlib.contextmanager
