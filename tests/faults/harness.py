@@ -131,11 +131,13 @@ class Harness:
 
     def _trapped_at_the_edge(self, trap: Trap) -> None:
         """Around acquiring and releasing the lease, which a poller does at its start and its end alone."""
-        self._wait_for_lease()
-        poller = self._nursery.start("--follow", trap=trap)
         if trap[0] == "release":
-            self._sleep(0.8, 1.5)
+            poller = self._working(trap)  # so its handler of the signal is in place
+            self._sleep(0.0, 0.7)
             poller.signal(signal.SIGTERM)
+        else:
+            self._wait_for_lease()
+            poller = self._nursery.start("--follow", trap=trap)
         if not poller.ended.wait(30):
             self.outcome.problems.append(f"poller did not end at its trap {trap}: {poller.tail()}")
             poller.kill()
