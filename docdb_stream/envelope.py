@@ -272,6 +272,11 @@ class Envelope(NamedTuple):
         return Timestamp(seconds, increment)
 
     @property
+    def cluster_time_s(self) -> int | None:
+        """The seconds of the ``clusterTime``, where there is one."""
+        return None if self.events.times is None else self.events.times[self.row][1]
+
+    @property
     def object_id(self) -> str:
         """The ``_id`` in the ``documentKey``, where that is nothing but an ObjectId; else empty."""
         return self._text("documentKey").decode()

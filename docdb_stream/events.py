@@ -221,6 +221,13 @@ class ChangeEvent:
         return time if isinstance(time, Timestamp) else (self.token.cluster_time or Timestamp(0, 0))
 
     @property
+    def cluster_time_s(self) -> int:
+        """The seconds of the cluster time."""
+        envelope = self._envelope
+        seconds = None if envelope is None else envelope.cluster_time_s
+        return self.cluster_time.time if seconds is None else seconds
+
+    @property
     def wall_time(self) -> dt.datetime | None:
         """The server's wall clock at the change, aware (MongoDB 6.0 and later)."""
         found = self.document.get("wallTime")

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.target import Rejection
@@ -106,6 +107,7 @@ class BatchSender:
         self.request = request
         self._lanes = lanes
         self._threads: ThreadPoolExecutor | None = None
+        self._sending: _Sending | None = None
 
     def send(self, records: Sequence[Record], limits: Limits) -> list[Rejection]:
         """Send the records; returns when each is durable or rejected, with the rejections.
@@ -113,7 +115,7 @@ class BatchSender:
         Raises:
             TargetError: The service does not work, or not in time. Any of the records may have arrived.
         """
-        sending = _Sending(self, limits)
+        self._sending = sending = _Sending(self, limits)
         sending.add(records)
         lanes = min(self._lanes, sending.lanes_worthwhile())
         if lanes > 1 and self._threads is None:
@@ -130,7 +132,13 @@ class BatchSender:
         return sending.rejections
 
     def close(self) -> None:
-        """End the threads. Safe to call twice; a later ``send`` starts them again."""
+        """End the threads; a ``send`` under way in another one makes no further requests, and raises TargetError.
+
+        Safe to call twice; a later ``send`` starts the threads again.
+        """
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.give_up()
         threads, self._threads = self._threads, None
         if threads is not None:
             # Not waiting: after a deadline, a request may still hang until its timeout.
@@ -167,6 +175,13 @@ class _Sending:
                 queue.append(record)
             self._unsettled += 1
             self._unsettled_bytes += record.size_bytes
+
+    def give_up(self) -> None:
+        """Make no further requests."""
+        with self._changed:
+            if self._unsettled:
+                self.error = self.error or TargetError(self.sender.place.target, "closed while it was sending")
+            self._changed.notify_all()
 
     def lanes_worthwhile(self) -> int:
         """How many requests there are to send side by side."""

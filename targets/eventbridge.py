@@ -34,7 +34,7 @@ class EventBridgeTarget(BatchTarget):
     EventBridge delivers in no promised order, and an event can arrive more than once. So no order is kept on the way
     either: several events of a document may share a request.
 
-    ``write`` returns when every event is taken or rejected. Which rules match is EventBridge's matter: an event that
+    ``flush`` returns when every event is taken or rejected. Which rules match is EventBridge's matter: an event that
     none matches is gone, unless the bus has an archive. PutEvents also takes events for a bus that does not exist, and
     drops them; so ``flush`` sees that the bus is there.
 
@@ -91,24 +91,21 @@ class EventBridgeTarget(BatchTarget):
             self._describe()
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        """Put the events on the bus; returns when each is taken or rejected, with the rejections.
-
-        Raises:
-            TargetError: EventBridge does not take them, or not in time.
-        """
+        """See ``BatchTarget``."""
         self._is_bus_seen = self._is_bus_seen and not events
         return super().write(events)
 
     def flush(self) -> Sequence[Rejection]:
-        """See that the bus, for which EventBridge took the events since the last flush, is there.
+        """Wait for what is being sent, and see that the bus, for which EventBridge took events, is there.
 
         Raises:
             TargetError: It is not, or may not be described.
         """
+        rejections = super().flush()
         if not self._is_bus_seen:
             self._place.retry("events:DescribeEventBus", self._describe)
             self._is_bus_seen = True
-        return ()
+        return rejections
 
     def _describe(self) -> None:
         self._client.describe_event_bus(Name=self._bus)

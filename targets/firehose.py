@@ -27,7 +27,7 @@ class FirehoseTarget(BatchTarget):
     may share a request, and one that was refused goes again after later ones. Who needs the order sorts by the events'
     ``clusterTime``, then by ``_id._data``.
 
-    ``write`` returns when every event is durable, in Firehose, or rejected. That the destination takes it is between
+    ``flush`` returns when every event is durable, in Firehose, or rejected. That the destination takes it is between
     the two: Firehose tries for up to 24 hours, and writes what it gives up to its error output. After a crash, a
     timeout or an unclear answer an event can be there twice.
 

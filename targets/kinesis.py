@@ -33,7 +33,7 @@ class KinesisTarget(BatchTarget):
     request that fails in part, so two events of a document never share a request, and a later one is only sent once
     the earlier one is taken. After a crash or a timeout an event can be in the stream twice.
 
-    ``write`` returns when every event is durable or rejected.
+    ``flush`` returns when every event is durable or rejected.
 
     Args:
         stream: Name or ARN.

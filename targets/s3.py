@@ -125,16 +125,18 @@ class S3Target:
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
         rendered, rejections = render_all(events, self._payload_format, self.name)
-        groups: dict[tuple[Namespace, int], list[tuple[ChangeEvent, bytes]]] = {}
+        groups: dict[tuple[Namespace, int], list[bytes]] = {}
         for event, payload in rendered:
-            group = (event.namespace, event.cluster_time.time // _DAY_S)
-            groups.setdefault(group, []).append((event, payload))
-        for group, members in groups.items():
-            if group not in self._objects:
-                self._objects[group] = _Object(f"{self._prefix}{object_key(members[0][0])}")
-            lines = b"".join([payload + b"\n" for _, payload in members])
-            self._objects[group].append(lines)
-            self._held_bytes += len(lines)
+            group = (event.namespace, event.cluster_time_s // _DAY_S)
+            lines = groups.get(group)
+            if lines is None:
+                lines = groups[group] = []
+                if group not in self._objects:
+                    self._objects[group] = _Object(f"{self._prefix}{object_key(event)}")
+            lines.append(payload)
+        for group, lines in groups.items():
+            self._objects[group].append(b"\n".join([*lines, b""]))
+            self._held_bytes += sum(map(len, lines)) + len(lines)
         return rejections
 
     def flush(self) -> Sequence[Rejection]:

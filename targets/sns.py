@@ -30,7 +30,7 @@ class SnsTarget(BatchTarget):
     - Standard topics: no order is promised, and an event can arrive more than once.
 
     U+FFFE and U+FFFF, which SQS would not take, are written as escapes within the JSON text, which say the same.
-    ``write`` returns when every event is durable, in SNS, or rejected. Without a subscription, SNS forgets it at once.
+    ``flush`` returns when every event is durable, in SNS, or rejected. Without a subscription, SNS forgets it at once.
 
     Args:
         topic_arn: The topic's ARN.

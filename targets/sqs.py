@@ -33,7 +33,7 @@ class SqsTarget(BatchTarget):
     - Standard queues: no order is promised, and an event can arrive more than once.
 
     SQS takes no U+FFFE and U+FFFF; within the JSON text they are written as escapes, which say the same.
-    ``write`` returns when every event is durable or rejected.
+    ``flush`` returns when every event is durable or rejected.
 
     Args:
         queue_url: The queue's URL.

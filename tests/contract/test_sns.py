@@ -67,6 +67,7 @@ class TestFifoTopic(SnsContract):
         for _ in range(2):
             target = self.make_target()
             target.write(events)
+            target.flush()
             target.close()
         assert len(self.read_back()) == len(events)
 

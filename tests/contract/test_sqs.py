@@ -56,6 +56,7 @@ class TestFifoQueue(SqsContract):
         for _ in range(2):
             target = self.make_target()
             target.write(events)
+            target.flush()
             target.close()
         assert len(self.read_back()) == len(events)
 

@@ -47,6 +47,7 @@ def looked_at(event: ChangeEvent) -> list[Any]:
         event.namespace,
         outcome(lambda: (event.key or "").encode()),
         event.cluster_time,
+        event.cluster_time_s,
         event.wall_time,
         repr(event.document_key),
         repr(event.full_document),
