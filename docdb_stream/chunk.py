@@ -1,6 +1,6 @@
 """Events that arrived together, taken apart and rendered together.
 
-Decoding and proving many documents in one call costs a third less than one call for each. Chunks are small, so that
+Decoding and proving many documents in one call costs up to a third less than one call for each. Chunks are small, so that
 what is rendered before somebody asks for it stays small too. Bytes come in, bytes go out: nothing decoded is kept.
 """
 
@@ -13,7 +13,7 @@ from docdb_stream import encoding
 from docdb_stream.envelope import Envelope, Envelopes, open_envelopes
 
 CHUNK_EVENTS = 64
-"""Measured: 16 give half of what there is to gain, and 256 no more than 64 (bench/NOTES.md)."""
+"""Measured: 256 gain no more than 64 (bench/NOTES.md)."""
 CHUNK_BYTES = 64 * 1024
 """BSON bytes of a chunk with more than one event: decoded, they are several times as large for a moment."""
 

@@ -134,7 +134,7 @@ class ChangeEvent:
 
     @classmethod
     def all_of(cls, raws: Sequence[bytes]) -> list[ChangeEvent]:
-        """The events with these bytes, in order: looked at and rendered together, which takes half the time."""
+        """The events with these bytes, in order: looked at and rendered together, which takes less time."""
         events = []
         for chunk in chunks(raws):
             for place, raw in enumerate(chunk.raws):
