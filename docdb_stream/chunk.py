@@ -1,7 +1,7 @@
 """Events that arrived together, taken apart and rendered together.
 
-Decoding and proving many documents in one call costs up to a third less than one call for each. Chunks are small, so that
-what is rendered before somebody asks for it stays small too. Bytes come in, bytes go out: nothing decoded is kept.
+Decoding and proving many documents in one call costs up to a third less than one call for each. Chunks are small, so
+that what is rendered before somebody asks for it stays small too. Bytes come in, bytes go out: nothing decoded is kept.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ _MIN_EVENT_AGE_S = 60
 """AWS Lambda API reference, PutFunctionEventInvokeConfig."""
 
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "2"}
-"""glibc's malloc keeps a pool of freed memory for nearly every thread, and there is a thread for every target, reader and
-lane: with two pools, large documents take a fifth less memory at their peak (bench/NOTES.md). See mallopt(3)."""
+"""glibc's malloc keeps a pool of freed memory for nearly every thread, and there is a thread for every target, reader
+and lane: with two pools, large documents take a fifth less memory at their peak (bench/NOTES.md). See mallopt(3)."""
 
 
 class StreamFunction(Construct):
