@@ -107,17 +107,12 @@ def elements(raw: bytes) -> dict[str, tuple[int, int]]:
 def documents(array: bytes) -> list[bytes]:
     """The elements of an array of documents, given the array's bytes. Fast: a change stream's events come this way."""
     found: list[bytes] = []
-    length = _INT32.unpack_from
+    end_of_name, length = array.index, _INT32.unpack_from
     at, last = 4, len(array) - 1
-    for name_bytes, count in ((1, 10), (2, 90), (3, 900), (4, 9_000), (5, 90_000), (6, 900_000), (7, 9_000_000)):
-        # Type, name, end of the name: an array's elements are named after their places.
-        head_bytes = 1 + name_bytes + 1
-        for _ in range(count):
-            if at >= last:
-                return found
-            start = at + head_bytes
-            at = start + length(array, start)[0]
-            found.append(array[start:at])
+    while at < last:
+        start = end_of_name(0, at + 1) + 1  # after type and name, whatever the server calls its elements
+        at = start + length(array, start)[0]
+        found.append(array[start:at])
     return found
 
 

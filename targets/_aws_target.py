@@ -53,19 +53,19 @@ class BatchTarget(ABC):
             TargetError: The service does not take them or those of the last call, or not in time.
         """
         rendered, rejections = rendered_with_keys(events, self._payload_format, self.name)
-        if rendered:
-            with self._place.errors(self.action):
-                self._client  # noqa: B018 - made here, before there are several threads
-        limits = self._limits() if rendered else None
+        if not rendered:
+            return [*rejections, *self._settled()]
+        with self._place.errors(self.action):
+            self._client  # noqa: B018 - made here, before there are several threads
+        limits = self._limits()
         records = [self._record(*each) for each in rendered]
         rejections += self._settled()
-        if limits is not None and len(records) <= limits.count:
-            rejections += self._sender.send(records, limits)
-        elif limits is not None:
-            if self._background is None:
-                self._background = ThreadPoolExecutor(1, thread_name_prefix=self.name)
-            send = contextvars.copy_context().run
-            self._sending = self._background.submit(send, self._sender.send, records, limits)
+        if len(records) <= limits.count:
+            return [*rejections, *self._sender.send(records, limits)]
+        if self._background is None:
+            self._background = ThreadPoolExecutor(1, thread_name_prefix=self.name)
+        send = contextvars.copy_context().run
+        self._sending = self._background.submit(send, self._sender.send, records, limits)
         return rejections
 
     def flush(self) -> Sequence[Rejection]:

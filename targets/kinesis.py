@@ -12,7 +12,7 @@ import orjson
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, within
-from docdb_stream.targets._aws_client import Place, arn_region, client
+from docdb_stream.targets._aws_client import Place, arn_region
 from docdb_stream.targets._aws_target import BatchTarget
 
 REQUEST_RECORDS = 500
@@ -91,7 +91,7 @@ class KinesisTarget(BatchTarget):
 
     @cached_property
     def _client(self) -> Any:
-        made = client(self.service, self._lanes, self._region)
+        made = super()._client
         _write_requests_directly(made)
         return made
 
