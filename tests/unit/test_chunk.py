@@ -11,7 +11,7 @@ import bson
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
 from bson.raw_bson import RawBSONDocument
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docdb_stream import encoding, envelope
@@ -238,6 +238,8 @@ _VALUES = st.recursive(
 _DOCUMENTS = st.dictionaries(st.sampled_from(["_id", "a", "b", "$c", "oid", "$oid", "é"]), _VALUES, max_size=6)
 
 
+# A loaded machine is no failure.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["insert", "update", "replace", "delete"]), _DOCUMENTS), max_size=8))
 def test_any_documents(changes: list[tuple[str, dict[str, Any]]]) -> None:
     log = ChangeLog()
