@@ -82,6 +82,7 @@ class TestFifoQueue(SqsContract):
         target = SqsTarget(self.queue.url, message_group="collection")
         events = log.inserts(12)
         target.write(events)
+        target.flush()
         assert [(record.event_id, record.key) for record in self.read_back()] == [
             (event.event_id, "shop-orders") for event in events
         ]

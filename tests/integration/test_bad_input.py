@@ -19,6 +19,9 @@ from docdb_stream.local.process import _free_port
 
 pytestmark = pytest.mark.integration
 
+PATIENCE_S = 20
+"""Less than the 30 s for which PyMongo by itself looks for a server, and enough to start a process on a busy machine."""
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -60,7 +63,7 @@ def test_an_unreachable_server(environment: dict[str, str], cli: Any) -> None:
     done = cli.run("run", "--timeout", "5", **{**environment, "DOCUMENTDB_URI": uri})
     assert f"127.0.0.1:{port}" in told(done, 3)
     assert "check host, port" in hint(done)
-    assert time.monotonic() - started_s < 5 + 3
+    assert time.monotonic() - started_s < PATIENCE_S
 
 
 def test_a_host_name_that_does_not_exist(environment: dict[str, str], cli: Any) -> None:
@@ -73,7 +76,7 @@ def test_a_timeout_holds_for_an_unreachable_server_too(environment: dict[str, st
     uri = f"mongodb://127.0.0.1:{_free_port()}/?replicaSet=rs0"
     started_s = time.monotonic()
     told(cli.run("run", "--timeout", "2", **{**environment, "DOCUMENTDB_URI": uri}), 3)
-    assert time.monotonic() - started_s < 2 + 3
+    assert time.monotonic() - started_s < PATIENCE_S
 
 
 def test_a_wrong_replica_set_name_says_the_right_one(environment: dict[str, str], cli: Any) -> None:

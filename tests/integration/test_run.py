@@ -375,7 +375,7 @@ def test_a_timeout_ends_the_run_before_it_with_a_checkpoint(stream: Stream, cli:
     result = json.loads(done.stdout)
     assert (result["stopped_by"], result["caught_up"]) == ("deadline", False)
     assert result["duration_s"] <= timeout_s
-    assert took_s < timeout_s + 2  # the interpreter starts before the timeout does
+    assert took_s < timeout_s + 10  # an interpreter starts before that, on a machine that may be busy
     assert 0 < result["events"] < 30_000
     assert len(stream.lines()) == result["events"]
     checkpoint = stream.checkpoint()

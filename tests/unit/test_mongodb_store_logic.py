@@ -6,6 +6,7 @@ The contract on the real server is in tests/contract/test_mongodb_store.
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -55,15 +56,37 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+class AtomicCollection:
+    """One operation at a time, as on a server: mongomock copies documents while another thread changes them."""
+
+    def __init__(self, inner: Any, lock: threading.RLock) -> None:
+        self.inner, self.lock = inner, lock
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self.inner, name)
+
+        def atomic(*args: Any, **options: Any) -> Any:
+            with self.lock:
+                return operation(*args, **options)
+
+        return atomic
+
+
 class FakeClient:
     def __init__(self, clock: Clock) -> None:
+        self.lock = threading.RLock()
         self.inner = mongomock.MongoClient()
         self.admin = SimpleNamespace(
             command=lambda name: {"ok": 1.0, "localTime": clock.server.replace(tzinfo=None)}  # as PyMongo decodes it
         )
 
     def __getitem__(self, name: str) -> Any:
-        return self.inner[name]
+        database = self.inner[name]
+        return SimpleNamespace(
+            get_collection=lambda *args, **options: AtomicCollection(
+                database.get_collection(*args, **options), self.lock
+            )
+        )
 
 
 @pytest.fixture
@@ -74,7 +97,7 @@ def fake(clock: Clock) -> FakeClient:
 @pytest.fixture
 def state(fake: FakeClient) -> Any:
     """The state collection."""
-    return fake["sync"]["state"]
+    return fake.inner["sync"]["state"]
 
 
 @pytest.fixture
