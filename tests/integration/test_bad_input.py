@@ -20,7 +20,7 @@ from docdb_stream.local.process import _free_port
 pytestmark = pytest.mark.integration
 
 PATIENCE_S = 20
-"""Less than the 30 s for which PyMongo by itself looks for a server, and enough to start a process on a busy machine."""
+"""Less than the 30 s for which PyMongo by itself looks for a server; enough to start a process on a busy machine."""
 
 Done = subprocess.CompletedProcess[str]
 
