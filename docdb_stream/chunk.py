@@ -64,8 +64,8 @@ class Chunk:
     def _find_envelopes(self) -> list[Envelope | None]:
         found: list[Envelope | None] = [None] * len(self.raws)
         for events in self._open():
-            for row, place in enumerate(events.places):
-                found[place] = Envelope(events, row)
+            for place, envelope in zip(events.places, events.envelopes(), strict=True):
+                found[place] = envelope
         return found
 
     def _render_extended(self) -> list[bytes | None]:

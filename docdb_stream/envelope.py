@@ -9,9 +9,10 @@ server wrote them. An event that fits no layout loses nothing but time: it is de
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import repeat
 from typing import Final, NamedTuple
 
-from bson import Timestamp
 from bson.errors import BSONError
 
 from docdb_stream import encoding
@@ -64,6 +65,22 @@ class Envelopes:
         place = self.layout.places.get("fullDocument")
         return () if place is None else self.columns[place]
 
+    def envelopes(self) -> Iterator[Envelope]:
+        """Each event's own, in order."""
+        return map(
+            _envelope,
+            zip(
+                self._texts("_id"),
+                map(_unquoted, self.columns[self.layout.places["operationType"]]),
+                self._column("ns") or repeat(b""),
+                self.times or repeat(None),
+                self._texts("documentKey") or repeat(""),
+                repeat(self),
+                range(len(self.places)),
+                strict=False,
+            ),
+        )
+
     def extended_json(self, documents: Sequence[bytes | None]) -> list[bytes | None]:
         """The events as Extended JSON; ``documents`` are ``self.documents``, as Extended JSON too or None."""
         columns: list[Sequence[bytes | None]] = [*self.columns]
@@ -74,55 +91,52 @@ class Envelopes:
         template = self.layout.template
         return [template % row if is_whole or None not in row else None for row in zip(*columns, strict=True)]
 
+    def _column(self, name: str) -> Column:
+        """The texts of a field; none where these events do not have it, or it is a document of any content."""
+        place = self.layout.places.get(name)
+        return () if place is None or self.layout.fields[place] is None else self.columns[place]
+
+    def _texts(self, name: str) -> list[str]:
+        """The same, where they are hexadecimal digits, as str."""
+        column = self._column(name)
+        return b" ".join(column).decode().split(" ") if column else []
+
 
 class Envelope(NamedTuple):
-    """One of them."""
+    """One of them: what every target asks of an event.
 
+    Attributes:
+        event_id: The token's ``_data``.
+        operation: The ``operationType``.
+        ns: The ``ns`` as JSON; empty where there is none.
+        time: The ``clusterTime``, increment and seconds, where there is one.
+        object_id: The ``_id`` in the ``documentKey``, where that is nothing but an ObjectId; else empty.
+        events: Where it is.
+        row: Which of them it is.
+    """
+
+    event_id: str
+    operation: str
+    ns: bytes
+    time: tuple[int, int] | None
+    object_id: str
     events: Envelopes
     row: int
-
-    @property
-    def event_id(self) -> str:
-        """The token's ``_data``."""
-        return self._text("_id").decode()
-
-    @property
-    def operation(self) -> str:
-        """The ``operationType``."""
-        return self._text("operationType")[1:-1].decode()
-
-    @property
-    def ns(self) -> bytes:
-        """The ``ns`` as JSON; empty where there is none."""
-        return self._text("ns")
-
-    @property
-    def cluster_time(self) -> Timestamp | None:
-        """The ``clusterTime``, where there is one."""
-        if self.events.times is None:
-            return None
-        increment, seconds = self.events.times[self.row]
-        return Timestamp(seconds, increment)
-
-    @property
-    def cluster_time_s(self) -> int | None:
-        """The seconds of the ``clusterTime``, where there is one."""
-        return None if self.events.times is None else self.events.times[self.row][1]
-
-    @property
-    def object_id(self) -> str:
-        """The ``_id`` in the ``documentKey``, where that is nothing but an ObjectId; else empty."""
-        return self._text("documentKey").decode()
 
     def document(self, name: str) -> bytes | None:
         """The BSON of a field that is a document of any content; None where there is none."""
         place = self.events.layout.places.get(name)
         return None if place is None or self.events.layout.fields[place] else self.events.columns[place][self.row]
 
-    def _text(self, name: str) -> bytes:
-        layout = self.events.layout
-        place = layout.places.get(name)
-        return b"" if place is None or layout.fields[place] is None else self.events.columns[place][self.row]
+
+_envelope: Final = partial(tuple.__new__, Envelope)
+"""An envelope of a tuple, without the function that a named tuple's own constructor is."""
+
+
+@lru_cache(1024)
+def _unquoted(operation: bytes) -> str:
+    """The text of a JSON string of letters."""
+    return operation[1:-1].decode()
 
 
 _layouts: tuple[Layout, ...] = ()

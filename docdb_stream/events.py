@@ -217,15 +217,17 @@ class ChangeEvent:
     def cluster_time(self) -> Timestamp:
         """When the change was committed; taken from the token where the server leaves the field out."""
         envelope = self._envelope
-        time = self.document.get("clusterTime") if envelope is None else envelope.cluster_time
+        if envelope is not None and envelope.time is not None:
+            increment, seconds = envelope.time
+            return Timestamp(seconds, increment)
+        time = self.document.get("clusterTime") if envelope is None else None
         return time if isinstance(time, Timestamp) else (self.token.cluster_time or Timestamp(0, 0))
 
     @property
     def cluster_time_s(self) -> int:
         """The seconds of the cluster time."""
         envelope = self._envelope
-        seconds = None if envelope is None else envelope.cluster_time_s
-        return self.cluster_time.time if seconds is None else seconds
+        return self.cluster_time.time if envelope is None or envelope.time is None else envelope.time[1]
 
     @property
     def wall_time(self) -> dt.datetime | None:

@@ -11,12 +11,12 @@ import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from docdb_stream.errors import TargetError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import BATCH_BYTES, ChangeEvent
 from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import REQUEST_ERRORS, Place, error_code, is_retriable, is_the_place_at_fault
@@ -83,8 +83,14 @@ def within(text: str, characters: int) -> str:
     return text if len(text) <= characters else hashlib.sha256(text.encode()).hexdigest()
 
 
+_WAITING_REQUESTS = 2
+"""Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""
+_WAITING_BYTES = BATCH_BYTES
+"""Bytes that may be left to do meanwhile."""
+
+
 class BatchSender:
-    """Sends records in requests as full as the limits allow, several side by side.
+    """Sends records in requests as full as the limits allow, several side by side, while the next ones are made ready.
 
     Order per key is strict: a record is sent only when every earlier one of its key has been taken or rejected. Two
     records of one key are therefore never in the same request (a service may take the second and refuse the first),
@@ -105,36 +111,44 @@ class BatchSender:
         self.place = place
         self.action = action
         self.request = request
-        self._lanes = lanes
+        self.lanes = lanes
         self._threads: ThreadPoolExecutor | None = None
         self._sending: _Sending | None = None
 
     def send(self, records: Sequence[Record], limits: Limits) -> list[Rejection]:
-        """Send the records; returns when each is durable or rejected, with the rejections.
+        """Send records, after those of their keys that were given before; returns the rejections known by now.
+
+        When they fill one request at most and nothing else is on its way, they are durable or rejected on return. More
+        are sent by other threads, and this returns as soon as those keep every lane busy for a while.
 
         Raises:
-            TargetError: The service does not work, or not in time. Any of the records may have arrived.
+            TargetError: The service does not work, or not in time. Of all that was given since the last ``flush``, any
+                may have arrived; nothing of it is on its way any more.
         """
-        self._sending = sending = _Sending(self, limits)
-        sending.add(records)
-        lanes = min(self._lanes, sending.lanes_worthwhile())
-        if lanes > 1 and self._threads is None:
-            # The caller's thread is a lane too.
-            self._threads = ThreadPoolExecutor(self._lanes - 1, thread_name_prefix=self.place.target)
-        others: list[Future[None]] = []
-        if self._threads is not None:
-            others = [self._threads.submit(contextvars.copy_context().run, sending.lane) for _ in range(lanes - 1)]
-        sending.lane()
-        for other in others:
-            other.result()
-        if sending.error is not None:
-            raise sending.error
-        return sending.rejections
+        if self._sending is None:
+            self._sending = _Sending(self)
+        sending = self._sending
+        if sending.add(records, limits):
+            sending.lane()
+        else:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.lanes, thread_name_prefix=self.place.target)
+            sending.start_lanes(self._threads)
+            sending.wait_for_room()
+        return self._rejections(sending)
+
+    def flush(self) -> list[Rejection]:
+        """Return when every record given is durable or rejected, with the rejections. Raises as ``send`` does."""
+        sending = self._sending
+        if sending is None:
+            return []
+        sending.wait_for_all()
+        return self._rejections(sending)
 
     def close(self) -> None:
-        """End the threads; a ``send`` under way in another one makes no further requests, and raises TargetError.
+        """End the threads; what is sent in them makes no further requests, and a call under way raises TargetError.
 
-        Safe to call twice; a later ``send`` starts the threads again.
+        Safe to call twice; a later ``send`` starts anew.
         """
         sending, self._sending = self._sending, None
         if sending is not None:
@@ -142,102 +156,168 @@ class BatchSender:
         threads, self._threads = self._threads, None
         if threads is not None:
             # Not waiting: after a deadline, a request may still hang until its timeout.
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False)
+
+    def _rejections(self, sending: _Sending) -> list[Rejection]:
+        try:
+            return sending.result()
+        except BaseException:
+            self._sending = None
+            raise
 
 
-@dataclass(slots=True)
 class _Sending:
-    """The records of one ``send``, and how far each is."""
+    """Records that were given to a sender, and how far each is. After an error it is of no further use."""
 
-    sender: BatchSender
-    limits: Limits
-    rejections: list[Rejection] = field(default_factory=list)
-    error: BaseException | None = None
-    # Per key, its records that are not yet taken. A key is in `ready` when it has some and none of them is in a lane.
-    _queues: dict[str, deque[Record]] = field(default_factory=dict)
-    _ready: deque[str] = field(default_factory=deque)
-    _unsettled: int = 0
-    _unsettled_bytes: int = 0
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    def __init__(self, sender: BatchSender) -> None:
+        self.sender = sender
+        self._limits = Limits(0, 0, 0)
+        self._rejections: list[Rejection] = []
+        self._error: BaseException | None = None
+        # The first record of each key that is in no lane, and per key what comes after its first one. A key that is
+        # absent has none that is not taken.
+        self._ready: deque[Record] = deque()
+        self._later: dict[str, deque[Record] | None] = {}
+        self._unsettled = 0
+        self._unsettled_bytes = 0
+        self._lanes = 0
+        lock = threading.RLock()
+        self._has_work = threading.Condition(lock)
+        """For lanes: something is ready, or nothing will be."""
+        self._has_moved = threading.Condition(lock)
+        """For callers: something is settled, or a lane has ended."""
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Queue the records; those above the limit are rejected."""
-        limit_bytes = min(self.limits.record_bytes, self.limits.request_bytes)
-        for record in records:
-            if record.size_bytes > limit_bytes:
-                self._reject(record, f"{record.size_bytes} bytes, {self.sender.place.what} takes {limit_bytes}")
-                continue
-            queue = self._queues.get(record.key)
-            if queue is None:
-                self._queues[record.key] = deque((record,))
-                self._ready.append(record.key)
-            else:
-                queue.append(record)
-            self._unsettled += 1
-            self._unsettled_bytes += record.size_bytes
+    def add(self, records: Sequence[Record], limits: Limits) -> bool:
+        """Queue the records; those above the limit are rejected.
+
+        Returns:
+            Whether that is all there is, and one request holds it: the caller is to be its lane.
+        """
+        limit_bytes = min(limits.record_bytes, limits.request_bytes)
+        with self._has_work:
+            self._limits = limits
+            is_alone = self._unsettled == 0 and self._lanes == 0
+            later = self._later
+            for record in records:
+                if record.size_bytes > limit_bytes:
+                    self._reject(record, f"{record.size_bytes} bytes, {self.sender.place.what} takes {limit_bytes}")
+                    continue
+                if record.key not in later:
+                    later[record.key] = None
+                    self._ready.append(record)
+                else:
+                    waiting = later[record.key]
+                    if waiting is None:
+                        waiting = later[record.key] = deque()
+                    waiting.append(record)
+                self._unsettled += 1
+                self._unsettled_bytes += record.size_bytes
+            if is_alone and self._lanes_worthwhile() <= 1 and self._unsettled <= limits.count:
+                self._lanes += 1
+                return True
+            self._has_work.notify_all()
+            return False
+
+    def start_lanes(self, threads: ThreadPoolExecutor) -> None:
+        """Have as many lanes as there are requests to send side by side."""
+        with self._has_work:
+            while self._error is None and self._lanes < self._lanes_worthwhile():
+                threads.submit(contextvars.copy_context().run, self.lane)
+                self._lanes += 1
+
+    def wait_for_room(self) -> None:
+        """Wait until little enough is left to do to go on with the next records."""
+        with self._has_moved:
+            count = _WAITING_REQUESTS * self.sender.lanes * self._limits.count
+            self._has_moved.wait_for(
+                lambda: self._error or (self._unsettled <= count and self._unsettled_bytes <= _WAITING_BYTES)
+            )
+
+    def wait_for_all(self) -> None:
+        """Wait until every record is settled; the caller helps, where a lane is free."""
+        with self._has_moved:
+            has_lane = self._unsettled > 0 and self._lanes < self.sender.lanes
+            self._lanes += has_lane
+        if has_lane:
+            self.lane()
+        with self._has_moved:
+            self._has_moved.wait_for(lambda: self._error or self._unsettled == 0)
+
+    def result(self) -> list[Rejection]:
+        """The rejections since the last call; or, once no request is under way, the error of a lane is raised."""
+        with self._has_moved:
+            if self._error is not None:
+                self._has_moved.wait_for(lambda: self._lanes == 0)
+                raise self._error
+            rejections, self._rejections = self._rejections, []
+            return rejections
 
     def give_up(self) -> None:
         """Make no further requests."""
-        with self._changed:
+        with self._has_work:
             if self._unsettled:
-                self.error = self.error or TargetError(self.sender.place.target, "closed while it was sending")
-            self._changed.notify_all()
-
-    def lanes_worthwhile(self) -> int:
-        """How many requests there are to send side by side."""
-        by_count = -(-self._unsettled // self.limits.count)
-        by_bytes = -(-self._unsettled_bytes // self.limits.request_bytes)
-        # The requests of one key follow each other: they are no work for a second lane.
-        return min(max(by_count, by_bytes), len(self._queues))
+                self._fail(TargetError(self.sender.place.target, "closed while it was sending"))
 
     def lane(self) -> None:
-        """Send requests until nothing is left or a lane has failed; errors are left in ``error``."""
+        """Send requests until nothing is left or a lane has failed; the caller has counted it."""
         try:
-            backoff = Backoff()
-            refused: list[Record] = []
-            limit = current_deadline()
-            while request := self._next(refused):
-                limit.check()
-                if limit.remaining_s <= 0:
-                    raise self.sender.place.out_of_time()
-                retried = len(refused)
-                cause: Exception | str = ""
-                try:
-                    refusals = self.sender.request([record.entry for record in request])
-                except REQUEST_ERRORS as error:
-                    if not is_retriable(error):
-                        raise self.sender.place.error(error, self.sender.action) from error
-                    refused, cause = request, error
-                else:
-                    refused, cause = self._settle(request, refusals)
-                    # New records that get through beside old ones that do not are no progress.
-                    if not refused or sum(refusal.number < retried for refusal in refusals) < retried:
-                        backoff.progress()
-                if refused and not backoff.wait():
-                    raise self.sender.place.error(cause, self.sender.action)
+            self._send_all()
         except BaseException as error:
-            with self._changed:
-                self.error = self.error or error
-                self._changed.notify_all()
+            with self._has_work:
+                self._lanes -= 1
+                self._fail(error)
             if not isinstance(error, Exception):
                 raise
 
+    def _send_all(self) -> None:
+        backoff = Backoff()
+        refused: list[Record] = []
+        limit = current_deadline()
+        while request := self._next(refused):
+            if not refused:
+                backoff.progress()  # it may have waited long for something to do
+            limit.check()
+            if limit.remaining_s <= 0:
+                raise self.sender.place.out_of_time()
+            retried = len(refused)
+            cause: Exception | str = ""
+            try:
+                refusals = self.sender.request([record.entry for record in request])
+            except REQUEST_ERRORS as error:
+                if not is_retriable(error):
+                    raise self.sender.place.error(error, self.sender.action) from error
+                refused, cause = request, error
+            else:
+                refused, cause = self._settle(request, refusals)
+                # New records that get through beside old ones that do not are no progress.
+                if sum(refusal.number < retried for refusal in refusals) < retried:
+                    backoff.progress()
+            if refused and not backoff.wait():
+                raise self.sender.place.error(cause, self.sender.action)
+
+    def _lanes_worthwhile(self) -> int:
+        by_count = -(-self._unsettled // self._limits.count)
+        by_bytes = -(-self._unsettled_bytes // self._limits.request_bytes)
+        # The requests of one key follow each other: they are no work for a second lane.
+        return min(max(by_count, by_bytes), len(self._later), self.sender.lanes)
+
     def _next(self, refused: list[Record]) -> list[Record]:
-        """The next request: this lane's refused records, filled up with what is ready. Empty: this lane is done."""
+        """The next request: this lane's refused records, filled up with what is ready. Empty: this lane has ended."""
         request = list(refused)
-        free_bytes = self.limits.request_bytes - sum(record.size_bytes for record in refused)
-        with self._changed:
-            while self.error is None and self._unsettled:
-                while self._ready and len(request) < self.limits.count:
-                    record = self._queues[self._ready[0]][0]
-                    if record.size_bytes > free_bytes:
+        free_bytes = self._limits.request_bytes - sum(record.size_bytes for record in refused)
+        with self._has_work:
+            while self._error is None and self._unsettled:
+                while self._ready and len(request) < self._limits.count:
+                    if self._ready[0].size_bytes > free_bytes:
                         break
-                    self._ready.popleft()
+                    record = self._ready.popleft()
                     request.append(record)
                     free_bytes -= record.size_bytes
                 if request:
                     return request
-                self._changed.wait()
+                self._has_work.wait()
+            self._lanes -= 1
+            self._has_moved.notify_all()
         return []
 
     def _settle(self, request: list[Record], refusals: Sequence[Refusal]) -> tuple[list[Record], str]:
@@ -246,8 +326,8 @@ class _Sending:
         again: list[Record] = []
         code = ""
         # Keys with more to send go to the front, so that a hot key has a place in every request.
-        more: list[str] = []
-        with self._changed:
+        more: list[Record] = []
+        with self._has_work:
             for index, record in enumerate(request):
                 if verdicts and (refusal := verdicts.get(index)) is not None:
                     if self._is_worth_retrying(refusal):
@@ -255,13 +335,16 @@ class _Sending:
                         code = refusal.code
                         continue
                     self._reject(record, f"{self.sender.place.what}: {error_code(refusal.code)}")
-                queue = self._queues[record.key]
-                queue.popleft()
-                if queue:
-                    more.append(record.key)
+                later = self._later.pop(record.key)
+                if later is not None:
+                    more.append(later.popleft())
+                    self._later[record.key] = later or None
+                self._unsettled -= 1
+                self._unsettled_bytes -= record.size_bytes
             self._ready.extendleft(reversed(more))
-            self._unsettled -= len(request) - len(again)
-            self._changed.notify_all()
+            if more or not self._unsettled:
+                self._has_work.notify_all()
+            self._has_moved.notify_all()
         return again, code
 
     def _is_worth_retrying(self, refusal: Refusal) -> bool:
@@ -273,4 +356,9 @@ class _Sending:
         return not refusal.permanent
 
     def _reject(self, record: Record, reason: str) -> None:
-        self.rejections.append(Rejection(record.event, self.sender.place.target, reason))
+        self._rejections.append(Rejection(record.event, self.sender.place.target, reason))
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._has_work.notify_all()
+        self._has_moved.notify_all()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextvars
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -42,50 +40,31 @@ class BatchTarget(ABC):
         self._lanes = lanes
         self._region = region
         self._sender = BatchSender(place, self.action, self._send, lanes)
-        self._background: ThreadPoolExecutor | None = None
-        self._sending: Future[list[Rejection]] | None = None
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Send the events. Those that fill one request at most are durable or rejected on return; more are sent by
-        another thread, while the next ones are made ready here. Their rejections come from the next call.
+        other threads, while the next ones are made ready here. Rejections come as soon as they are known.
 
         Raises:
-            TargetError: The service does not take them or those of the last call, or not in time.
+            TargetError: The service does not take them or those before them, or not in time.
         """
         rendered, rejections = rendered_with_keys(events, self._payload_format, self.name)
-        if not rendered:
-            return [*rejections, *self._settled()]
-        with self._place.errors(self.action):
-            self._client  # noqa: B018 - made here, before there are several threads
-        limits = self._limits()
-        records = [self._record(*each) for each in rendered]
-        rejections += self._settled()
-        if len(records) <= limits.count:
-            return [*rejections, *self._sender.send(records, limits)]
-        if self._background is None:
-            self._background = ThreadPoolExecutor(1, thread_name_prefix=self.name)
-        send = contextvars.copy_context().run
-        self._sending = self._background.submit(send, self._sender.send, records, limits)
+        if rendered:
+            with self._place.errors(self.action):
+                self._client  # noqa: B018 - made here, before there are several threads
+            limits = self._limits()
+            rejections += self._sender.send([self._record(*each) for each in rendered], limits)
         return rejections
 
     def flush(self) -> Sequence[Rejection]:
-        """Wait for what is being sent. Raises as ``write`` does."""
-        return self._settled()
+        """Wait until every event is durable or rejected. Raises as ``write`` does."""
+        return self._sender.flush()
 
     def close(self) -> None:
         """End the threads and connections; what is not on its way stays here. Safe to call twice."""
-        self._sending = None
         self._sender.close()
-        background, self._background = self._background, None
-        if background is not None:
-            background.shutdown(wait=False, cancel_futures=True)
         if "_client" in self.__dict__:
             self._client.close()
-
-    def _settled(self) -> list[Rejection]:
-        """The rejections of what is being sent, once all of it is durable or rejected."""
-        sending, self._sending = self._sending, None
-        return [] if sending is None else sending.result()
 
     @cached_property
     def _client(self) -> Any:

@@ -12,6 +12,7 @@ import orjson
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, within
+from docdb_stream.targets._aws_body import write_directly
 from docdb_stream.targets._aws_client import Place, arn_region
 from docdb_stream.targets._aws_target import BatchTarget
 
@@ -92,7 +93,7 @@ class KinesisTarget(BatchTarget):
     @cached_property
     def _client(self) -> Any:
         made = super()._client
-        _write_requests_directly(made)
+        write_directly(made, "PutRecords", "Records", _json_records, _without_what_is_taken)
         return made
 
     def _limits(self) -> Limits:
@@ -109,46 +110,18 @@ class KinesisTarget(BatchTarget):
         return refusals(answer["Records"]) if answer.get("FailedRecordCount") else []
 
 
-_ASIDE = "docdb_stream_records"
 _ALL_TAKEN = re.compile(rb'"FailedRecordCount"\s*:\s*0\s*[,}]')
 
 
-def _write_requests_directly(kinesis: Any) -> None:
-    """Spare botocore the walk through each record of a request, and of its answer: two thirds of the CPU of PutRecords.
-
-    It goes on signing, sending, and telling what went wrong. Only where it speaks JSON with Kinesis; the names of the
-    events: botocore's guide, "Extensibility".
-    """
-    if getattr(kinesis.meta.service_model, "resolved_protocol", None) != "json":
-        return
-    for event, handler in (
-        ("provide-client-params", _set_records_aside),
-        ("before-call", _write_records),
-        ("before-parse", _leave_out_what_is_taken),
-    ):
-        kinesis.meta.events.register(f"{event}.kinesis.PutRecords", handler)
+def _json_records(entries: list[dict[str, Any]]) -> bytes:
+    records = [
+        b'{"Data":"%b","PartitionKey":%b}'
+        % (b2a_base64(entry["Data"], newline=False), orjson.dumps(entry["PartitionKey"]))
+        for entry in entries
+    ]
+    return b"[%b]" % b",".join(records)
 
 
-def _set_records_aside(params: dict[str, Any], context: dict[str, Any], **_: object) -> dict[str, Any]:
-    context[_ASIDE] = params["Records"]
-    return {**params, "Records": []}
-
-
-def _write_records(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
-    """The body, as botocore would write it."""
-    records = b",".join(
-        [
-            b'{"Data":"%b","PartitionKey":%b}'
-            % (b2a_base64(record["Data"], newline=False), orjson.dumps(record["PartitionKey"]))
-            for record in context.pop(_ASIDE)
-        ]
-    )
-    rest = orjson.loads(params["body"])
-    del rest["Records"]
-    params["body"] = b'{"Records":[%b],%b' % (records, orjson.dumps(rest)[1:])
-
-
-def _leave_out_what_is_taken(response_dict: dict[str, Any], **_: object) -> None:
+def _without_what_is_taken(answer: bytes) -> bytes | None:
     """Of records that were taken, the answer tells shards and sequence numbers, which nobody asks for."""
-    if response_dict["status_code"] == 200 and _ALL_TAKEN.search(response_dict["body"]):
-        response_dict["body"] = b'{"FailedRecordCount":0,"Records":[]}'
+    return b'{"FailedRecordCount":0,"Records":[]}' if _ALL_TAKEN.search(answer) else None

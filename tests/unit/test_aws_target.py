@@ -27,8 +27,8 @@ class Target(BatchTarget):
     name = service = "fake"
     action = "fake:Put"
 
-    def __init__(self, on_request: Callable[[list[Any]], list[Refusal]] = lambda entries: []) -> None:
-        super().__init__(Place("fake", "Fake", "FAKE", "create", "more"), "extended", lanes=1)
+    def __init__(self, on_request: Callable[[list[Any]], list[Refusal]] = lambda entries: [], lanes: int = 1) -> None:
+        super().__init__(Place("fake", "Fake", "FAKE", "create", "more"), "extended", lanes)
         self.on_request = on_request
         self.sent: list[str] = []
         self.threads: set[int] = set()
@@ -54,6 +54,11 @@ def ids(events: Sequence[ChangeEvent]) -> list[str]:
     return [event.event_id for event in events]
 
 
+def write_all(target: Target, events: Sequence[ChangeEvent]) -> None:
+    target.write(events)
+    target.flush()
+
+
 def test_one_request_is_made_by_the_caller() -> None:
     target = Target()
     target.write(EVENTS[:ONE_REQUEST])
@@ -70,11 +75,30 @@ def test_more_are_made_while_the_caller_goes_on() -> None:
         return []
 
     target = Target(wait)
-    target.write(EVENTS[:30])
+    target.write(EVENTS[:20])
     assert target.sent == []
     go_on.set()
     assert target.flush() == []
-    assert target.sent == ids(EVENTS[:30])
+    assert target.sent == ids(EVENTS[:20])
+    target.close()
+
+
+def test_a_write_goes_on_when_two_requests_are_left_for_each_lane() -> None:
+    begun: list[int] = []
+
+    def begin(_: list[Any]) -> list[Refusal]:
+        begun.append(len(target.sent))
+        if len(begun) == 3:
+            assert returned.wait(WAIT_S)
+        return []
+
+    returned = threading.Event()
+    target = Target(begin)
+    target.write(EVENTS[:40])
+    assert len(target.sent) == 20, "the third request waits for this write to return"
+    returned.set()
+    target.flush()
+    assert target.sent == ids(EVENTS[:40])
     target.close()
 
 
@@ -83,36 +107,59 @@ def test_a_write_is_sent_after_the_one_before_it() -> None:
     for start in range(0, 60, 20):
         target.write(EVENTS[start : start + 20])
     target.write(EVENTS[:1])
+    target.flush()
     assert target.sent == ids(EVENTS) + ids(EVENTS[:1])
     target.close()
 
 
-def test_rejections_come_from_the_next_call() -> None:
+def test_each_rejection_is_told_once() -> None:
     def refuse(entries: list[Any]) -> list[Refusal]:
         return [Refusal(0, "Bad", permanent=True)] if entries[0]["id"] == EVENTS[0].event_id else []
 
     target = Target(refuse)
-    assert target.write(EVENTS[:20]) == []
-    assert [rejection.event for rejection in target.write(EVENTS[20:40])] == [EVENTS[0]]
-    assert target.flush() == []
-    target.write(EVENTS[:20])
-    assert [rejection.event for rejection in target.flush()] == [EVENTS[0]]
-    assert target.flush() == []
+    for _ in range(2):
+        found = [*target.write(EVENTS[:20]), *target.write(EVENTS[20:40]), *target.flush()]
+        assert [rejection.event for rejection in found] == [EVENTS[0]]
+        assert target.flush() == []
     target.close()
 
 
-def test_an_error_comes_from_the_next_call() -> None:
+def test_an_error_ends_all_that_was_written_and_is_told_once() -> None:
     def fail(_: list[Any]) -> list[Refusal]:
         raise ClientError({"Error": {"Code": "AccessDenied"}}, "Put")  # type: ignore[arg-type]
 
     target = Target(fail)
-    target.write(EVENTS[:20])
+
+    for _ in range(2):
+        with pytest.raises(TargetError, match="AccessDenied"):
+            write_all(target, EVENTS[:20])
+        assert target.flush() == []
+    target.on_request = lambda entries: []
+    write_all(target, EVENTS[20:40])
+    assert target.sent == ids(EVENTS[20:40])
+    target.close()
+
+
+def test_an_error_is_told_when_no_request_is_under_way_any_more() -> None:
+    entered, go_on = threading.Barrier(2, timeout=WAIT_S), threading.Event()
+    under_way = 0
+
+    def fail_or_wait(entries: list[Any]) -> list[Refusal]:
+        nonlocal under_way
+        entered.wait()
+        if entries[0]["id"] == EVENTS[0].event_id:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "Put")  # type: ignore[arg-type]
+        under_way += 1
+        assert go_on.wait(WAIT_S)
+        under_way -= 1
+        return []
+
+    target = Target(fail_or_wait, lanes=2)
+    threading.Timer(0.05, go_on.set).start()
     with pytest.raises(TargetError, match="AccessDenied"):
-        target.flush()
-    assert target.flush() == []
-    target.write(EVENTS[:20])
-    with pytest.raises(TargetError, match="AccessDenied"):
-        target.write(EVENTS[20:40])
+        write_all(target, EVENTS[:20])
+    assert under_way == 0
+    assert target.sent == ids(EVENTS[10:20])
     target.close()
 
 
@@ -125,13 +172,13 @@ def test_after_closing_no_further_request_is_made() -> None:
         return []
 
     target = Target(wait)
-    target.write(EVENTS[:40])
+    target.write(EVENTS[:20])
     assert entered.wait(WAIT_S)
-    background = target._background
-    assert background is not None
+    threads = target._sender._threads
+    assert threads is not None
     target.close()
     go_on.set()
-    background.shutdown(wait=True)
+    threads.shutdown(wait=True)
     assert target.sent == ids(EVENTS[:ONE_REQUEST])
     assert target.flush() == []
     target.on_request = lambda entries: []
