@@ -7,7 +7,8 @@ that what is rendered before somebody asks for it stays small too. Bytes come in
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from docdb_stream import encoding
 from docdb_stream.envelope import Envelope, Envelopes, open_envelopes
@@ -21,68 +22,53 @@ CHUNK_BYTES = 64 * 1024
 class Chunk:
     """Some events, by their places.
 
+    Attributes:
+        raws: Their BSON.
+        envelopes: What surrounds the documents of each event; None where that could not be told.
+        extended_json: Each event as Extended JSON; None where that takes a closer look at it.
+        full_document_json: The full document of each event as plain JSON; None where there is none, or it takes a
+            closer look.
+
     Args:
         raws: Their BSON.
     """
 
-    __slots__ = ("_envelopes", "_extended", "_lock", "_opened", "_plain", "raws")
+    __slots__ = ("_lock", "_opened", "envelopes", "extended_json", "full_document_json", "raws")
+
+    envelopes: list[Envelope | None]
+    extended_json: list[bytes | None]
+    full_document_json: list[bytes | None]
 
     def __init__(self, raws: Sequence[bytes]) -> None:
         self.raws = raws
-        self._lock = threading.Lock()
         self._opened: list[Envelopes] | None = None
-        self._envelopes: list[Envelope | None] | None = None
-        self._extended: list[bytes | None] | None = None
-        self._plain: list[bytes | None] | None = None
+        self._lock = threading.Lock()
 
-    def envelope(self, place: int) -> Envelope | None:
-        """What surrounds the documents of an event; None where that could not be told."""
-        if self._envelopes is None:
-            with self._lock:
-                self._envelopes = self._envelopes or self._find_envelopes()
-        return self._envelopes[place]
-
-    def extended_json(self, place: int) -> bytes | None:
-        """An event as Extended JSON; None where that takes a closer look at it."""
-        if self._extended is None:
-            with self._lock:  # targets ask at the same time, and each would do all of it
-                self._extended = self._extended or self._render_extended()
-        return self._extended[place]
-
-    def full_document_json(self, place: int) -> bytes | None:
-        """The full document of an event as plain JSON; None where there is none, or it takes a closer look."""
-        if self._plain is None:
-            with self._lock:
-                self._plain = self._plain or self._render_plain()
-        return self._plain[place]
+    def __getattr__(self, name: str) -> Any:
+        """Find out, for all events, what is asked for the first time."""
+        find = _FIND[name]
+        with self._lock:  # targets ask at the same time, and each would do all of it
+            try:
+                return object.__getattribute__(self, name)
+            except AttributeError:
+                found: list[Any] = [None] * len(self.raws)
+                for events in self._open():
+                    for place, one in zip(events.places, find(events), strict=False):
+                        found[place] = one
+                setattr(self, name, found)
+                return found
 
     def _open(self) -> list[Envelopes]:
         if self._opened is None:
             self._opened = open_envelopes(self.raws)
         return self._opened
 
-    def _find_envelopes(self) -> list[Envelope | None]:
-        found: list[Envelope | None] = [None] * len(self.raws)
-        for events in self._open():
-            for place, envelope in zip(events.places, events.envelopes(), strict=True):
-                found[place] = envelope
-        return found
 
-    def _render_extended(self) -> list[bytes | None]:
-        found: list[bytes | None] = [None] * len(self.raws)
-        for events in self._open():
-            rendered = encoding.extended_json_all(events.documents)
-            for place, json in zip(events.places, events.extended_json(rendered), strict=True):
-                found[place] = json
-        return found
-
-    def _render_plain(self) -> list[bytes | None]:
-        found: list[bytes | None] = [None] * len(self.raws)
-        for events in self._open():
-            rendered = encoding.plain_json_all(events.full_documents)
-            for place, json in zip(events.places, rendered, strict=False):
-                found[place] = json
-        return found
+_FIND: Final[dict[str, Callable[[Envelopes], Iterable[Any]]]] = {
+    "envelopes": Envelopes.envelopes,
+    "extended_json": lambda events: events.extended_json(encoding.extended_json_all(events.documents)),
+    "full_document_json": lambda events: encoding.plain_json_all(events.full_documents),
+}
 
 
 def chunks(raws: Sequence[bytes]) -> Iterator[Chunk]:

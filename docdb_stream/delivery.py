@@ -73,6 +73,7 @@ class _Worker:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.buffering = target if isinstance(target, Buffering) else None
         self.figures = TargetFigures()
         self.error: DocdbStreamError | None = None
         self.rejections: list[Rejection] = []
@@ -184,7 +185,7 @@ class Delivery:
         """Whether a target holds as much as it wants to hold, or rejected events take much room."""
         if sum(worker.rejected_bytes for worker in self._workers) > REJECTED_BYTES:
             return True
-        return any(isinstance(worker.target, Buffering) and worker.target.wants_flush for worker in self._workers)
+        return any(worker.buffering is not None and worker.buffering.wants_flush for worker in self._workers)
 
     def write(self, events: Sequence[ChangeEvent], size_bytes: int = 0) -> None:
         """Give ``events`` to every target; returns once each has them queued, not when they are durable.

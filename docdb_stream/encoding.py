@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import bson
@@ -40,6 +39,7 @@ from docdb_stream.rawbson import UnrenderableError
 
 __all__ = [
     "DECODE_OPTIONS",
+    "RAW_OPTIONS",
     "UnrenderableError",
     "decode",
     "decode_lossy",
@@ -57,6 +57,10 @@ DECODE_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
     unicode_decode_error_handler="strict",
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # DatetimeMS where a datetime cannot hold the date
 )
+RAW_OPTIONS: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
+    RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+"""One level is decoded, documents in it stay as they are."""
 _LOSSY_OPTIONS: Final = DECODE_OPTIONS.with_options(unicode_decode_error_handler="replace")
 
 # The keys of the specification's conversion table, which a parser must not leave as they are. Missing on purpose: $ref,
@@ -76,7 +80,7 @@ _INT64_LIMIT: Final = 1 << 63
 EPOCH: Final = datetime(1970, 1, 1)  # naive, as pymongo decodes dates
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MIN_DATE_MS: Final = (datetime.min - EPOCH) // _MILLISECOND
-_MAX_DATE_MS: Final = (datetime.max - EPOCH) // _MILLISECOND
+MAX_DATE_MS: Final = (datetime.max - EPOCH) // _MILLISECOND
 
 # Rendered alike on both paths: nothing to look into. Not float (NaN), nor what holds documents.
 _ATOMS: Final = frozenset({str, int, bool, type(None), Int64, ObjectId, datetime, DatetimeMS, Decimal128, Timestamp})
@@ -110,7 +114,7 @@ def decode_lossy(raw: bytes) -> dict[str, Any]:
         UnrenderableError: not even the event's own fields can be told apart.
     """
     try:
-        fields = bson.decode(raw, CodecOptions(RawBSONDocument, unicode_decode_error_handler="replace")).items()
+        fields = bson.decode(raw, RAW_OPTIONS.with_options(unicode_decode_error_handler="replace")).items()
     except InvalidBSON as error:
         raise UnrenderableError("document: not valid BSON") from error
     event = {}
@@ -265,12 +269,14 @@ def _are_proven(form: _Format, documents: Sequence[Any], raws: Sequence[bytes], 
     if b"null" in rendered and _NON_FINITE_BYTES.search(joined):
         return False
     # An array's elements are named after their places. Length, type, empty name and length come before the first.
-    array = b"".join(chain.from_iterable(zip(_array_heads(len(raws)), raws, strict=True)))
-    return bson.encode({"": documents}, codec_options=DECODE_OPTIONS)[10:-2] == array
+    array: list[bytes] = [b""] * (2 * len(raws))
+    array[::2] = _array_heads(len(raws))
+    array[1::2] = raws
+    return bson.encode({"": documents}, codec_options=DECODE_OPTIONS)[10:-2] == b"".join(array)
 
 
 @lru_cache(256)
-def _array_heads(count: int) -> tuple[bytes, ...]:
+def _array_heads(count: int) -> Sequence[bytes]:
     """Type and name of the first elements of an array of documents."""
     return tuple(b"\x03%d\0" % place for place in range(count))
 
@@ -341,7 +347,7 @@ def _utc(value: datetime) -> datetime:
 
 def _from_ms(value: DatetimeMS) -> datetime | None:
     milliseconds = int(value)
-    return EPOCH + milliseconds * _MILLISECOND if _MIN_DATE_MS <= milliseconds <= _MAX_DATE_MS else None
+    return EPOCH + milliseconds * _MILLISECOND if _MIN_DATE_MS <= milliseconds <= MAX_DATE_MS else None
 
 
 def _base64(value: bytes) -> str:
@@ -349,7 +355,8 @@ def _base64(value: bytes) -> str:
 
 
 def _extended_date(value: datetime) -> Any:
-    value = _utc(value)
+    if value.tzinfo is not None:
+        value = _utc(value)
     if value.year < 1970:
         return {"$date": {"$numberLong": str((value - EPOCH) // _MILLISECOND)}}
     # orjson writes microseconds, "...123000Z"; the specification wants milliseconds. Both leave out a zero fraction.
@@ -389,7 +396,6 @@ def _plain_binary(value: Binary) -> str:
 
 
 _EXTENDED_RENDERERS: Final[dict[type, Callable[[Any], Any]]] = {
-    ObjectId: lambda value: {"$oid": str(value)},
     datetime: _extended_date,
     DatetimeMS: _extended_date_ms,
     Int64: int,
@@ -428,8 +434,15 @@ _PLAIN_RENDERERS: Final[dict[type, Callable[[Any], Any]]] = {
     rawbson.RegularExpression: lambda value: f"/{value.pattern}/{''.join(sorted(value.options))}",
     rawbson.CodeWithScope: lambda value: value.code,
 }
+
+
+def _extended_default(value: Any) -> Any:
+    kind = type(value)
+    return {"$oid": str(value)} if kind is ObjectId else _EXTENDED_RENDERERS[kind](value)
+
+
 _EXTENDED: Final = _Format(
-    default=lambda value: _EXTENDED_RENDERERS[type(value)](value),
+    default=_extended_default,
     non_finite=lambda name: {"$numberDouble": name},
     has_wrappers=True,
 )

@@ -30,7 +30,7 @@ class Envelopes:
         layout: What they have.
         places: Where they are among the many.
         columns: For each value, those of the events: documents of any content as BSON, everything else as text.
-        times: Their cluster times, increment and seconds; None where they have none.
+        times: Their cluster times, seconds and increment; None where they have none.
 
     Args:
         layout: What they have.
@@ -48,7 +48,7 @@ class Envelopes:
         self.places = places
         columns: list[Column] = list(zip(*rows, strict=True))
         time = layout.places.get("clusterTime")
-        self.times = None if time is None else [*map(TIMESTAMP, columns[time])]
+        self.times = None if time is None else [(s, increment) for increment, s in map(TIMESTAMP, columns[time])]
         self.columns = [
             column if field is None else field.render(column)
             for field, column in zip(layout.fields, columns, strict=True)
@@ -109,7 +109,7 @@ class Envelope(NamedTuple):
         event_id: The token's ``_data``.
         operation: The ``operationType``.
         ns: The ``ns`` as JSON; empty where there is none.
-        time: The ``clusterTime``, increment and seconds, where there is one.
+        time: The ``clusterTime``, seconds and increment, where there is one.
         object_id: The ``_id`` in the ``documentKey``, where that is nothing but an ObjectId; else empty.
         events: Where it is.
         row: Which of them it is.
@@ -160,7 +160,7 @@ def open_envelopes(raws: Sequence[bytes]) -> list[Envelopes]:
 def _open_alike(layout: Layout, raws: Sequence[bytes], places: Sequence[int], opened: list[Envelopes]) -> Sequence[int]:
     """Open those that have the layout; returns the places of the others."""
     global _layouts
-    rows = [*layout.rows([raws[place] for place in places])]
+    rows = layout.rows([raws[place] for place in places])
     if None not in rows:
         others: list[int] = []
     else:
@@ -174,7 +174,7 @@ def _open_alike(layout: Layout, raws: Sequence[bytes], places: Sequence[int], op
     return others
 
 
-def _proven(layout: Layout, places: Sequence[int], rows: Sequence[list[bytes]]) -> Iterator[Envelopes]:
+def _proven(layout: Layout, places: Sequence[int], rows: Sequence[Sequence[bytes]]) -> Iterator[Envelopes]:
     try:
         yield Envelopes(layout, places, rows)
     except encoding.UnrenderableError:

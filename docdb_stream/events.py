@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+import bson
 import orjson
 from bson import ObjectId, Timestamp
 from bson.raw_bson import RawBSONDocument
@@ -218,16 +219,18 @@ class ChangeEvent:
         """When the change was committed; taken from the token where the server leaves the field out."""
         envelope = self._envelope
         if envelope is not None and envelope.time is not None:
-            increment, seconds = envelope.time
-            return Timestamp(seconds, increment)
+            return Timestamp(*envelope.time)
         time = self.document.get("clusterTime") if envelope is None else None
         return time if isinstance(time, Timestamp) else (self.token.cluster_time or Timestamp(0, 0))
 
     @property
-    def cluster_time_s(self) -> int:
-        """The seconds of the cluster time."""
+    def cluster_time_parts(self) -> tuple[int, int]:
+        """The cluster time's seconds and increment."""
         envelope = self._envelope
-        return self.cluster_time.time if envelope is None or envelope.time is None else envelope.time[1]
+        if envelope is not None and envelope.time is not None:
+            return envelope.time
+        time = self.cluster_time
+        return time.time, time.inc
 
     @property
     def wall_time(self) -> dt.datetime | None:
@@ -241,6 +244,9 @@ class ChangeEvent:
 
         Only ``_id`` counts, because a document keeps it when its shard key changes. None for events about no single
         document.
+
+        Raises:
+            UnrenderableError: Extended JSON cannot say it.
         """
         if self._key is None:
             envelope = self._envelope
@@ -252,6 +258,20 @@ class ChangeEvent:
                 return None
             self._key = encoding.key_json(key["_id"])
         return self._key
+
+    @property
+    def ordering_key(self) -> str:
+        """The text that events have in common which keep their order: the namespace and the document key.
+
+        For an event about no single document the namespace alone, and for one without a namespace (invalidate) an
+        underscore. Raises UnrenderableError as ``key`` does.
+        """
+        envelope = self._envelope
+        if envelope is not None and envelope.object_id:
+            return f"{_namespace_text(envelope.ns)}/{encoding.object_id_key(envelope.object_id)}"
+        key = self.key
+        text = str(self.namespace) or "_"
+        return text if key is None else f"{text}/{key}"
 
     @property
     def size_bytes(self) -> int:
@@ -268,7 +288,8 @@ class ChangeEvent:
 
     def extended_json(self) -> bytes:
         """The whole change event as relaxed MongoDB Extended JSON v2. Raises UnrenderableError as ``render`` does."""
-        together = None if self._chunk is None else self._chunk.extended_json(self._place)
+        chunk = self._chunk
+        together = None if chunk is None else chunk.extended_json[self._place]
         if together is not None:
             return together
         return self._once("extended", lambda: encoding.extended_json(self.document, self.raw))
@@ -279,7 +300,8 @@ class ChangeEvent:
 
     def full_document_json(self) -> bytes | None:
         """The full document as plain JSON (see ``encoding.plain_json``), or None where there is no full document."""
-        together = None if self._chunk is None else self._chunk.full_document_json(self._place)
+        chunk = self._chunk
+        together = None if chunk is None else chunk.full_document_json[self._place]
         if together is not None:
             return together
         full = self.full_document
@@ -289,7 +311,8 @@ class ChangeEvent:
 
     @property
     def _envelope(self) -> Envelope | None:
-        return None if self._chunk is None else self._chunk.envelope(self._place)
+        chunk = self._chunk
+        return None if chunk is None else chunk.envelopes[self._place]
 
     def _field(self, name: str) -> Mapping[str, Any] | None:
         """A field that is a document, decoded alone where that can be."""
@@ -304,7 +327,7 @@ class ChangeEvent:
     def _raw_full_document(self) -> bytes | None:
         if self.raw is None:
             return None
-        found = RawBSONDocument(self.raw)["fullDocument"]
+        found = bson.decode(self.raw, encoding.RAW_OPTIONS)["fullDocument"]
         return bytes(found.raw) if isinstance(found, RawBSONDocument) else None
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
@@ -325,6 +348,11 @@ def _namespace(ns: bytes) -> Namespace:
     """The namespace of an ``ns`` in Extended JSON."""
     found = orjson.loads(ns or b"{}")
     return Namespace(found.get("db", ""), found.get("coll"))
+
+
+@lru_cache(1024)
+def _namespace_text(ns: bytes) -> str:
+    return str(_namespace(ns)) or "_"
 
 
 BATCH_BYTES = 2 * 1024 * 1024

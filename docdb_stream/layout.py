@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from binascii import hexlify
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
 
 import bson
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
 from docdb_stream import encoding
@@ -26,7 +25,6 @@ _REMEMBERED: Final = 1024
 Column = Sequence[bytes]
 """The values of one field, event by event."""
 
-_RAW: Final = CodecOptions(RawBSONDocument)
 _LENGTH: Final = Struct("<i").unpack_from
 _INT64: Final[Callable[[bytes], tuple[int]]] = Struct("<q").unpack
 TIMESTAMP: Final[Callable[[bytes], tuple[int, int]]] = Struct("<II").unpack
@@ -45,6 +43,17 @@ def _value_json(type_and_name: bytes, value: bytes) -> bytes:
     raw = (len(type_and_name) + len(value) + _EMPTY_DOCUMENT_BYTES).to_bytes(4, "little")
     raw += type_and_name + value + b"\0"
     return encoding.extended_json(encoding.decode(raw), raw).removeprefix(b'{"":').removesuffix(b"}")
+
+
+@lru_cache(_REMEMBERED)
+def _date_json(value: bytes) -> bytes:
+    """A date as Extended JSON: that of its second, which takes long to render, with its milliseconds put in."""
+    (time_ms,) = _INT64(value)
+    fraction_ms = time_ms % 1000
+    if not fraction_ms or not 0 <= time_ms <= encoding.MAX_DATE_MS:
+        return _value_json(_DATE, value)
+    second = _value_json(_DATE, (time_ms - fraction_ms).to_bytes(8, "little"))
+    return b'%b.%03dZ"}' % (second.removesuffix(b'Z"}'), fraction_ms)
 
 
 def _values(type_and_name: bytes, column: Column) -> Column:
@@ -86,7 +95,7 @@ _FIELDS: Final = {
     "_id": _Field(rb"\x03_id\0(.{4}\x02_data\0.{4}[0-9A-Fa-f]+\0\0)", _tokens, b'{"_data":"%b"}'),
     "operationType": _Field(rb"\x02operationType\0(.{4}[A-Za-z]+\0)", partial(_values, _STRING)),
     "clusterTime": _Field(rb"\x11clusterTime\0(.{8})", _timestamps),
-    "wallTime": _Field(rb"\x09wallTime\0(.{8})", partial(_values, _DATE)),
+    "wallTime": _Field(rb"\x09wallTime\0(.{8})", lambda column: [*map(_date_json, column)]),
     "txnNumber": _Field(
         rb"\x12txnNumber\0(.{8})", lambda column: [b"%d" % number for (number,) in map(_INT64, column)]
     ),
@@ -125,7 +134,7 @@ class Layout:
         members = []
         patterns = [b""]
         self.fields: list[_Field | None] = []
-        for name, value in bson.decode(raw, _RAW).items():
+        for name, value in bson.decode(raw, encoding.RAW_OPTIONS).items():
             text = name.encode()
             if not _NAME.fullmatch(name):
                 raise encoding.UnrenderableError(name)
@@ -155,29 +164,41 @@ class Layout:
         self._before_documents = [re.compile(pattern, re.DOTALL).match for pattern in before]
         self._end = re.compile(last + rb"\0", re.DOTALL).fullmatch
 
-    def rows(self, raws: Iterable[bytes]) -> Iterator[list[bytes] | None]:
+    def rows(self, raws: Sequence[bytes]) -> Sequence[Sequence[bytes] | None]:
         """The values of each event, as BSON; None for one of another layout. A document's may be invalid."""
-        for raw in raws:
-            try:
-                yield self._values(raw)
-            except StructError:  # it is cut off
-                yield None
+        values = self._values_of_one if len(self.documents) == 1 else self._values
+        try:
+            return [*map(values, raws)]
+        except StructError:  # one is cut off
+            return [None] if len(raws) == 1 else [row for raw in raws for row in self.rows([raw])]
 
-    def _values(self, raw: bytes) -> list[bytes] | None:
+    def _values(self, raw: bytes) -> Sequence[bytes] | None:
         values: list[bytes] = []
         at = 4
         for before_document in self._before_documents:
             found = before_document(raw, at)
             if found is None:
                 return None
-            values += found.groups()
             start = found.end()
             at = start + _LENGTH(raw, start)[0]
             if at < start + _EMPTY_DOCUMENT_BYTES:
                 return None
-            values.append(raw[start:at])
+            values += (*found.groups(), raw[start:at])
         found = self._end(raw, at)
         if found is None or _LENGTH(raw)[0] != len(raw):
             return None
-        values += found.groups()
-        return values
+        return (*values, *found.groups())
+
+    def _values_of_one(self, raw: bytes) -> Sequence[bytes] | None:
+        """``_values`` of an event with one document, as most have: the same, without the loop."""
+        before = self._before_documents[0](raw, 4)
+        if before is None:
+            return None
+        start = before.end()
+        at = start + _LENGTH(raw, start)[0]
+        if at < start + _EMPTY_DOCUMENT_BYTES:
+            return None
+        after = self._end(raw, at)
+        if after is None or _LENGTH(raw)[0] != len(raw):
+            return None
+        return (*before.groups(), raw[start:at], *after.groups())

@@ -48,13 +48,19 @@ class BatchTarget(ABC):
         Raises:
             TargetError: The service does not take them or those before them, or not in time.
         """
-        rendered, rejections = rendered_with_keys(events, self._payload_format, self.name)
-        if rendered:
-            with self._place.errors(self.action):
-                self._client  # noqa: B018 - made here, before there are several threads
-            limits = self._limits()
-            rejections += self._sender.send([self._record(*each) for each in rendered], limits)
-        return rejections
+        rendered, rejections = render_all(events, self._payload_format, self.name)
+        if not rendered:
+            return rejections
+        with self._place.errors(self.action):
+            self._client  # noqa: B018 - made here, before there are several threads
+        limits = self._limits()
+        records: list[Record] = []
+        for event, payload in rendered:
+            try:
+                records.append(self._record(event, payload, event.ordering_key))
+            except UnrenderableError as error:  # the key is Extended JSON, whatever the payload is
+                rejections.append(Rejection(event, self.name, f"document key: {error}"))
+        return [*rejections, *self._sender.send(records, limits)]
 
     def flush(self) -> Sequence[Rejection]:
         """Wait until every event is durable or rejected. Raises as ``write`` does."""
@@ -81,24 +87,3 @@ class BatchTarget(ABC):
     @abstractmethod
     def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
         """Send one request; see ``BatchSender``."""
-
-
-def rendered_with_keys(
-    events: Sequence[ChangeEvent], payload_format: PayloadFormat, target: str
-) -> tuple[list[tuple[ChangeEvent, bytes, str]], list[Rejection]]:
-    """Each event with its bytes and the text by which it is ordered, in order; what cannot be said is rejected.
-
-    The text is the namespace and the document key; for an event about no single document the namespace alone, and for
-    one without a namespace (invalidate) an underscore.
-    """
-    rendered, rejections = render_all(events, payload_format, target)
-    keyed: list[tuple[ChangeEvent, bytes, str]] = []
-    for event, payload in rendered:
-        try:
-            key = event.key
-        except UnrenderableError as error:  # the key is Extended JSON, whatever the payload is
-            rejections.append(Rejection(event, target, f"document key: {error}"))
-            continue
-        namespace = str(event.namespace) or "_"
-        keyed.append((event, payload, namespace if key is None else f"{namespace}/{key}"))
-    return keyed, rejections

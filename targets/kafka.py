@@ -153,11 +153,10 @@ class KafkaTarget:
         namespace = event.namespace
         topic, path = self._places.get(namespace) or self._place(namespace)
         key = event.key
-        time = event.cluster_time
         headers = {  # of bytes alone, so that the garbage collector has nothing to look into
             "event_id": event.event_id.encode(),
             "operation": event.operation.encode(),
-            "cluster_time": b"%d.%d" % (time.time, time.inc),
+            "cluster_time": b"%d.%d" % event.cluster_time_parts,
             "namespace": path,
         }
         return Record(event, topic, path if key is None else key.encode(), payload, headers)

@@ -127,7 +127,7 @@ class S3Target:
         rendered, rejections = render_all(events, self._payload_format, self.name)
         groups: dict[tuple[Namespace, int], list[bytes]] = {}
         for event, payload in rendered:
-            group = (event.namespace, event.cluster_time_s // _DAY_S)
+            group = (event.namespace, event.cluster_time_parts[0] // _DAY_S)
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []

@@ -10,6 +10,7 @@ from typing import Any
 import bson
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
+from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ def looked_at(event: ChangeEvent) -> list[Any]:
         event.namespace,
         outcome(lambda: (event.key or "").encode()),
         event.cluster_time,
-        event.cluster_time_s,
+        event.cluster_time_parts,
         event.wall_time,
         repr(event.document_key),
         repr(event.full_document),
@@ -181,6 +182,18 @@ def test_unusual_fields(fields: dict[str, Any]) -> None:
     raw = change_event({**usual, **fields}).raw
     assert raw is not None
     assert_same([change_event(usual).raw or b"", raw, raw])
+
+
+@given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-(10**13), 3 * 10**14), min_size=1, max_size=5))
+def test_any_wall_time(times_ms: list[int]) -> None:
+    event = bson.decode(raws_of([ChangeLog().insert({"_id": 1})])[0])
+    assert_same([bson.encode({**event, "wallTime": DatetimeMS(time_ms)}) for time_ms in times_ms])
+
+
+@pytest.mark.parametrize("time_ms", [0, -1, 1, 999, 1000, 1001, -62135596800000, 253402300799999, 253402300800000])
+def test_a_wall_time_at_a_border(time_ms: int) -> None:
+    event = bson.decode(raws_of([ChangeLog().insert({"_id": 1})])[0])
+    assert_same([bson.encode({**event, "wallTime": DatetimeMS(time_ms)})])
 
 
 def test_fields_that_occur_twice() -> None:
