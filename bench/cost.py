@@ -26,9 +26,12 @@ class Cost:
 
     @property
     def events_us(self) -> list[float]:
-        """What one more event takes, by each of the runs over many."""
-        few_s = statistics.median(self.few_s)
-        return [1e6 * (many_s - few_s) / (self.events - self.few_events) for many_s in self.many_s]
+        """What one more event takes, by each of the runs over many; beside its own run over few, where each has one."""
+        few = self.few_s
+        if len(few) != len(self.many_s):
+            few = [statistics.median(self.few_s)] * len(self.many_s)
+        pairs = zip(self.many_s, few, strict=True)
+        return [1e6 * (many_s - few_s) / (self.events - self.few_events) for many_s, few_s in pairs]
 
     @property
     def event_us(self) -> float:
@@ -47,7 +50,11 @@ class Cost:
 
 
 def figure_of(what: str, of: str, measured: Cost, reference: Cost) -> Figure:
-    """One more event in a case of many, beside one more in another."""
+    """One more event in a case of many, beside one more in another; round by round, where they took turns."""
+    of_us = reference.events_us
+    if len(of_us) != len(measured.events_us):
+        of_us = [reference.event_us] * len(measured.events_us)
+    ratios = [event_us / other_us for event_us, other_us in zip(measured.events_us, of_us, strict=True)]
     return Figure(
         what,
         measured.event_us,
@@ -55,8 +62,8 @@ def figure_of(what: str, of: str, measured: Cost, reference: Cost) -> Figure:
         wanted="< 1.10",
         of=of,
         of_value=reference.event_us,
-        ratio=measured.event_us / reference.event_us,
-        spread=spread([event_us / reference.event_us for event_us in measured.events_us]),
+        ratio=statistics.median(ratios),
+        spread=spread(ratios),
         details={
             "start_s": measured.start_s,
             "with_start_us": measured.with_start_us,

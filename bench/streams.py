@@ -1,12 +1,14 @@
-"""Whether an event costs more where there are many streams: of two hundred in one process, beside one."""
+"""Whether an event costs more where there are many streams: of two hundred in one process, beside one.
+
+All streams read one collection, each by itself: what is compared is the poller's CPU, and the server would otherwise go
+through the changes of two hundred collections for each stream.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from bench import command
 from bench.cost import Cost, figure_of
@@ -15,65 +17,45 @@ from bench.plan import Plan
 from bench.source import Source
 
 STREAMS = 200
-FEW_EVENTS, EVENTS = 100, 600
-"""Of each stream; what the latter costs more than the former is the events' cost, the rest is the streams'. Measured
-once: two hundred streams are many samples. It takes two minutes, most of them the server's, which goes through all
-changes for each stream."""
+FEW_EVENTS, EVENTS = 200, 2_000
+"""Of each stream; what the latter costs more than the former is the events' cost, the rest is the streams'."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """Streams side by side over one source, and where to write down what their runs cost."""
+    """Runs of some streams, and where to write down what they cost."""
 
     source: Source
     streams: int
-    events: int
     spent_s: list[float]
 
-    def settings(self) -> list[dict[str, Any]]:
-        """New streams, one for each collection."""
-        return [
-            {**self.source.stream(), "watched_collection_name": f"orders_{number}"} for number in range(self.streams)
-        ]
+    def run(self) -> None:
+        self.spent_s.append(_run(self.source, self.streams).expect(self.streams * self.source.events).cpu_s)
 
 
 def measure(plan: Plan) -> list[Figure]:
-    """The command line, which runs some of them at a time."""
-    with _cases(plan) as (single, several, cases):
-        for case in cases:
-            plan.say(f"streams: {case.streams} in one process, {case.events:,} events")
-            case.spent_s.append(_run(case.settings()).expect(case.events).cpu_s)
-    return [_figure(f"{cases[-1].streams} streams in one process", several, single)]
-
-
-@contextlib.contextmanager
-def _cases(plan: Plan) -> Iterator[tuple[Cost, Cost, list[_Case]]]:
-    """The cost of one stream, that of many, and the runs that tell them."""
+    """The command line, which runs some of them at a time, and one stream with as many events, in turns."""
     streams = plan.pick(STREAMS, 20)
     single, several = (Cost(streams * EVENTS, streams * FEW_EVENTS) for _ in range(2))
     with contextlib.ExitStack() as sources:
         cases = []
         for cost, count in ((single, 1), (several, streams)):
             for spent_s, events in ((cost.few_s, cost.few_events), (cost.many_s, cost.events)):
-                plan.say(f"streams: inserting {events:,} documents into {count} collections")
-                source = sources.enter_context(Source(0))
-                for number in range(count):
-                    source.fill(f"orders_{number}", events // count)
-                cases.append(_Case(source, count, events, spent_s))
-        yield single, several, cases
+                plan.say(f"streams: inserting {events // count:,} documents")
+                cases.append(_Case(sources.enter_context(Source(events // count)), count, spent_s))
+        for number in range(1, plan.rounds + 1):
+            for case in cases:
+                plan.say(f"streams: {case.streams} in one process, round {number} of {plan.rounds}")
+                case.run()
+    return [figure_of(f"CPU of an event, {streams} streams in one process", "1 stream", several, single)]
 
 
-def _figure(what: str, several: Cost, single: Cost) -> Figure:
-    return figure_of(f"CPU of an event, {what}", "1 stream", several, single)
-
-
-def _run(streams: list[dict[str, Any]]) -> command.Finished:
-    """Run the command line with a config.ini of these streams."""
+def _run(source: Source, streams: int) -> command.Finished:
+    """Run the command line with a config.ini of so many new streams."""
     with tempfile.NamedTemporaryFile("w", suffix=".ini") as config:
-        for stream in streams:
-            config.write(f"[stream {stream['stream_name']}]\nextra_targets = discard\n")
-            config.writelines(
-                f"{name} = {command.text(value)}\n" for name, value in stream.items() if name != "stream_name"
-            )
+        for _ in range(streams):
+            stream = source.stream()
+            config.write(f"[stream {stream.pop('stream_name')}]\nextra_targets = discard\n")
+            config.writelines(f"{name} = {command.text(value)}\n" for name, value in stream.items())
         config.flush()
         return command.run({}, "--config", config.name)
