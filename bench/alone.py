@@ -14,7 +14,7 @@ from bench.plan import Plan
 from bench.rounds import interleaved
 from bench.source import Source
 
-EVENTS = {"kinesis": 30_000, "sqs": 5_000, "kafka": 30_000, "opensearch": 10_000, "s3": 100_000}
+EVENTS = {"kinesis": 60_000, "sqs": 6_000, "kafka": 60_000, "opensearch": 10_000, "s3": 200_000}
 """As many as take some seconds, so that what a run costs to start and to end does not count much."""
 ONE_CALLS = 300
 TIMES_ONE_CALL = {"kinesis": 30, "sqs": 8, "kafka": 12, "s3": 80, "opensearch": 8}

@@ -11,7 +11,7 @@ from bench.rounds import interleaved
 from bench.source import Source
 from docdb_stream import Settings
 
-EVENTS = 80_000
+EVENTS = 200_000
 
 
 def measure(plan: Plan) -> list[Figure]:

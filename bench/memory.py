@@ -18,7 +18,7 @@ EVENTS = 20_000
 """A third of a gigabyte, far more than any target holds at a time. The local servers keep what they get in memory: each
 of five would hold over 2 GB of 100,000 events."""
 LARGE_EVENTS = 12
-AS_DEPLOYED = {"malloc_arena_max": "2"}
+AS_DEPLOYED = {"malloc_arena_max": "2", "malloc_mmap_threshold_": "262144"}
 """What infra sets for a function."""
 _LOCAL_REQUEST_BYTES = 5 * 1024 * 1024
 """What the local server takes in one PutRecords; Kinesis takes 10 MiB."""

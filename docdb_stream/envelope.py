@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bson.errors import BSONError
 
 from docdb_stream import encoding
-from docdb_stream.layout import TIMESTAMP, Column, Layout
+from docdb_stream.layout import TIMESTAMP, Column, Layout, Row
 
 MAX_LAYOUTS: Final = 32
 """Layouts remembered. A server has about four (with and without a document, with what an update changed), and as many
@@ -29,27 +29,29 @@ class Envelopes:
     Attributes:
         layout: What they have.
         places: Where they are among the many.
-        columns: For each value, those of the events: documents of any content as BSON, everything else as text.
+        columns: For each value, those of the events, as text; of documents of any content, where they are.
         times: Their cluster times, seconds and increment; None where they have none.
 
     Args:
         layout: What they have.
         places: Where they are.
-        rows: What ``Layout.values`` gave for each.
+        raws: Their BSON.
+        rows: What ``Layout.rows`` gave for each.
 
     Raises:
         UnrenderableError: One of them is not what it looks like.
     """
 
-    __slots__ = ("columns", "layout", "places", "times")
+    __slots__ = ("columns", "layout", "places", "raws", "times")
 
-    def __init__(self, layout: Layout, places: Sequence[int], rows: Sequence[Sequence[bytes]]) -> None:
+    def __init__(self, layout: Layout, places: Sequence[int], raws: Sequence[bytes], rows: Sequence[Row]) -> None:
         self.layout = layout
         self.places = places
-        columns: list[Column] = list(zip(*rows, strict=True))
+        self.raws = raws
+        columns: list[Any] = list(zip(*rows, strict=True))
         time = layout.places.get("clusterTime")
         self.times = None if time is None else [(s, increment) for increment, s in map(TIMESTAMP, columns[time])]
-        self.columns = [
+        self.columns: list[Sequence[Any]] = [
             column if field is None else field.render(column)
             for field, column in zip(layout.fields, columns, strict=True)
         ]
@@ -57,13 +59,13 @@ class Envelopes:
     @property
     def documents(self) -> list[bytes]:
         """The documents of any content: all of one field, then those of the next."""
-        return [document for index in self.layout.documents for document in self.columns[index]]
+        return [document for index in self.layout.documents for document in self._documents(index)]
 
     @property
     def full_documents(self) -> Column:
         """The full documents, if these events have some."""
         place = self.layout.places.get("fullDocument")
-        return () if place is None else self.columns[place]
+        return () if place is None else self._documents(place)
 
     def envelopes(self) -> Iterator[Envelope]:
         """Each event's own, in order."""
@@ -83,13 +85,17 @@ class Envelopes:
 
     def extended_json(self, documents: Sequence[bytes | None]) -> list[bytes | None]:
         """The events as Extended JSON; ``documents`` are ``self.documents``, as Extended JSON too or None."""
-        columns: list[Sequence[bytes | None]] = [*self.columns]
+        columns = [*self.columns]
         count = len(self.places)
         for number, index in enumerate(self.layout.documents):
             columns[index] = documents[number * count : (number + 1) * count]
         is_whole = None not in documents
         template = self.layout.template
         return [template % row if is_whole or None not in row else None for row in zip(*columns, strict=True)]
+
+    def _documents(self, index: int) -> list[bytes]:
+        # Cut out when asked for, so that there are not two of each all the time.
+        return [raw[where] for raw, where in zip(self.raws, self.columns[index], strict=True)]
 
     def _column(self, name: str) -> Column:
         """The texts of a field; none where these events do not have it, or it is a document of any content."""
@@ -126,7 +132,10 @@ class Envelope(NamedTuple):
     def document(self, name: str) -> bytes | None:
         """The BSON of a field that is a document of any content; None where there is none."""
         place = self.events.layout.places.get(name)
-        return None if place is None or self.events.layout.fields[place] else self.events.columns[place][self.row]
+        if place is None or self.events.layout.fields[place]:
+            return None
+        where: slice = self.events.columns[place][self.row]
+        return self.events.raws[self.row][where]
 
 
 _envelope: Final = partial(tuple.__new__, Envelope)
@@ -168,19 +177,19 @@ def _open_alike(layout: Layout, raws: Sequence[bytes], places: Sequence[int], op
         places = [place for place, row in zip(places, rows, strict=True) if row is not None]
     found = [row for row in rows if row is not None]
     if found:
-        opened += _proven(layout, places, found)
+        opened += _proven(layout, places, [raws[place] for place in places], found)
         if layout is not _layouts[0]:
             _layouts = (layout, *(other for other in _layouts if other is not layout))
     return others
 
 
-def _proven(layout: Layout, places: Sequence[int], rows: Sequence[Sequence[bytes]]) -> Iterator[Envelopes]:
+def _proven(layout: Layout, places: Sequence[int], raws: Sequence[bytes], rows: Sequence[Row]) -> Iterator[Envelopes]:
     try:
-        yield Envelopes(layout, places, rows)
+        yield Envelopes(layout, places, raws, rows)
     except encoding.UnrenderableError:
         if len(rows) > 1:
-            for place, row in zip(places, rows, strict=True):
-                yield from _proven(layout, [place], [row])
+            for place, raw, row in zip(places, raws, rows, strict=True):
+                yield from _proven(layout, [place], [raw], [row])
 
 
 def _learn(raw: bytes) -> Layout | None:

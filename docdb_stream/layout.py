@@ -24,6 +24,8 @@ _REMEMBERED: Final = 1024
 
 Column = Sequence[bytes]
 """The values of one field, event by event."""
+Row = Sequence[bytes | slice]
+"""The values of one event, as BSON; of a document of any content, where it is."""
 
 _LENGTH: Final = Struct("<i").unpack_from
 _INT64: Final[Callable[[bytes], tuple[int]]] = Struct("<q").unpack
@@ -164,16 +166,16 @@ class Layout:
         self._before_documents = [re.compile(pattern, re.DOTALL).match for pattern in before]
         self._end = re.compile(last + rb"\0", re.DOTALL).fullmatch
 
-    def rows(self, raws: Sequence[bytes]) -> Sequence[Sequence[bytes] | None]:
-        """The values of each event, as BSON; None for one of another layout. A document's may be invalid."""
+    def rows(self, raws: Sequence[bytes]) -> Sequence[Row | None]:
+        """The values of each event; None for one of another layout. A document may be invalid."""
         values = self._values_of_one if len(self.documents) == 1 else self._values
         try:
             return [*map(values, raws)]
         except StructError:  # one is cut off
             return [None] if len(raws) == 1 else [row for raw in raws for row in self.rows([raw])]
 
-    def _values(self, raw: bytes) -> Sequence[bytes] | None:
-        values: list[bytes] = []
+    def _values(self, raw: bytes) -> Row | None:
+        values: list[bytes | slice] = []
         at = 4
         for before_document in self._before_documents:
             found = before_document(raw, at)
@@ -183,13 +185,13 @@ class Layout:
             at = start + _LENGTH(raw, start)[0]
             if at < start + _EMPTY_DOCUMENT_BYTES:
                 return None
-            values += (*found.groups(), raw[start:at])
+            values += (*found.groups(), slice(start, at))
         found = self._end(raw, at)
         if found is None or _LENGTH(raw)[0] != len(raw):
             return None
         return (*values, *found.groups())
 
-    def _values_of_one(self, raw: bytes) -> Sequence[bytes] | None:
+    def _values_of_one(self, raw: bytes) -> Row | None:
         """``_values`` of an event with one document, as most have: the same, without the loop."""
         before = self._before_documents[0](raw, 4)
         if before is None:
@@ -201,4 +203,4 @@ class Layout:
         after = self._end(raw, at)
         if after is None or _LENGTH(raw)[0] != len(raw):
             return None
-        return (*before.groups(), raw[start:at], *after.groups())
+        return (*before.groups(), slice(start, at), *after.groups())

@@ -29,9 +29,10 @@ _PSEUDO_PARAMETER = re.compile(r"\$\{Token\[(AWS\.\w+)\.\d+\]\}")
 _MIN_EVENT_AGE_S = 60
 """AWS Lambda API reference, PutFunctionEventInvokeConfig."""
 
-_ALLOCATOR = {"MALLOC_ARENA_MAX": "2"}
+_ALLOCATOR = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
 """glibc's malloc keeps a pool of freed memory for nearly every thread, and there is a thread for every target, reader
-and lane: with two pools, large documents take a fifth less memory at their peak (bench/NOTES.md). See mallopt(3)."""
+and lane; and it puts ever larger blocks into these pools once some have been freed. With two pools, and requests' bodies
+always outside of them, large documents take a quarter less memory at their peak (bench/NOTES.md). See mallopt(3)."""
 
 
 class StreamFunction(Construct):

@@ -153,6 +153,7 @@ def test_one_function_per_stream(template: Synthesize):
         "BUCKET_NAME": "b",
         "DOCUMENTDB_URI": "shop.cluster-abc.eu-central-1.docdb.amazonaws.com",
         "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "262144",
         "STREAM_NAME": "shop.carts",
         "WATCHED_COLLECTION_NAME": "carts",
         "WATCHED_DB_NAME": "shop",
