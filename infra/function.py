@@ -31,8 +31,9 @@ _MIN_EVENT_AGE_S = 60
 
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
 """glibc's malloc keeps a pool of freed memory for nearly every thread, and there is a thread for every target, reader
-and lane; and it puts ever larger blocks into these pools once some have been freed. With two pools, and requests' bodies
-always outside of them, large documents take a quarter less memory at their peak (bench/NOTES.md). See mallopt(3)."""
+and lane; and it puts ever larger blocks into these pools once some have been freed. With two pools, and the bodies of
+requests always outside of them, large documents take a quarter less memory at their peak (bench/NOTES.md). See
+mallopt(3)."""
 
 
 class StreamFunction(Construct):

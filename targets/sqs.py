@@ -124,4 +124,6 @@ def _without_what_is_taken(answer: bytes) -> bytes | None:
         found = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return None
-    return b'{"Successful":[]}' if found.get("Successful") and not found.get("Failed") else None
+    if not isinstance(found, dict) or not found.get("Successful") or found.get("Failed"):
+        return None
+    return b'{"Successful":[]}'

@@ -7,13 +7,11 @@ from typing import Any
 
 import orjson
 import pytest
-from botocore.exceptions import ClientError
 from contract.aws import Request, faults_between
 
 from docdb_stream.local import AwsServer
 from docdb_stream.settings import Settings
 from docdb_stream.target import Checkable, Target
-from docdb_stream.targets._aws_client import client
 from docdb_stream.targets.kinesis import KinesisTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract, Verdict
 from docdb_stream.testing.events import ChangeLog
@@ -148,59 +146,3 @@ def test_from_settings() -> None:
     target = KinesisTarget.from_settings(Settings(documentdb_uri="mongodb://x", kinesis_stream="orders"))
     assert isinstance(target, KinesisTarget)
     assert isinstance(target, Checkable)
-
-
-class Answered:
-    """An HTTP response of Kinesis."""
-
-    def __init__(self, body: bytes, status_code: int = 200) -> None:
-        self.content, self.status_code = body, status_code
-        self.headers = {"content-type": "application/x-amz-json-1.1"}
-
-
-def put_records(client: Any, answer: Answered, **stream: str) -> tuple[dict[str, Any], Any]:
-    """What ``client`` sends for some records, and what it makes of the answer."""
-    sent: list[Any] = []
-
-    def answered(request: Any, **_: Any) -> Answered:
-        sent.append(orjson.loads(request.body))
-        assert request.headers["Authorization"]
-        return answer
-
-    client.meta.events.register("before-send.kinesis.PutRecords", answered)
-    records = [
-        {"Data": b"", "PartitionKey": "empty"},
-        {"Data": bytes(range(256)) * 5, "PartitionKey": 'quote " backslash \\ \n \u2028 \ufffe \U0001f600'},
-        {"Data": '{"é": "\x00"}'.encode(), "PartitionKey": "shop.orders {}"},
-    ]
-    found = client.put_records(Records=records, **stream)
-    return sent[0], found
-
-
-@pytest.mark.parametrize("stream", ["changes", "arn:aws:kinesis:us-east-1:123456789012:stream/changes"])
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"FailedRecordCount": 0, "Records": [{"SequenceNumber": "1", "ShardId": "s"}], "EncryptionType": "NONE"}',
-        b'{"Records":[{"SequenceNumber":"1","ShardId":"s"}],"FailedRecordCount":0}',
-        b'{"FailedRecordCount":10,"Records":[{"ErrorCode":"InternalFailure","ErrorMessage":"\\"FailedRecordCount\\":0,"}]}',
-    ],
-)
-def test_requests_are_those_that_botocore_makes(stream: str, body: bytes) -> None:
-    target = KinesisTarget(stream)
-    theirs, ours = client("kinesis", 1), target._client
-    sent, found = put_records(theirs, Answered(body), **target._stream)
-    sent_directly, found_directly = put_records(ours, Answered(body), **target._stream)
-    target.close()
-    assert sent_directly == sent
-    assert found_directly["FailedRecordCount"] == found["FailedRecordCount"]
-    if found["FailedRecordCount"]:
-        assert found_directly["Records"] == found["Records"]
-
-
-def test_refused_requests_are_told_as_botocore_does() -> None:
-    target = KinesisTarget("changes")
-    refused = Answered(b'{"__type": "ResourceNotFoundException", "message": "no such stream"}', 400)
-    with pytest.raises(ClientError, match="ResourceNotFoundException"):
-        put_records(target._client, refused, StreamName="changes")
-    target.close()
