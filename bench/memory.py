@@ -14,9 +14,10 @@ from bench.source import Source
 from docdb_stream import Settings
 from docdb_stream.targets.kinesis import KinesisTarget
 
-EVENTS = 20_000
-"""A third of a gigabyte, far more than any target holds at a time. The local servers keep what they get in memory: each
-of five would hold over 2 GB of 100,000 events."""
+EVENTS, EVENTS_IN_LITTLE = 100_000, 20_000
+"""The fewer are a third of a gigabyte, far more than any target holds at a time: for machines with less memory than
+SERVERS_BYTES. The local servers keep what they get."""
+SERVERS_BYTES = 16 * 1024**3
 LARGE_EVENTS = 12
 AS_DEPLOYED = {"malloc_arena_max": "2", "malloc_mmap_threshold_": "262144"}
 """What infra sets for a function."""
@@ -39,7 +40,8 @@ def measure(plan: Plan) -> list[Figure]:
 
 
 def _five_targets(plan: Plan) -> list[Figure]:
-    events = plan.pick(EVENTS, 1_000)
+    has_room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") > SERVERS_BYTES
+    events = plan.pick(EVENTS if has_room else EVENTS_IN_LITTLE, 1_000)
     plan.say(f"memory: inserting {events:,} documents of 16 KB")
     # A standard queue and an index that keeps documents only: for so many large ones, the local FIFO queue would take
     # minutes, and the index would take up 29 a second.

@@ -96,7 +96,7 @@ class Settings(BaseModel):
         description="Loops from one checkpoint to the next.",
     )
     read_ahead_bytes: int = Field(
-        default=8 * 1024 * 1024,
+        default=4 * 1024 * 1024,
         ge=1024 * 1024,
         description="BSON bytes read ahead of delivery and waiting in memory, at most, beyond one reply of the server.",
     )
