@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from struct import unpack
 from typing import Any
 
@@ -194,7 +195,7 @@ class KafkaPythonProducer:
 
         def client(**config: Any) -> Any:
             network_client = self._kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"](**config)
-            network_client.send = self._only_under_lease(network_client.send)
+            network_client.send = self._only_under_lease(network_client)
             opened.append(network_client)
             return network_client
 
@@ -231,19 +232,37 @@ class KafkaPythonProducer:
                 network_client.close()
             raise brokers.refusal(self._target, error) from error
 
-    def _only_under_lease(self, send: Callable[..., Any]) -> Callable[..., Any]:
+    def _only_under_lease(self, network_client: Any) -> Callable[..., Any]:
         """The producer's thread sends what it holds whenever it can: also after the process was stopped for longer than
-        its lease lasts, or after the run has failed elsewhere. By then another run may be further already."""
+        its lease lasts, or after the run has failed elsewhere. By then another run may be further already. So the lease
+        is asked for when a request is made, and again when its bytes go to the socket, which can be much later when the
+        broker does not read."""
+        send = network_client.send
+
+        def check() -> None:
+            try:
+                self._limit.check()
+            except CheckpointConflictError:
+                if self._producer is not None:
+                    self._producer._sender.force_close()
+                raise
 
         def guarded(node_id: Any, request: Any, *arguments: Any, **options: Any) -> Any:
-            if request.API_KEY == _PRODUCE:
-                try:
-                    self._limit.check()
-                except CheckpointConflictError:
-                    if self._producer is not None:
-                        self._producer._sender.force_close()
-                    raise
-            return send(node_id, request, *arguments, **options)
+            if request.API_KEY != _PRODUCE:
+                return send(node_id, request, *arguments, **options)
+            check()
+            sent = send(node_id, request, *arguments, **options)
+            transport = getattr(network_client._manager._conns.get(node_id), "transport", None)
+            if transport is not None and "_sock_send" not in vars(transport):
+                transport._sock_send = partial(write, transport._sock_send)
+            return sent
+
+        def write(to_socket: Callable[[], tuple[int, Exception | None]]) -> tuple[int, Exception | None]:
+            try:
+                check()
+            except CheckpointConflictError as error:
+                return 0, self._kafka.errors.KafkaConnectionError(str(error))
+            return to_socket()
 
         return guarded
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import Namespace
+from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.targets import _kafka_python
 from docdb_stream.targets._kafka_confluent import ConfluentProducer
@@ -17,9 +19,9 @@ from docdb_stream.targets._kafka_python import KafkaPythonProducer
 from docdb_stream.targets.kafka import Client, KafkaTarget, topic_name
 from docdb_stream.testing.events import ChangeLog
 
-KafkaPythonProducer(
-    "kafka", Brokers("h:1", security_protocol="PLAINTEXT", sasl_mechanism="", secret=None, tls_ca=None, message_bytes=1)
-)
+BROKERS = Brokers("h:1", security_protocol="PLAINTEXT", sasl_mechanism="", secret=None, tls_ca=None, message_bytes=1)
+KafkaPythonProducer("kafka", BROKERS)
+from kafka.errors import KafkaConnectionError  # noqa: E402
 from kafka.partitioner.default import murmur2  # noqa: E402
 
 CONFLUENT = {"kafka_client": "confluent"}
@@ -123,3 +125,36 @@ def test_librdkafka_is_given_nothing_that_is_too_large_with_its_overhead(
 @given(st.binary(max_size=70))
 def test_partitions_are_chosen_by_kafkas_own_hash(key: bytes) -> None:
     assert _kafka_python.murmur2(key) == murmur2(key)
+
+
+def test_what_waits_for_its_socket_is_not_sent_once_the_lease_is_lost() -> None:
+    class Transport:
+        sent = 0
+
+        def _sock_send(self) -> tuple[int, None]:
+            self.sent += 1
+            return 10, None
+
+    lost = False
+
+    def guard() -> None:
+        if lost:
+            raise CheckpointConflictError("the lease is lost")
+
+    transport = Transport()
+    connections = {1: SimpleNamespace(transport=transport)}
+    network_client = SimpleNamespace(send=lambda node_id, request: "sent", _manager=SimpleNamespace(_conns=connections))
+    producer = KafkaPythonProducer("kafka", BROKERS)
+    producer._limit = Deadline(guard=guard)
+    send = producer._only_under_lease(network_client)
+    metadata, produce = SimpleNamespace(API_KEY=3), SimpleNamespace(API_KEY=0)
+    for request in (metadata, produce, produce):
+        assert send(1, request) == "sent"
+    assert send(2, produce) == "sent", "a connection that is not there yet"
+    assert transport._sock_send() == (10, None)
+    lost = True
+    sent, error = transport._sock_send()
+    assert (sent, type(error)) == (0, KafkaConnectionError)
+    with pytest.raises(CheckpointConflictError):
+        send(1, produce)
+    assert transport.sent == 1
