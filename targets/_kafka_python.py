@@ -78,8 +78,8 @@ class KafkaPythonProducer:
         self._limit = current_deadline()
         rejections: list[Rejection] = []
         for record in records:
-            if rejected := self._send(record):
-                rejections += rejected
+            if not self._send(record):
+                rejections.append(self._brokers.too_large(self._target, record))
             if self._in_flight_bytes > IN_FLIGHT_BYTES:
                 rejections += self._settle(IN_FLIGHT_BYTES // 2)
         if len(records) < _FEW_RECORDS:
@@ -105,19 +105,21 @@ class KafkaPythonProducer:
         with contextlib.suppress(self._kafka.errors.KafkaError):
             producer.close(timeout=0)
 
-    def _send(self, record: Record) -> list[Rejection]:
-        producer = self._connected_producer()
+    def _send(self, record: Record) -> bool:
+        """Hand a record over; False where it is too large."""
+        _, topic, key, value, headers = record
+        producer = self._producer or self._connected_producer()
         try:
-            future = producer.send(record.topic, record.value, record.key, list(record.headers.items()))
+            future = producer.send(topic, value, key, [*headers.items()])
         except self._kafka.errors.MessageSizeTooLargeError:
-            return [self._brokers.too_large(self._target, record)]
+            return False
         except self._kafka.errors.KafkaTimeoutError as error:  # no metadata of the topic
-            raise self._failure(error, record.topic, hint_missing(record.topic)) from error
+            raise self._failure(error, topic, hint_missing(topic)) from error
         except self._kafka.errors.KafkaError as error:
-            raise self._failure(error, record.topic) from error
+            raise self._failure(error, topic) from error
         self._in_flight.append((record, future))
-        self._in_flight_bytes += len(record.value)
-        return []
+        self._in_flight_bytes += len(value)
+        return True
 
     def _send_now(self) -> None:
         """Send what waits for its batch to be filled; how it fared, ``_settle`` sees."""
@@ -168,8 +170,7 @@ class KafkaPythonProducer:
         if rejections:
             self.close()
             current_deadline().check()
-            for record in rest:
-                rejections += self._send(record)
+            rejections += [self._brokers.too_large(self._target, record) for record in rest if not self._send(record)]
         return rejections
 
     def _connected_producer(self) -> Any:
