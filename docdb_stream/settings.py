@@ -173,7 +173,7 @@ class Settings(BaseModel):
     )
     kafka_client: Literal["kafka-python", "confluent"] = Field(
         default="kafka-python",
-        description="Client library: confluent (librdkafka) is several times faster; kafka-python asks for the lease "
+        description="Client library: confluent (librdkafka) is twice as fast; kafka-python asks for the lease "
         "as each request leaves.",
     )
     kafka_topic_prefix: str = Field(default="", description="Put before the topic's name, which is db-coll.")
