@@ -168,9 +168,8 @@ class Layout:
 
     def rows(self, raws: Sequence[bytes]) -> Sequence[Row | None]:
         """The values of each event; None for one of another layout. A document may be invalid."""
-        values = self._values_of_one if len(self.documents) == 1 else self._values
         try:
-            return [*map(values, raws)]
+            return [*map(self._values, raws)]
         except StructError:  # one is cut off
             return [None] if len(raws) == 1 else [row for raw in raws for row in self.rows([raw])]
 
@@ -190,17 +189,3 @@ class Layout:
         if found is None or _LENGTH(raw)[0] != len(raw):
             return None
         return (*values, *found.groups())
-
-    def _values_of_one(self, raw: bytes) -> Row | None:
-        """``_values`` of an event with one document, as most have: the same, without the loop."""
-        before = self._before_documents[0](raw, 4)
-        if before is None:
-            return None
-        start = before.end()
-        at = start + _LENGTH(raw, start)[0]
-        if at < start + _EMPTY_DOCUMENT_BYTES:
-            return None
-        after = self._end(raw, at)
-        if after is None or _LENGTH(raw)[0] != len(raw):
-            return None
-        return (*before.groups(), slice(start, at), *after.groups())
