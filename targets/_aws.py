@@ -22,6 +22,12 @@ from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import REQUEST_ERRORS, Place, error_code, is_retriable, is_the_place_at_fault
 
 
+_WAITING_REQUESTS = 2
+"""Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""
+_WAITING_BYTES = BATCH_BYTES
+"""Bytes that may be left to do meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one request takes.
@@ -81,12 +87,6 @@ def refusals(results: Sequence[dict[str, Any]], at_fault: Collection[str] = ()) 
 def within(text: str, characters: int) -> str:
     """``text`` where it is short enough for a service, else the hexadecimal SHA-256 of it."""
     return text if len(text) <= characters else hashlib.sha256(text.encode()).hexdigest()
-
-
-_WAITING_REQUESTS = 2
-"""Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""
-_WAITING_BYTES = BATCH_BYTES
-"""Bytes that may be left to do meanwhile."""
 
 
 class BatchSender:
