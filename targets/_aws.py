@@ -21,7 +21,6 @@ from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import REQUEST_ERRORS, Place, error_code, is_retriable, is_the_place_at_fault
 
-
 _WAITING_REQUESTS = 2
 """Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""
 _WAITING_BYTES = BATCH_BYTES
