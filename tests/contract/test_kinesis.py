@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import orjson
 import pytest
-from contract.aws import Request, faults_between
+from contract.aws import Request, faults_between, new_name
 
 from docdb_stream.local import AwsServer
 from docdb_stream.settings import Settings
@@ -18,14 +17,13 @@ from docdb_stream.testing.events import ChangeLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
 
-_numbers = itertools.count()
 # The local server has the quota of before 2025, 5 MiB.
 _REQUEST_BYTES = 5 * 1024 * 1024
 
 
 @pytest.fixture
 def stream(aws: AwsServer) -> Iterator[str]:
-    name = f"stream-{next(_numbers)}"
+    name = new_name("stream")
     client = aws.client("kinesis")
     client.create_stream(StreamName=name, ShardCount=3)
     client.get_waiter("stream_exists").wait(StreamName=name, WaiterConfig={"Delay": 1})

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from bson import Timestamp
-from contract.aws import throttled
+from contract.aws import new_name, throttled
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
@@ -24,15 +23,13 @@ from docdb_stream.testing.events import ChangeLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
 
-_numbers = itertools.count()
-
 
 class Bucket:
     """A bucket of the local server."""
 
     def __init__(self, aws: AwsServer) -> None:
         self.client = aws.client("s3")
-        self.name = f"bucket-{next(_numbers)}"
+        self.name = new_name("bucket")
         self.client.create_bucket(Bucket=self.name)
 
     def objects(self) -> dict[str, bytes]:
