@@ -27,10 +27,7 @@ class Cost:
     @property
     def events_us(self) -> list[float]:
         """What one more event takes, by each of the runs over many; beside its own run over few, where each has one."""
-        few = self.few_s
-        if len(few) != len(self.many_s):
-            few = [statistics.median(self.few_s)] * len(self.many_s)
-        pairs = zip(self.many_s, few, strict=True)
+        pairs = zip(self.many_s, _one_each(self.few_s, len(self.many_s)), strict=True)
         return [1e6 * (many_s - few_s) / (self.events - self.few_events) for many_s, few_s in pairs]
 
     @property
@@ -51,9 +48,7 @@ class Cost:
 
 def figure_of(what: str, of: str, measured: Cost, reference: Cost) -> Figure:
     """One more event in a case of many, beside one more in another; round by round, where they took turns."""
-    of_us = reference.events_us
-    if len(of_us) != len(measured.events_us):
-        of_us = [reference.event_us] * len(measured.events_us)
+    of_us = _one_each(reference.events_us, len(measured.events_us))
     ratios = [event_us / other_us for event_us, other_us in zip(measured.events_us, of_us, strict=True)]
     return Figure(
         what,
@@ -73,3 +68,8 @@ def figure_of(what: str, of: str, measured: Cost, reference: Cost) -> Figure:
         note=f"beyond the start, {measured.start_s:.2f} s against {reference.start_s:.2f} s of CPU; with it "
         f"{measured.with_start_us:.1f} us against {reference.with_start_us:.1f} us",
     )
+
+
+def _one_each(values: list[float], count: int) -> list[float]:
+    """The values where there are as many, else their median for each."""
+    return values if len(values) == count else [statistics.median(values)] * count

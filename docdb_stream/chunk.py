@@ -46,7 +46,9 @@ class Chunk:
 
     def __getattr__(self, name: str) -> Any:
         """Find out, for all events, what is asked for the first time."""
-        find = _FIND[name]
+        find = _FIND.get(name)
+        if find is None:
+            raise AttributeError(name)
         with self._lock:  # targets ask at the same time, and each would do all of it
             try:
                 return object.__getattribute__(self, name)

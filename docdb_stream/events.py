@@ -266,11 +266,8 @@ class ChangeEvent:
         For an event about no single document the namespace alone, and for one without a namespace (invalidate) an
         underscore. Raises UnrenderableError as ``key`` does.
         """
-        envelope = self._envelope
-        if envelope is not None and envelope.object_id:
-            return f"{_namespace_text(envelope.ns)}/{encoding.object_id_key(envelope.object_id)}"
         key = self.key
-        text = str(self.namespace) or "_"
+        text = _namespace_text(self.namespace)
         return text if key is None else f"{text}/{key}"
 
     @property
@@ -351,8 +348,8 @@ def _namespace(ns: bytes) -> Namespace:
 
 
 @lru_cache(1024)
-def _namespace_text(ns: bytes) -> str:
-    return str(_namespace(ns)) or "_"
+def _namespace_text(namespace: Namespace) -> str:
+    return str(namespace) or "_"
 
 
 BATCH_BYTES = 2 * 1024 * 1024

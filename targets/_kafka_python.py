@@ -108,7 +108,7 @@ class KafkaPythonProducer:
     def _send(self, record: Record) -> bool:
         """Hand a record over; False where it is too large."""
         _, topic, key, value, headers = record
-        producer = self._producer or self._connected_producer()
+        producer = self._connected_producer()
         try:
             future = producer.send(topic, value, key, [*headers.items()])
         except self._kafka.errors.MessageSizeTooLargeError:

@@ -13,12 +13,11 @@ def render_all(
     events: Iterable[ChangeEvent], payload_format: PayloadFormat, target_name: str
 ) -> tuple[list[tuple[ChangeEvent, bytes]], list[Rejection]]:
     """Each event with its bytes, in order; an event that the format cannot say without altering it is rejected."""
-    render = ChangeEvent.document_json if payload_format == "document" else ChangeEvent.extended_json
     rendered: list[tuple[ChangeEvent, bytes]] = []
     rejections: list[Rejection] = []
     for event in events:
         try:
-            rendered.append((event, render(event)))
+            rendered.append((event, event.render(payload_format)))
         except UnrenderableError as error:
             rejections.append(Rejection(event, target_name, str(error)))
     return rendered, rejections
