@@ -1,6 +1,6 @@
 """Hands batches to every target, side by side.
 
-Owns one worker thread per target, the barrier before a checkpoint, and the per-target figures. Knows nothing of
+Owns one worker thread per target and run, the barrier before a checkpoint, and the per-target figures. Knows nothing of
 positions.
 """
 
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from docdb_stream.errors import DocdbStreamError, TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
-from docdb_stream.retry import Deadline, current_deadline
+from docdb_stream.retry import current_deadline
 from docdb_stream.target import Buffering, Rejection, Target
+
+logger = logging.getLogger(__name__)
 
 QUEUED_BATCHES = 2
 """Batches waiting before one target: enough to hide the others' pace from it, few enough to bound memory."""
@@ -26,6 +29,16 @@ LARGE_BATCH_BYTES = 2 * BATCH_BYTES
 """A batch above this (a few events of many megabytes) is waited for before the next one is queued."""
 REJECTED_BYTES = 8 * 1024 * 1024
 """Rejected events held before a checkpoint is asked for, which puts them into the dead letters."""
+
+STOP_PATIENCE_S = 5.0
+"""How long targets are waited for once a stop was asked for: half of the 10 s after which Docker kills a container
+(docker stop, --time). What is not durable by then is delivered again by the next run."""
+
+CLOSE_WAIT_S = 2.0
+"""How long closing waits for targets that are still at work."""
+
+_WAIT_STEP_S = 0.25
+"""How soon a wait notices a stop."""
 
 
 @dataclass(slots=True)
@@ -69,9 +82,17 @@ class _Barrier:
 
 
 class _Worker:
-    """The thread of one target: everything it is asked to do happens there, in order."""
+    """The thread of one target in one run: everything the target is asked to do happens there, in order.
 
-    def __init__(self, target: Target) -> None:
+    Args:
+        target: Whose it is.
+        after: The worker of the run before, which may still be held up in the target: this one begins when it is gone.
+        anew: Whether to close the target first, with all that it holds and that is to be delivered again.
+    """
+
+    thread: threading.Thread
+
+    def __init__(self, target: Target, after: _Worker | None, anew: bool) -> None:
         self.target = target
         self.buffering = target if isinstance(target, Buffering) else None
         self.figures = TargetFigures()
@@ -81,39 +102,39 @@ class _Worker:
         self._unflushed = 0
         self._tasks: queue.Queue[Sequence[ChangeEvent] | _Barrier | None] = queue.Queue(QUEUED_BATCHES)
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._work,), name=target.name, daemon=True)
-        self._thread.start()
+        before = None if after is None else after.thread
+        arguments = (self._work, before, anew)
+        self.thread = threading.Thread(target=context.run, args=arguments, name=target.name, daemon=True)
+        self.thread.start()
 
-    def offer(self, task: Sequence[ChangeEvent] | _Barrier | None, deadline: Deadline) -> None:
-        """Queue a task; raises TargetError when the target stays busy past the deadline."""
+    def offer(self, task: Sequence[ChangeEvent] | _Barrier, patience: _Patience) -> None:
+        """Queue a task; raises OutOfTimeError when the target stays busy for too long."""
         while True:
             try:
-                self._tasks.put(task, timeout=min(1.0, max(0.01, deadline.remaining_s)))
+                self._tasks.put(task, timeout=patience.step_s)
                 return
             except queue.Full:
                 if self.error is not None:
                     raise self.error from None
-                if deadline.remaining_s <= 0:
-                    raise OutOfTimeError(
-                        self.target.name,
-                        "still busy at the run's deadline",
-                        hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
-                    ) from None
+                patience.check(self.target.name, "still busy")
 
     def is_behind(self, barrier: _Barrier) -> bool:
         """Whether this worker has not come to the barrier yet."""
         return self.target.name not in barrier.arrived
 
-    def stop(self, wait_s: float) -> None:
-        """End the thread and drop what is queued; one that hangs in its target is left behind, it is a daemon."""
+    def stop(self) -> None:
+        """Have the thread end after what it is doing, and drop what is queued."""
         self.error = self.error or TargetError(self.target.name, "stopped")
         with contextlib.suppress(queue.Empty):
             while True:
                 self._tasks.get_nowait()
         self._tasks.put(None)
-        self._thread.join(timeout=wait_s)
 
-    def _work(self) -> None:
+    def _work(self, before: threading.Thread | None, anew: bool) -> None:
+        if before is not None:
+            before.join()
+        if anew:
+            _close(self.target)
         while (task := self._tasks.get()) is not None:
             if isinstance(task, _Barrier):
                 if self.error is None and task.flushes:
@@ -121,7 +142,7 @@ class _Worker:
                 task.arrive(self.target.name)
             elif self.error is None:
                 events = task
-                self._guarded(lambda events=events: self._write(events))
+                self._guarded(lambda events=events: self._write(events))  # type: ignore[misc]
 
     def _write(self, events: Sequence[ChangeEvent]) -> None:
         current_deadline().check()
@@ -148,36 +169,84 @@ class _Worker:
             self.figures.rejections += len(rejections)
             self._unflushed -= len(rejections)
 
-    def _guarded(self, step: object) -> None:
+    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            step()  # type: ignore[operator]
+            step()
         except DocdbStreamError as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001 - a target may raise anything; the operator sees which and what
+        # A target may raise anything, also what means the end of a thread or task elsewhere (SystemExit,
+        # asyncio.CancelledError); the operator sees which and what, and whoever waits at the barrier goes on.
+        except BaseException as error:  # noqa: BLE001
             self.error = TargetError(self.target.name, f"{type(error).__name__}: {error}")
             self.error.__cause__ = error
 
 
-class Delivery:
-    """Writes batches to all targets at once. A context manager; leaving it ends the threads and closes nothing.
+class _Patience:
+    """How long targets are waited for: until the run's deadline, or for STOP_PATIENCE_S after a stop was asked for."""
 
-    Created within the run's deadline (see ``retry.deadline``), which its workers inherit.
+    def __init__(self) -> None:
+        self._limit = current_deadline()
+        self._stopped_at_s: float | None = None
+
+    @property
+    def step_s(self) -> float:
+        """How long to wait before ``check`` is called again."""
+        return min(_WAIT_STEP_S, max(0.01, self._limit.remaining_s))
+
+    def check(self, who: str, trouble: str) -> None:
+        """Raise OutOfTimeError when ``who`` was waited for long enough."""
+        if self._limit.remaining_s <= 0:
+            hint = "nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE"
+            raise OutOfTimeError(who, f"{trouble} by the run's deadline", hint=hint)
+        if self._limit.stop.is_set():
+            now_s = self._limit.clock()
+            self._stopped_at_s = now_s if self._stopped_at_s is None else self._stopped_at_s
+            if now_s - self._stopped_at_s >= STOP_PATIENCE_S:
+                hint = "nothing is lost: the next run delivers again"
+                raise OutOfTimeError(who, f"{trouble} {STOP_PATIENCE_S:.0f} s after the stop", hint=hint)
+
+
+class Delivery:
+    """Writes batches to all targets at once. Kept for several runs, each within a ``with`` block; ``close()`` ends it.
+
+    A target is used by one thread at a time: one that is still held up in a target when its run is over is waited for
+    by the next run, which then has the target start anew.
+
+    A block is entered within the run's deadline (see ``retry.deadline``), which the workers inherit.
+
+    Args:
+        targets: Where events go.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        self._workers = [_Worker(target) for target in targets]
+        self._targets = list(targets)
+        self._workers: list[_Worker] = []
+        self._holds_nothing = True
 
     def __enter__(self) -> Delivery:
+        self._begin()
+        self._patience = _Patience()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        failed = exc_info[0] is not None
         for worker in self._workers:
-            worker.stop(wait_s=0.0 if failed else 5.0)
+            worker.stop()
+        # What is not flushed comes again anyhow: whoever still works on it is not waited for.
+        self._join(CLOSE_WAIT_S if self._holds_nothing else 0.0)
+
+    def close(self) -> None:
+        """Close the targets; one that is still at work after CLOSE_WAIT_S closes when it has done. Safe to call
+        twice."""
+        self._holds_nothing = False
+        self._begin()
+        for worker in self._workers:
+            worker.stop()
+        self._join(CLOSE_WAIT_S)
+        self._holds_nothing = True
 
     @property
     def figures(self) -> dict[str, TargetFigures]:
-        """Per target, by name."""
+        """Per target, by name, of this run."""
         return {worker.target.name: worker.figures for worker in self._workers}
 
     @property
@@ -197,11 +266,12 @@ class Delivery:
         Raises:
             TargetError: A target failed, now or since the last call.
         """
+        self._holds_nothing = False
         self._raise_failure()
         for worker in self._workers:
-            worker.offer(events, current_deadline())
+            worker.offer(events, self._patience)
         if size_bytes > LARGE_BATCH_BYTES:
-            self._wait(_Barrier(len(self._workers), flushes=False), "still busy at the run's deadline")
+            self._wait(_Barrier(len(self._workers), flushes=False), "still busy")
             self._raise_failure()
 
     def flush(self) -> list[Rejection]:
@@ -210,29 +280,44 @@ class Delivery:
         Raises:
             TargetError: Something is not durable. Every target has been waited for, so the others' work is done too.
         """
-        self._wait(_Barrier(len(self._workers), flushes=True), "not durable by the run's deadline")
+        self._wait(_Barrier(len(self._workers), flushes=True), "not durable")
         self._raise_failure()
         rejections = [rejection for worker in self._workers for rejection in worker.rejections]
         for worker in self._workers:
             worker.rejections = []
             worker.rejected_bytes = 0
+        self._holds_nothing = True
         return rejections
+
+    def _begin(self) -> None:
+        """A worker for each target; after that of the last run, and anew where the target holds something of it."""
+        last: Sequence[_Worker | None] = self._workers or [None] * len(self._targets)
+        anew = not self._holds_nothing
+        self._workers = [_Worker(target, before, anew) for target, before in zip(self._targets, last, strict=True)]
+        self._holds_nothing = True
+
+    def _join(self, wait_s: float) -> None:
+        """Wait for the threads; one that hangs in its target is left behind, it is a daemon."""
+        until_s = time.monotonic() + wait_s
+        for worker in self._workers:
+            worker.thread.join(timeout=max(0.0, until_s - time.monotonic()))
 
     def _wait(self, barrier: _Barrier, trouble: str) -> None:
         """Wait until every worker has come to the barrier."""
-        limit = current_deadline()
         for worker in self._workers:
-            worker.offer(barrier, limit)
-        while self._workers and not barrier.done.wait(timeout=min(1.0, max(0.01, limit.remaining_s))):
-            if limit.remaining_s <= 0:
-                slow = ", ".join(worker.target.name for worker in self._workers if worker.is_behind(barrier))
-                raise OutOfTimeError(
-                    slow,
-                    trouble,
-                    hint="nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE",
-                )
+            worker.offer(barrier, self._patience)
+        while self._workers and not barrier.done.wait(timeout=self._patience.step_s):
+            slow = ", ".join(worker.target.name for worker in self._workers if worker.is_behind(barrier))
+            self._patience.check(slow, trouble)
 
     def _raise_failure(self) -> None:
         for worker in self._workers:
             if worker.error is not None:
                 raise worker.error
+
+
+def _close(target: Target) -> None:
+    try:
+        target.close()
+    except BaseException as error:  # noqa: BLE001 - what was flushed is durable, and the rest comes again
+        logger.warning("target %s could not be closed: %s", target.name, type(error).__name__)

@@ -5,7 +5,6 @@ Owns how the parts are put together from settings. What happens in a run is ``ru
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -13,6 +12,7 @@ from docdb_stream.alerts import Alerts
 from docdb_stream.checkpoint import CheckpointStore
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import DeadLetters, dead_letters_for
+from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import Run, RunResult
@@ -20,8 +20,6 @@ from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource, MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Target
-
-logger = logging.getLogger(__name__)
 
 
 class Poller:
@@ -47,10 +45,9 @@ class Poller:
         self.settings = settings
         self._source = source
         self._store = store
-        self._targets = list(targets)
+        self._delivery = Delivery(targets)
         self._dead_letters = dead_letters
         self._connection: Connection | None = None
-        self._unsaved = False
         self.alerts = Alerts(settings)
 
     @classmethod
@@ -126,27 +123,15 @@ class Poller:
             raise
 
     def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:
-        if self._unsaved:  # what a target still holds of it is read again now, and must not come twice
-            self._close_targets()
-        self._unsaved = True
         with deadline(limit) as current:
-            run = Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current)
+            run = Run(self.settings, self._source, self._store, self._delivery, self._dead_letters, current)
             run.progress = progress or run.progress
             run.alert = self.alerts.send
-            result = run.run(follow)
-        self._unsaved = run.has_unsaved
-        return result
+            return run.run(follow)
 
     def close(self) -> None:
         """Close the targets and connections. Safe to call twice."""
-        self._close_targets()
+        self._delivery.close()
         self._source.close()
         if self._connection is not None:
             self._connection.close()
-
-    def _close_targets(self) -> None:
-        for target in self._targets:
-            try:
-                target.close()
-            except Exception as error:  # noqa: BLE001 - all are closed, and what was flushed is durable
-                logger.warning("target %s could not be closed: %s: %s", target.name, type(error).__name__, error)

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource
-from docdb_stream.target import Rejection, Target
+from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +98,14 @@ class Run:
         settings: Settings,
         source: ChangeSource,
         store: CheckpointStore,
-        targets: Sequence[Target],
+        delivery: Delivery,
         dead_letters: DeadLetters,
         limit: Deadline,
     ) -> None:
         self._settings = settings
         self._source = source
         self._store = store
-        self._targets = targets
+        self._delivery = delivery
         self._dead_letters = dead_letters
         self._limit = limit
         self._started_s = limit.clock()
@@ -147,17 +147,12 @@ class Run:
         self._finish(until)
         return result
 
-    @property
-    def has_unsaved(self) -> bool:
-        """Whether events were given to targets that the checkpoint does not cover."""
-        return self._unsaved_loops > 0
-
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
         assert self._result.position is not None
         self._source.open(self._result.position)
         with (
-            Delivery(self._targets) as delivery,
+            self._delivery as delivery,
             ReadAhead(
                 self._source,
                 until=None if follow else until,
@@ -297,15 +292,19 @@ class Run:
         self._unsaved_events = self._unsaved_loops = 0
 
     def _out_of_time(self, error: OutOfTimeError) -> None:
-        """The deadline came before everything read was durable: what is saved stands, the next run reads the rest.
+        """The deadline, or a stop, came before everything read was durable: what is saved stands, the next run reads
+        the rest.
 
         Raises:
-            OutOfTimeError: Nothing at all was saved past an event, so the next run would fare no better.
+            OutOfTimeError: Nothing at all was saved past an event by the deadline, so the next run would fare no
+                better.
         """
-        if not self._result.events:
+        is_stopped = self._limit.stop.is_set()
+        if not (self._result.events or is_stopped):
             raise error
-        logger.warning("stream %s: %s; the next run goes on from %s", self._result.stream, error, self._saved)
-        self._result.stopped_by = "deadline"
+        time_ = self._saved.time if self._saved else None
+        logger.warning("stream %s: %s; the next run goes on from %s", self._result.stream, error, time_)
+        self._result.stopped_by = "signal" if is_stopped else "deadline"
         self._result.position = self._saved
 
     def _finish(self, until: Timestamp) -> None:

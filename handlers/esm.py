@@ -16,14 +16,13 @@ from docdb_stream.alerts import Alerts
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import DeadLetters, dead_letters_for
 from docdb_stream.delivery import Delivery
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers._canonical import to_bson
 from docdb_stream.handlers._runtime import deadline_of, emit, log_failure, logger, now
 from docdb_stream.metrics import Metric
 from docdb_stream.retry import deadline
 from docdb_stream.settings import Settings
-from docdb_stream.target import Target
 from docdb_stream.targets import build_targets
 
 
@@ -55,7 +54,7 @@ class _Parts:
     def __init__(self) -> None:
         self.settings = _settings()
         self.alerts = Alerts(self.settings)
-        self.targets: list[Target] = build_targets(self.settings)
+        self.delivery = Delivery(build_targets(self.settings))
         self._connection: Connection | None = None
 
     def dead_letters(self) -> DeadLetters:
@@ -72,7 +71,7 @@ class _Parts:
         return dead_letters_for(self.settings, self._connection)
 
     def close(self) -> None:
-        for each in (*self.targets, self._connection):
+        for each in (self.delivery, self._connection):
             try:
                 if each is not None:
                     each.close()
@@ -137,17 +136,21 @@ def _event(value: Mapping[str, Any]) -> ChangeEvent:
 
 def _deliver(parts: _Parts, events: list[ChangeEvent], context: Any) -> dict[str, Any]:
     settings = parts.settings
-    with deadline(deadline_of(context)) as limit, Delivery(parts.targets) as delivery:
-        for start in range(0, len(events), settings.batch_size):
-            delivery.write(events[start : start + settings.batch_size])
-        rejections = delivery.flush()
-        if rejections:
-            parts.dead_letters().write(settings.stream_name, rejections)
-        metrics = [
-            Metric("Events", "Count", len(events)),
-            Metric("Rejections", "Count", len(rejections)),
-            Metric("Retries", "Count", limit.retries),
-        ]
+    limit = deadline_of(context)
+    try:
+        with deadline(limit), parts.delivery as delivery:
+            for start in range(0, len(events), settings.batch_size):
+                delivery.write(events[start : start + settings.batch_size])
+            rejections = delivery.flush()
+            if rejections:
+                parts.dead_letters().write(settings.stream_name, rejections)
+    finally:
+        limit.guard = _refuse
+    metrics = [
+        Metric("Events", "Count", len(events)),
+        Metric("Rejections", "Count", len(rejections)),
+        Metric("Retries", "Count", limit.retries),
+    ]
     if events:
         lag_s = (now() - events[-1].cluster_time.as_datetime()).total_seconds()
         metrics.append(Metric("Lag", "Seconds", max(0.0, lag_s)))
@@ -155,3 +158,9 @@ def _deliver(parts: _Parts, events: list[ChangeEvent], context: Any) -> dict[str
     result = {"stream": settings.stream_name, "events": len(events), "rejections": len(rejections)}
     logger.info("batch", extra={"result": result})
     return result
+
+
+def _refuse() -> None:
+    """What a target that still works for an invocation which is over hears before it sends: Lambda has sent the batch
+    to the next one, and what it sends late could overtake that."""
+    raise CheckpointConflictError("the invocation is over")

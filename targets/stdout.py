@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import BinaryIO, Self
@@ -35,28 +36,26 @@ class StdoutTarget:
         return cls(payload_format=settings.payload_format) if settings.stdout else None
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        """Write the events' lines, perhaps only into the stream's buffer.
+        """Write the events' lines, and hand them over: whoever reads them sees them now, not at the next checkpoint.
 
         Raises:
             TargetError: The stream takes nothing more, as when the program it is piped into has ended.
         """
         rendered, rejections = render_all(events, self._payload_format, self.name)
+        rest = memoryview(b"".join(payload + b"\n" for _, payload in rendered))
         try:
-            self._stream.write(b"".join(payload + b"\n" for _, payload in rendered))
+            while rest:  # without a buffer (python -u) a write may take a part only
+                taken = self._stream.write(rest)
+                if taken is None:  # it does not wait (O_NONBLOCK), and is full
+                    raise BlockingIOError(errno.EAGAIN, "standard output takes nothing more at the moment")
+                rest = rest[taken:]
+            self._stream.flush()
         except (OSError, ValueError) as error:
             raise self._gone(error) from error
         return rejections
 
     def flush(self) -> Sequence[Rejection]:
-        """Empty the stream's buffer.
-
-        Raises:
-            TargetError: As ``write``.
-        """
-        try:
-            self._stream.flush()
-        except (OSError, ValueError) as error:
-            raise self._gone(error) from error
+        """Nothing: ``write`` has handed everything over."""
         return ()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+from typing import Any
 
 import orjson
 import pytest
@@ -50,4 +51,32 @@ def test_a_closed_pipe_is_an_error_with_a_hint() -> None:
             target.write(ChangeLog().inserts(1))
     assert caught.value.hint
     with pytest.raises(TargetError, match="closed file"):
-        target.flush()
+        target.write(ChangeLog().inserts(1))
+
+
+def test_a_reader_sees_events_as_soon_as_they_are_written() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "wb") as stream, open(reader, "rb") as seen:
+        event = ChangeLog().insert({"_id": 1})
+        StdoutTarget(stream).write([event])
+        assert seen.readline() == event.extended_json() + b"\n"
+
+
+def test_a_stream_without_a_buffer_may_take_parts() -> None:
+    class Parts(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(bytes(data)[:7])
+
+    stream = Parts()
+    event = ChangeLog().insert({"_id": 1})
+    StdoutTarget(stream).write([event])
+    assert stream.getvalue() == event.extended_json() + b"\n"
+
+
+def test_a_full_stream_that_does_not_wait_is_an_error() -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any, /) -> None:  # type: ignore[override]
+            return None
+
+    with pytest.raises(TargetError, match="nothing more"):
+        StdoutTarget(Full()).write(ChangeLog().inserts(1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from docdb_stream.delivery import LARGE_BATCH_BYTES, QUEUED_BATCHES, REJECTED_BYTES, Delivery
+from docdb_stream.delivery import LARGE_BATCH_BYTES, QUEUED_BATCHES, REJECTED_BYTES, Delivery, OutOfTimeError
 from docdb_stream.errors import DocdbStreamError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Deadline, current_deadline, deadline
@@ -149,10 +150,12 @@ def test_a_slow_target_bounds_what_waits_for_it(gate: threading.Event) -> None:
     [
         (TargetError("broken", "no room", hint="make room"), "target broken: no room"),
         (ZeroDivisionError("a bug"), "target broken: ZeroDivisionError: a bug"),
+        (asyncio.CancelledError("given up"), "target broken: CancelledError: given up"),
+        (SystemExit(1), "target broken: SystemExit: 1"),
     ],
-    ids=["TargetError", "bug"],
+    ids=["TargetError", "bug", "cancelled", "exit"],
 )
-def test_a_failing_target_is_named_and_the_others_flush(step: str, error: Exception, message: str) -> None:
+def test_a_failing_target_is_named_and_the_others_flush(step: str, error: BaseException, message: str) -> None:
     def fail(*_: object) -> Sequence[Rejection]:
         raise error
 
@@ -276,6 +279,107 @@ def test_nothing_is_sent_once_the_guard_says_no() -> None:
         delivery.write(EVENTS[:1])
         delivery.flush()
     assert target.calls == []
+
+
+# Runs, one after the other
+
+
+def test_a_target_that_holds_something_of_a_failed_run_starts_anew() -> None:
+    target = Recorder()
+    delivery = Delivery([target])
+    with pytest.raises(RuntimeError), delivery:
+        delivery.write(EVENTS[:1])
+        raise RuntimeError("the run failed elsewhere")
+    with delivery:
+        delivery.write(EVENTS[1:2])
+        delivery.flush()
+    assert "close" in target.calls
+    assert target.calls[target.calls.index("close") :] == ["close", EVENTS[1:2], "flush"]
+
+
+def test_a_target_with_nothing_left_over_is_kept() -> None:
+    target = Recorder()
+    delivery = Delivery([target])
+    for _ in range(2):
+        with delivery:
+            delivery.write(EVENTS[:1])
+            delivery.flush()
+    assert target.calls == [EVENTS[:1], "flush", EVENTS[:1], "flush"]
+
+
+def test_a_run_waits_for_what_the_last_one_left_in_a_target(gate: threading.Event) -> None:
+    """One thread at a time uses a target, and what came late is dropped before the events come again."""
+    busy = Recorder(on_write=lambda events: hang(gate)() if events == EVENTS[:1] else ())
+    delivery = Delivery([busy])
+    with pytest.raises(TargetError), deadline(Deadline.after(0.05)), delivery:
+        delivery.write(EVENTS[:1])
+        delivery.flush()
+    with pytest.raises(TargetError, match="deadline"), deadline(Deadline.after(0.05)), delivery:
+        delivery.write(EVENTS[1:2])
+        delivery.flush()
+    assert busy.calls == [EVENTS[:1]]
+    gate.set()
+    with delivery:
+        delivery.write(EVENTS[2:3])
+        delivery.flush()
+    assert busy.calls == [EVENTS[:1], "close", "close", EVENTS[2:3], "flush"]
+
+
+def test_closing_waits_until_a_target_is_let_go(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docdb_stream.delivery.CLOSE_WAIT_S", 0.05)
+    busy, idle = Recorder("busy", on_write=hang(gate)), Recorder("idle")
+    delivery = Delivery([busy, idle])
+    with pytest.raises(TargetError), deadline(Deadline.after(0.05)), delivery:
+        delivery.write(EVENTS[:1])
+        delivery.flush()
+    delivery.close()
+    assert busy.calls == [EVENTS[:1]]
+    assert idle.calls[-1] == "close"
+    gate.set()
+    wait_for(lambda: busy.calls[-1] == "close")
+
+
+def test_a_target_that_cannot_be_closed_does_not_keep_the_others_open(caplog: pytest.LogCaptureFixture) -> None:
+    class Stuck(Recorder):
+        def close(self) -> None:
+            raise SystemExit(1)
+
+    other = Recorder("other")
+    delivery = Delivery([Stuck("stuck"), other])
+    delivery.close()
+    delivery.close()
+    assert other.calls == ["close", "close"]
+    assert "target stuck could not be closed: SystemExit" in caplog.text
+
+
+# Stops
+
+
+@pytest.mark.parametrize("step", ["on_write", "on_flush"])
+def test_a_target_that_hangs_does_not_outlive_a_stop(
+    step: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docdb_stream.delivery.STOP_PATIENCE_S", 0.05)
+    hanging = Recorder("hanging", **{step: hang(gate)})
+    limit = Deadline()
+    limit.stop.set()
+    with pytest.raises(OutOfTimeError, match="after the stop") as caught, deadline(limit), Delivery([hanging]) as each:
+        for number in range(QUEUED_BATCHES + 2):
+            each.write(EVENTS[number : number + 1])
+        each.flush()
+    assert caught.value.target == "hanging"
+
+
+def test_a_stop_leaves_time_for_the_last_flush(gate: threading.Event) -> None:
+    def flush() -> Sequence[Rejection]:
+        time.sleep(0.3)  # longer than one look at the stop
+        return ()
+
+    limit = Deadline()
+    limit.stop.set()
+    with deadline(limit), Delivery([Recorder(on_flush=flush)]) as delivery:
+        delivery.write(EVENTS[:1])
+        assert delivery.flush() == []
 
 
 # Rejections and figures

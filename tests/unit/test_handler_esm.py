@@ -15,9 +15,10 @@ import pytest
 from bson import json_util
 
 from docdb_stream.encoding import UnrenderableError
-from docdb_stream.errors import ConfigError, TargetError
+from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers import esm
+from docdb_stream.retry import Deadline, current_deadline
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog, hostile_documents
@@ -48,6 +49,7 @@ class ListTarget:
         self.error: Exception | None = None
         self.close_error: Exception | None = None
         self.closed = 0
+        self.limit: Deadline | None = None
 
     @property
     def events(self) -> list[ChangeEvent]:
@@ -56,6 +58,8 @@ class ListTarget:
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         if self.error is not None:
             raise self.error
+        self.limit = current_deadline()
+        self.limit.check()
         self.batches.append(events)
         return [Rejection(event, self.name, "no") for event in events if event.event_id in self.refused]
 
@@ -286,6 +290,15 @@ def test_a_failure_is_raised_and_everything_is_built_anew(built: list[ListTarget
     assert built[0].closed == 1
     esm.handler(payload([event]), Context())
     assert [len(target.events) for target in built] == [1, 1]
+
+
+def test_what_a_target_does_late_is_not_sent(built: list[ListTarget]) -> None:
+    """Lambda gives the batch to the next invocation: a request of this one must not overtake it."""
+    event = canonical(ChangeLog().insert({"_id": 1}))
+    esm.handler(payload([event]), Context())
+    assert built[0].limit is not None
+    with pytest.raises(CheckpointConflictError):
+        built[0].limit.check()
 
 
 def test_what_fails_while_closing_does_not_hide_the_failure(built: list[ListTarget], log: io.StringIO) -> None:

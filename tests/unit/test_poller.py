@@ -60,6 +60,7 @@ class ListTarget:
         return ()
 
     def close(self) -> None:
+        self.held = []
         self.closed += 1
 
 
@@ -521,6 +522,53 @@ def test_a_stop_ends_a_run_that_follows_with_a_checkpoint(five: World) -> None:
     assert five.target.durable == five.events
     assert five.position == five.at(five.events[-1])
     assert [read for read, _ in seen][:5] == [1, 2, 3, 4, 5]
+
+
+def test_a_stop_ends_a_run_whose_target_hangs(five: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docdb_stream.delivery.STOP_PATIENCE_S", 0.05)
+    gate, limit = threading.Event(), Deadline()
+
+    def hang(events: Sequence[ChangeEvent]) -> None:
+        limit.stop.set()
+        gate.wait(30)
+
+    five.target.on_write = hang
+    with five.poller() as poller:
+        result = poller.run(limit=limit, follow=True)
+        gate.set()
+    assert result.stopped_by == "signal"
+    assert five.nothing_is_saved_past([])
+    assert result.position == BEFORE
+
+
+def test_what_a_target_still_does_for_a_failed_run_is_over_before_the_next_one_begins(five: World) -> None:
+    """A poller that is kept on after a failure: each event arrives once, though the first run left a thread behind."""
+    begun, gate, users = threading.Event(), threading.Event(), []
+    most_users = 0
+
+    def slowly(events: Sequence[ChangeEvent]) -> None:
+        nonlocal most_users
+        users.append(events)
+        most_users = max(len(users), most_users)
+        begun.set()
+        gate.wait(30)
+        users.remove(events)
+
+    def fail(events: Sequence[ChangeEvent]) -> None:
+        begun.wait(30)
+        raise TargetError("failing", "down for a moment")
+
+    slow, failing = five.target, ListTarget([], "failing")
+    slow.on_write, failing.on_write = slowly, fail
+    five.targets = [slow, failing]
+    with five.poller() as poller:
+        with pytest.raises(TargetError, match="down for a moment"):
+            poller.run()
+        failing.on_write = lambda events: None
+        threading.Timer(0.2, gate.set).start()
+        assert poller.run().caught_up
+    assert slow.durable == five.events
+    assert most_users == 1
 
 
 def test_following_goes_on_after_catching_up(five: World) -> None:
