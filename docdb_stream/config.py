@@ -9,7 +9,7 @@ import configparser
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,7 +52,8 @@ def settings_from_env(environ: Mapping[str, str] | None = None) -> Settings:
     values = _from_environ(os.environ if environ is None else environ)
     problems: list[str] = []
     settings = _validated(values, "environment", problems, upper=True)
-    if settings is None:
+    problems += _shared_files([settings] if settings else [])
+    if settings is None or problems:
         raise _error("the environment", problems)
     return settings
 
@@ -102,9 +103,29 @@ def settings_from_config(
     problems += [
         f"stream_name: {name} is used by more than one stream" for name in sorted(set(names)) if names.count(name) > 1
     ]
+    problems += _shared_files(found)
     if problems:
         raise _error(path, list(dict.fromkeys(problems)))
     return found
+
+
+def _shared_files(streams: Sequence[Settings]) -> Iterator[str]:
+    """A problem for each file that the targets of several streams would write, or a target and the dead letters."""
+    writers: dict[str, list[str]] = {}
+    for settings in streams:
+        if settings.file_path and _is_regular(settings.file_path):
+            writers.setdefault(os.path.realpath(settings.file_path), []).append(settings.stream_name)
+    letters = {os.path.realpath(settings.dead_letters) for settings in streams if settings.dead_letters}
+    for path, names in writers.items():
+        if len(names) > 1:
+            yield f"file_path: {path} is used by more than one stream ({', '.join(names)}); give each a file of its own"
+        if path in letters:
+            yield f"file_path: {path} is also named by dead_letters; give them a file of their own"
+
+
+def _is_regular(path: str) -> bool:
+    """Whether it is, or will be, a file and not a device or a pipe, which several may write."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def deployment_sections(path: str) -> dict[str, dict[str, str]]:

@@ -28,7 +28,8 @@ class FileTarget:
     comes again: the torn line is cut off when the file is opened, and every line of the file stays a JSON object. A
     last line that is whole and lacks only its newline gets one.
 
-    One stream per file: for another process's line in the making would look torn.
+    One stream per file, since another's line in the making would look torn: a file that another target has open, in
+    this process or another one, is refused.
 
     Args:
         path: The file; its folder must exist.
@@ -97,6 +98,7 @@ class FileTarget:
     def _append(self, lines: bytes) -> None:
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            _lock(self._descriptor)
             self._mend(self._descriptor)
             self._make_entry_durable()
         rest = memoryview(lines)
@@ -131,8 +133,28 @@ class FileTarget:
             os.close(folder)
 
     def _error(self, error: OSError) -> TargetError:
+        if isinstance(error, BlockingIOError):
+            return TargetError(
+                self.name,
+                f"{self._path} is being written by another stream or process",
+                hint="give each stream a FILE_PATH of its own",
+            )
         return TargetError(
             self.name,
             f"cannot write {self._path}: {error.strerror}",
             hint="see that the folder exists, may be written to, and has room; it is not created",
         )
+
+
+def _lock(descriptor: int) -> None:
+    """Keep other targets off the file until it is closed. Raises BlockingIOError when one has it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # not on Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("the file is not locked: %s", error.strerror)

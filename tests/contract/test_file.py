@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -121,3 +123,55 @@ def test_a_failed_fsync_is_an_error(path: Path, log: ChangeLog, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(TargetError, match="Input/output"):
         target.flush()
+
+
+def test_a_file_has_one_writer(path: Path, log: ChangeLog) -> None:
+    """Another one would take a line in the making for a torn one, and cut it off."""
+    first, second = FileTarget(path), FileTarget(path)
+    event = log.insert({"_id": 1})
+    first.write([event])
+    with pytest.raises(TargetError, match="another stream or process") as caught:
+        second.write([event])
+    assert "FILE_PATH" in caught.value.hint
+    first.flush()
+    first.close()
+    second.write([event])
+    second.flush()
+    second.close()
+    assert path.read_bytes() == 2 * (event.extended_json() + b"\n")
+
+
+def test_a_file_has_one_writer_among_processes(path: Path, log: ChangeLog) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from docdb_stream.targets.file import FileTarget; "
+            "from docdb_stream.testing.events import ChangeLog; "
+            "FileTarget(sys.argv[1]).write(ChangeLog().inserts(1)); print('open', flush=True); sys.stdin.read()",
+            str(path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        target = FileTarget(path)
+        with pytest.raises(TargetError, match="another stream or process"):
+            target.write(log.inserts(1))
+        holder.kill()
+        holder.wait(30)
+        target.write(log.inserts(1))
+        target.close()
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(
+    path: Path, log: ChangeLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    deliver(path, log)
+    assert "not locked" in caplog.text

@@ -186,6 +186,36 @@ stream_name = same
         settings_from_config(path, {})
 
 
+@pytest.mark.parametrize("second", ["{0}/events.jsonl", "{0}/there/../events.jsonl", "{0}/link/events.jsonl"])
+def test_two_streams_with_one_file_are_refused(tmp_path: Path, second: str):
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = write(
+        tmp_path,
+        f"[docdb-stream]\ndocumentdb_uri = {URI}\nwatched_db_name = shop\n"
+        f"[stream one]\nfile_path = {tmp_path}/events.jsonl\n[stream two]\nfile_path = {second.format(tmp_path)}\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings_from_config(path, {})
+    (problem,) = caught.value.problems
+    assert "events.jsonl is used by more than one stream (one, two)" in problem
+
+
+def test_streams_may_share_what_is_no_file(tmp_path: Path):
+    streams = "[stream one]\n[stream two]\n"
+    path = write(tmp_path, f"[docdb-stream]\ndocumentdb_uri = {URI}\nfile_path = /dev/null\n{streams}")
+    assert len(settings_from_config(path, {})) == 2
+
+
+def test_events_and_dead_letters_do_not_share_a_file(tmp_path: Path):
+    file = tmp_path / "events.jsonl"
+    path = write(tmp_path, f"[docdb-stream]\ndocumentdb_uri = {URI}\nfile_path = {file}\ndead_letters = {file}\n")
+    with pytest.raises(ConfigError) as caught:
+        settings_from_config(path, {})
+    assert "dead_letters" in caught.value.problems[0]
+    with pytest.raises(ConfigError, match="environment"):
+        settings_from_env({"DOCUMENTDB_URI": URI, "FILE_PATH": str(file), "DEAD_LETTERS": str(file)})
+
+
 @pytest.mark.parametrize("text", ["documentdb_uri = x\n", "[docdb-stream\n", "[a]\n[a]\n"])
 def test_a_file_that_is_no_ini_file(tmp_path: Path, text: str):
     with pytest.raises(ConfigError, match="not a valid ini file"):
