@@ -26,6 +26,8 @@ class Chunk:
         raws: Their BSON.
         envelopes: What surrounds the documents of each event; None where that could not be told.
         extended_json: Each event as Extended JSON; None where that takes a closer look at it.
+        document_json: Each event as the AWS sample's payload; None where there is no full document, or it takes a
+            closer look.
         full_document_json: The full document of each event as plain JSON; None where there is none, or it takes a
             closer look.
 
@@ -33,10 +35,11 @@ class Chunk:
         raws: Their BSON.
     """
 
-    __slots__ = ("_lock", "_opened", "envelopes", "extended_json", "full_document_json", "raws")
+    __slots__ = ("_lock", "_opened", "document_json", "envelopes", "extended_json", "full_document_json", "raws")
 
     envelopes: list[Envelope | None]
     extended_json: list[bytes | None]
+    document_json: list[bytes | None]
     full_document_json: list[bytes | None]
 
     def __init__(self, raws: Sequence[bytes]) -> None:
@@ -69,6 +72,7 @@ class Chunk:
 _FIND: Final[dict[str, Callable[[Envelopes], Iterable[Any]]]] = {
     "envelopes": Envelopes.envelopes,
     "extended_json": lambda events: events.extended_json(encoding.extended_json_all(events.documents)),
+    "document_json": Envelopes.document_json,
     "full_document_json": lambda events: encoding.plain_json_all(events.full_documents),
 }
 

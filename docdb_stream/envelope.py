@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from bson.errors import BSONError
 
-from docdb_stream import encoding
+from docdb_stream import encoding, sample_payload
 from docdb_stream.layout import TIMESTAMP, Column, Layout, Row
 
 MAX_LAYOUTS: Final = 32
@@ -92,6 +92,14 @@ class Envelopes:
         is_whole = None not in documents
         template = self.layout.template
         return [template % row if is_whole or None not in row else None for row in zip(*columns, strict=True)]
+
+    def document_json(self) -> list[bytes | None]:
+        """The events as the AWS sample's payload; none where that takes the events as a whole."""
+        documents = self.full_documents
+        if not documents or self.times is None:
+            return []
+        operations = map(_unquoted, self.columns[self.layout.places["operationType"]])
+        return sample_payload.document_json_all(documents, operations, [seconds for seconds, _ in self.times])
 
     def _documents(self, index: int) -> list[bytes]:
         # Cut out when asked for, so that there are not two of each all the time.

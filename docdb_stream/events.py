@@ -293,6 +293,10 @@ class ChangeEvent:
 
     def document_json(self) -> bytes:
         """The AWS sample's payload. Raises UnrenderableError as ``render`` does."""
+        chunk = self._chunk
+        together = None if chunk is None else chunk.document_json[self._place]
+        if together is not None:
+            return together
         return self._once("document", lambda: sample_payload.document_json(self.document))
 
     def full_document_json(self) -> bytes | None:

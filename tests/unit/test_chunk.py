@@ -54,6 +54,7 @@ def looked_at(event: ChangeEvent) -> list[Any]:
         repr(event.full_document),
         repr(event.update_description),
         outcome(event.extended_json),
+        outcome(event.document_json),
         outcome(event.full_document_json),
     ]
 
