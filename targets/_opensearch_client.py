@@ -139,15 +139,17 @@ class OpenSearchClient:
         return self._client
 
     def _signer(self) -> Any:
-        import boto3
+        from docdb_stream import aws
 
-        session = boto3.Session()
+        session = aws.session()
         credentials = session.get_credentials()
         known = _AWS_HOST.search(self._host["host"])
         region = (known and known["region"]) or session.region_name
         if credentials is None or region is None:
             missing = "credentials" if credentials is None else "region"
-            raise ConfigError(f"OPENSEARCH_AUTH sigv4: no AWS {missing} found", hint="set them as for boto3")
+            raise ConfigError(
+                f"OPENSEARCH_AUTH sigv4: no AWS {missing} found", hint="set AWS_REGION, or credentials as for boto3"
+            )
         return self._library.Urllib3AWSV4SignerAuth(credentials, region, self._service)
 
 
