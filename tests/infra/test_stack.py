@@ -65,10 +65,12 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def allowed(template: Template, effect: str = "Allow") -> dict[str, set[str]]:
-    """Action -> the resources it is allowed on, of all roles."""
+def allowed(template: Template, effect: str = "Allow", of: str = "") -> dict[str, set[str]]:
+    """Action -> the resources it is allowed on, of all roles, or of those with ``of`` in their names."""
     found: dict[str, set[str]] = {}
     for policy in every(template, "AWS::IAM::Policy"):
+        if of not in policy["PolicyName"]:
+            continue
         for statement in policy["PolicyDocument"]["Statement"]:
             actions, resources = (
                 each if isinstance(each, list) else [each] for each in (statement["Action"], statement["Resource"])
@@ -99,13 +101,32 @@ def test_the_clock_starts_the_functions_through_the_topic(template: Synthesize):
     assert text(subscription["Endpoint"]) == function
     permission = only(made, "AWS::Lambda::Permission")
     assert (permission["Principal"], text(permission["SourceArn"])) == ("sns.amazonaws.com", topic)
-    publishers = [
-        statement["Principal"].get("Service")
+
+
+def test_no_other_account_can_start_the_functions(template: Synthesize):
+    """EventBridge would publish for the rules of anybody, if the topic's policy let it."""
+    made = template()
+    allowed_by_topics = [
+        statement
         for policy in every(made, "AWS::SNS::TopicPolicy")
         for statement in policy["PolicyDocument"]["Statement"]
         if statement["Effect"] == "Allow"
     ]
-    assert sorted(publishers) == ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+    assert [statement["Principal"] for statement in allowed_by_topics] == [{"Service": "cloudwatch.amazonaws.com"}]
+    assert all("aws:SourceAccount" in str(statement["Condition"]) for statement in allowed_by_topics)
+    role_of_the_clock = text(only(made, "AWS::Events::Rule")["Targets"][0]["RoleArn"])
+    assert role_of_the_clock == reference(made, "AWS::IAM::Role", "Arn", part="ScheduleRole")
+    [trust] = [
+        statement
+        for role in every(made, "AWS::IAM::Role")
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]
+        if statement["Principal"] == {"Service": "events.amazonaws.com"}
+    ]
+    assert text(trust["Condition"]["StringEquals"]["aws:SourceAccount"]) == "<AWS::AccountId>"
+    assert text(trust["Condition"]["ArnLike"]["aws:SourceArn"]) == (
+        "arn:<AWS::Partition>:events:<AWS::Region>:<AWS::AccountId>:rule/docdb-stream-*"
+    )
+    assert reference(made, "AWS::SNS::Topic", part="Schedule") in allowed(made)["sns:Publish"]
 
 
 def test_period_and_state_can_be_set(template: Synthesize):
@@ -117,7 +138,8 @@ def test_existing_topics_are_taken_instead(template: Synthesize):
     trigger, alert = (f"arn:aws:sns:eu-central-1:{ACCOUNT}:{name}" for name in ("trigger", "alert"))
     made = template(deploy=f"trigger_topic_arn = {trigger}\nalert_topic_arn = {alert}")
     assert not every(made, "AWS::SNS::Topic")
-    assert only(made, "AWS::Events::Rule")["Targets"][0]["Arn"] == trigger
+    target = only(made, "AWS::Events::Rule")["Targets"][0]
+    assert (target["Arn"], "RoleArn" in target) == (trigger, False), "its owner's policy lets EventBridge publish"
     assert only(made, "AWS::Lambda::Function")["Environment"]["Variables"]["SNS_TOPIC_ARN_ALERT"] == alert
     assert {action for alarm in every(made, "AWS::CloudWatch::Alarm") for action in alarm["AlarmActions"]} == {alert}
     assert allowed(made)["sns:Publish"] == {alert}
