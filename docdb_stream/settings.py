@@ -17,8 +17,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    field_serializer,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -68,6 +69,10 @@ _PARAMETER = re.compile(r"([?&][^=&#]*(?:password|token|secret|signature)=|AWS_S
 def without_secrets(address: str) -> str:
     """An address with ``***`` for its password, and for parameters that are named like one."""
     return _PARAMETER.sub(r"\1***", _USER.sub(r"\1***@", address))
+
+
+def _shown(name: str | None, value: Any) -> Any:
+    return without_secrets(value) if name in ADDRESSES and isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -293,13 +298,13 @@ class Settings(BaseModel):
             raise ValueError("this is the secret itself; expected where it is: a name or ARN, env:NAME or file:PATH")
         return value
 
-    @field_serializer(*ADDRESSES)
-    def _dumped(self, value: str | None) -> str | None:
-        return None if value is None else without_secrets(value)
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: _shown(name, value) for name, value in dump(self).items()}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, without_secrets(value) if name in ADDRESSES and isinstance(value, str) else value
+            yield name, _shown(name, value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -221,7 +221,8 @@ def test_isolated_targets_get_functions_that_may_do_less(template: Synthesize):
     made = template(stream="kinesis_stream = changes\nbucket_name = b", deploy="isolate = true")
     variables = [function["Environment"]["Variables"] for function in every(made, "AWS::Lambda::Function")]
     assert [each["STREAM_NAME"] for each in variables] == ["shop.orders@kinesis", "shop.orders@s3"]
-    policies = [json.dumps(policy) for policy in every(made, "AWS::IAM::Policy")]
+    of_functions = [policy for policy in every(made, "AWS::IAM::Policy") if "shoporders" in policy["PolicyName"]]
+    policies = [json.dumps(policy) for policy in of_functions]
     assert [("kinesis:" in policy, "s3:" in policy) for policy in policies] == [(True, False), (False, True)]
 
 
@@ -237,7 +238,7 @@ def test_a_role_may_do_what_its_targets_need_on_exactly_those_resources(template
     domain = f"arn:<AWS::Partition>:es:{here}:domain/shop-search"
     secrets = f"arn:<AWS::Partition>:secretsmanager:{here}:secret:"
     objects = {"arn:<AWS::Partition>:s3:::shop-changes/changes/*", "arn:<AWS::Partition>:s3:::letters/refused/*"}
-    assert allowed(made) == {
+    assert allowed(made, of="shoporders") == {
         "es:ESHttpDelete": {f"{domain}/_search/scroll"},
         "es:ESHttpPost": {f"{domain}/*"},
         "kinesis:DescribeStreamSummary": {f"arn:<AWS::Partition>:kinesis:{here}:stream/changes"},
@@ -271,6 +272,14 @@ def test_a_role_without_targets_in_aws_may_only_log_alert_and_fail(template: Syn
         (
             f"stdout = true\ndocumentdb_secret = {SECRET_ARN.removesuffix('-AbCdEf')}",
             *("secretsmanager:GetSecretValue", "secret:reader-??????"),
+        ),
+        (  # looks whole, and is not: the secret's name ends like that
+            f"stdout = true\ndocumentdb_secret = {SECRET_ARN.removesuffix('reader-AbCdEf')}shop-reader",
+            *("secretsmanager:GetSecretValue", "secret:shop-reader-??????"),
+        ),
+        (
+            "stdout = true\ndocumentdb_secret = shop-reader",
+            *("secretsmanager:GetSecretValue", "secret:shop-reader-??????"),
         ),
         ("bucket_name = b", "s3:PutObject", ":::b/*"),
         (
@@ -405,7 +414,7 @@ def test_an_event_source_mapping_instead_of_the_schedule(template: Synthesize):
         "StartingPosition": "TRIM_HORIZON",
     }
     assert allowed(made)["rds:DescribeDBClusters"] == {CLUSTER_ARN}
-    assert allowed(made)["secretsmanager:GetSecretValue"] == {SECRET_ARN}
+    assert allowed(made)["secretsmanager:GetSecretValue"] == {SECRET_ARN, f"{SECRET_ARN}-??????"}
     names = {alarm["AlarmName"].rpartition("-")[2] for alarm in every(made, "AWS::CloudWatch::Alarm")}
     assert names == {"Errors", "Throttles", "Lag", "RetentionHeadroom", "Depth"}
 
