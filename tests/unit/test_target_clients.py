@@ -34,7 +34,7 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(ConfigError, match=module) as caught:
         construct()
-    assert caught.value.hint == f"pip install 'docdb-stream[{extra}]'"
+    assert caught.value.hint == f"pip install 'docdb-stream[{extra}]'; in a clone: pip install '.[{extra}]'"
 
 
 def test_a_library_that_lacks_something_itself_is_no_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
