@@ -50,8 +50,12 @@ class Runtime:
         """Tell people of a failure, if there are settings that say whom. Never raises."""
         if self._poller is not None:
             self._poller.alerts.send(error)
-        elif self._settings is not None:
-            Alerts(self._settings).send(error)
+            return
+        try:
+            settings = self.settings()
+        except ConfigError:
+            return
+        Alerts(settings).send(error)
 
     def settings(self) -> Settings:
         """The settings, read from the environment once. Raises ConfigError with every problem in its message."""

@@ -143,7 +143,7 @@ class FileTarget:
 
     def _make_entry_durable(self) -> None:
         # fsync of a new file does not cover its entry in the folder (fsync(2)).
-        folder = os.open(self._path.parent, os.O_RDONLY)
+        folder = os.open(self._path.resolve().parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
