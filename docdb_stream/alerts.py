@@ -58,7 +58,7 @@ class Alerts:
     def send(self, error: Exception) -> bool:
         """Send an alert about ``error`` unless one of its kind was sent lately; returns whether it was sent.
 
-        Takes PATIENCE_S at most, and what is left of the run (but LEAST_S). Never raises.
+        Takes PATIENCE_S at most, and no longer than is left of the run (but LEAST_S in any case). Never raises.
         """
         topic = self._settings.sns_topic_arn_alert
         if topic is None:
