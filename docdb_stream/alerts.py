@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from urllib.parse import quote
 
 from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateStoreError
+from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 15 * 60
 """At most one alert per stream and kind of error in this time."""
+
+PATIENCE_S = 5.0
+"""How long an alert may take. A healthy SNS takes a tenth of a second, importing boto3 half of one on little CPU."""
+
+LEAST_S = 0.5
+"""What an alert gets when nothing is left of the run: that it failed for want of time is worth being told."""
 
 _sent: dict[tuple[str | None, str, str], float] = {}
 """When each alert was sent last by this process: by topic, stream and kind, on the monotonic clock. Beside the objects,
@@ -50,23 +58,40 @@ class Alerts:
     def send(self, error: Exception) -> bool:
         """Send an alert about ``error`` unless one of its kind was sent lately; returns whether it was sent.
 
-        Never raises.
+        Takes PATIENCE_S at most, and no longer than is left of the run (but LEAST_S in any case). Never raises.
         """
         topic = self._settings.sns_topic_arn_alert
         if topic is None:
             return False
+        within_s = max(LEAST_S, min(PATIENCE_S, current_deadline().remaining_s))
+        outcome: list[bool | Exception] = []
+        # In a thread, because not all that can hang has a time-out: names are looked up, and credentials too.
+        thread = threading.Thread(
+            target=lambda: outcome.append(self._attempt(topic, error, within_s)), name="alert", daemon=True
+        )
+        thread.start()
+        thread.join(within_s)
+        found = outcome[0] if outcome else TimeoutError(f"no answer within {within_s:.0f} s")
+        if isinstance(found, Exception):
+            logger.error("the alert could not be sent: %s: %s", type(found).__name__, found)
+        return found is True
+
+    def _attempt(self, topic: str, error: Exception, within_s: float) -> bool | Exception:
+        """Send it, if it is due; returns what went wrong instead of raising it."""
         kind = error.kind if isinstance(error, DocdbStreamError) else type(error).__name__
         try:
-            if not self._may_send(error, kind):
-                return False
-            import boto3
+            with deadline(Deadline.after(within_s)):
+                if not self._may_send(error, kind):
+                    return False
+                from docdb_stream import aws
 
-            subject = f"docdb-stream {self._settings.stream_name}: {kind}"
-            ascii_subject = subject.encode("ascii", "replace").decode()[: _SUBJECT_CHARACTERS - 1]
-            boto3.client("sns").publish(TopicArn=topic, Subject=ascii_subject, Message=self._message(error, kind))
+                subject = f"docdb-stream {self._settings.stream_name}: {kind}"
+                ascii_subject = subject.encode("ascii", "replace").decode()[: _SUBJECT_CHARACTERS - 1]
+                sns = aws.Service("sns", region=aws.arn_region(topic))
+                message = self._message(error, kind)
+                aws.patiently(lambda: sns.client.publish(TopicArn=topic, Subject=ascii_subject, Message=message))
         except Exception as trouble:  # noqa: BLE001 - whatever it is, the error that is being reported matters more
-            logger.error("the alert could not be sent: %s: %s", type(trouble).__name__, trouble)
-            return False
+            return trouble
         _sent[topic, self._settings.stream_name, kind] = self._clock()
         return True
 

@@ -259,7 +259,8 @@ def doctor(config: ConfigOption = None, stream: StreamOption = None) -> None:
     worst = 0
     for settings in chosen:
         for what, error in checks(settings):
-            typer.echo(f"{settings.stream_name}  {what}: " + ("ok" if error is None else f"FAILED: {error}"))
+            verdict = "ok" if error is None else f"{'FAILED' if error.exit_code else 'CAUTION'}: {error}"
+            typer.echo(f"{settings.stream_name}  {what}: {verdict}")
             if error is not None:
                 worst = max(worst, error.exit_code)
                 if error.hint:

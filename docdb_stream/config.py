@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, ValidationError
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.settings import Settings
+from docdb_stream.settings import ADDRESSES, Settings, without_secrets
 
 SHARED_SECTION = "docdb-stream"
 STREAM_PREFIX = "stream "
@@ -170,19 +169,12 @@ def _entries(
             if name not in environ
         ]
         value = _REFERENCE.sub(lambda match: environ.get(match[1], ""), value)
-        if field == "documentdb_uri" and not _REFERENCE.search(parser.get(section, key)) and _has_password(value):
+        if field in ADDRESSES and not _REFERENCE.search(parser.get(section, key)) and without_secrets(value) != value:
+            instead = f"{ADDRESSES[field]}, or " if ADDRESSES[field] else ""
             problems.append(
-                f"[{section}] {key}: a password in the file; use documentdb_secret, or ${{NAME}} for an environment "
-                "variable"
+                f"[{section}] {key}: a password in the file; use {instead}${{NAME}} for an environment variable"
             )
         yield field, value
-
-
-def _has_password(uri: str) -> bool:
-    try:
-        return bool(urlsplit(uri).password)
-    except ValueError:
-        return False
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -222,7 +214,7 @@ def _problem(detail: Any, where: str, upper: bool) -> str:
     return f"{where} {key}: {message}{shown}" if key else f"{where}: {message}"
 
 
-_UNSHOWN = frozenset({"documentdb_uri", "elasticsearch_uri"})
+_UNSHOWN = frozenset({*ADDRESSES, *ADDRESSES.values()})
 
 
 def _error(where: str, problems: list[str]) -> ConfigError:

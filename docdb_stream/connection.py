@@ -232,14 +232,14 @@ def _ca_file(reference: str) -> str:
 @functools.cache
 def _ca_from_s3(reference: str) -> str:
     """Fetch the bundle once per process: a Lambda's container keeps it while it is warm."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
+    from docdb_stream import aws
 
     parts = urlsplit(reference)
+    s3, place = aws.Service("s3"), {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}
     hint = "expected s3://bucket/key, and s3:GetObject on it"
     try:
-        body = boto3.client("s3").get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
-    except (ClientError, BotoCoreError, ValueError) as error:
+        body = aws.patiently(lambda: s3.client.get_object(**place)["Body"].read())
+    except (*aws.REQUEST_ERRORS, ValueError) as error:
         raise ConfigError(f"documentdb_tls_ca: cannot fetch {reference}: {error}", hint=hint) from error
     with tempfile.NamedTemporaryFile(prefix="docdb-stream-ca-", suffix=".pem", delete=False) as file:
         file.write(body)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
+from docdb_stream import aws
 from docdb_stream.dead_letters import Letter, letter
 from docdb_stream.errors import StateStoreError
 from docdb_stream.target import Rejection
@@ -19,14 +17,11 @@ T = TypeVar("T")
 
 
 def _asked(place: str, hint: str, request: Callable[[], T]) -> T:
-    """The answer to a request to AWS; boto3 retries what passes by itself."""
+    """The answer to a request to AWS, made again while its trouble passes and the deadline allows."""
     try:
-        return request()
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "unknown")
-        raise StateStoreError(f"dead letters: {place}: {code}", hint=hint) from error
-    except (BotoCoreError, ValueError) as error:
-        raise StateStoreError(f"dead letters: {place}: {error}", hint=hint) from error
+        return aws.patiently(request)
+    except (*aws.REQUEST_ERRORS, ValueError) as error:
+        raise StateStoreError(f"dead letters: {place}: {aws.message(error)}", hint=hint) from error
 
 
 class S3DeadLetters:
@@ -43,7 +38,11 @@ class S3DeadLetters:
         parts = urlsplit(place)
         self._place, self._bucket = place, parts.netloc
         self._prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
-        self._client: Any = boto3.client("s3")
+        self._s3 = aws.Service("s3")
+
+    @property
+    def _client(self) -> Any:
+        return self._s3.client
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
@@ -59,14 +58,17 @@ class S3DeadLetters:
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters."""
         prefix = self._prefix if stream is None else f"{self._prefix}{quote(stream, safe='.')}/"
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
-        for key in self._ask(lambda: [each["Key"] for page in pages for each in page.get("Contents", [])]):
+        for key in self._ask(lambda: self._keys(prefix)):
             read = self._ask(lambda key=key: self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())  # type: ignore[misc]
             yield json.loads(read)
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
         self._ask(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._key(letter)))
+
+    def _keys(self, prefix: str) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
     def _key(self, found: Letter) -> str:
         name = hashlib.sha256(found["event_id"].encode()).hexdigest()[:32]
@@ -95,8 +97,12 @@ class SqsDeadLetters:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client: Any = boto3.client("sqs")
+        self._sqs = aws.Service("sqs")
         self._handles: dict[str, dict[str, str]] = {}  # by letter and message
+
+    @property
+    def _client(self) -> Any:
+        return self._sqs.client
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""

@@ -5,10 +5,12 @@ Owns the translation of PyMongo's errors. Decides nothing about retrying.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import pymongo
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.uri_parser import parse_uri
 
 from docdb_stream.errors import SourceUnavailableError
@@ -17,6 +19,10 @@ from docdb_stream.retry import current_deadline
 AUTHENTICATION_FAILED = 18
 UNAUTHORIZED = 13
 """Error codes of the MongoDB server (its error_codes.yml), which DocumentDB shares."""
+
+_PYMONGO_BELOW = {6: "4.11", 7: "4.14", 8: "4.20"}
+"""The wire version that a server reports at most (6: MongoDB 3.6, 7: 4.0, 8: 4.2) -> the first PyMongo that refuses it,
+by PyMongo's changelog and its MIN_SUPPORTED_WIRE_VERSION."""
 
 NO_CHANGE_STREAMS_HINT = (
     "change streams need a replica set: start mongod with --replSet and run rs.initiate(); on DocumentDB enable them "
@@ -45,9 +51,24 @@ def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
         return SourceUnavailableError(f"{where}: {server_message(error)} (code {error.code})")
     if isinstance(error, ServerSelectionTimeoutError):
         return _no_server(error, uri, where)
+    if isinstance(error, ConfigurationError) and "wire version" in str(error):
+        return SourceUnavailableError(
+            f"PyMongo {pymongo.version} does not go with the server: {error}", hint=_other_pymongo(str(error))
+        )
     return SourceUnavailableError(
         f"the connection to {where} broke: {_short(error)}", hint="the next run goes on from the checkpoint"
     )
+
+
+def _other_pymongo(message: str) -> str:
+    """Which PyMongo to install, by what it says of the server's version of the wire protocol."""
+    reported = re.search(r"reports wire version (\d+)", message)
+    if reported is None:
+        return "the server is newer than this PyMongo knows: pip install --upgrade pymongo"
+    below = next((version for wire, version in _PYMONGO_BELOW.items() if int(reported[1]) <= wire), None)
+    if below is None:
+        return "install the PyMongo that docs/compatibility.md names for the server"
+    return f"pip install 'pymongo<{below}'; for a Lambda, pymongo = <{below} in [deploy] of config.ini"
 
 
 def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableError:

@@ -1,12 +1,22 @@
-"""Looks whether a stream would work, without delivering anything."""
+"""Looks whether a stream would work, without delivering anything and without leaving anything behind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pymongo
+from pymongo import ReadPreference
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure, PyMongoError
 
 from docdb_stream.connection import Connection
+from docdb_stream.diagnosis import UNAUTHORIZED, unavailable
 from docdb_stream.enable import check_enabled
-from docdb_stream.errors import DocdbStreamError
+from docdb_stream.errors import DocdbStreamError, StateStoreError
+from docdb_stream.events import Namespace
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.source import MongoChangeSource
@@ -17,9 +27,22 @@ from docdb_stream.targets import build_targets
 PATIENCE_S = 5.0
 """A person waits for the answer, so nothing is retried for longer."""
 
+_NAMES_SHOWN = 10
 
-def checks(settings: Settings) -> Iterator[tuple[str, DocdbStreamError | None]]:
-    """Try one thing after the other; yields what was tried and, if it does not work, why."""
+
+class Caution(DocdbStreamError):
+    """What may be meant as it is, and may be a mistake."""
+
+    exit_code = 0
+    kind = "caution"
+
+
+Finding = tuple[str, DocdbStreamError | None]
+"""What was tried, and why it does not work; a ``Caution`` where it does, and yet should be looked at."""
+
+
+def checks(settings: Settings) -> Iterator[Finding]:
+    """Try one thing after the other."""
     with deadline(Deadline(patience_s=PATIENCE_S)):
         try:
             connection = Connection(settings)
@@ -27,12 +50,7 @@ def checks(settings: Settings) -> Iterator[tuple[str, DocdbStreamError | None]]:
             yield "connection settings", error
             return
         with connection:
-            source = MongoChangeSource(settings, connection)
-            yield from _tried("cluster and change stream", lambda: source.open(source.start_position("now")))
-            source.close()
-            yield from _tried("change streams enabled", lambda: check_enabled(connection, settings.scope))
-            store = MongoCheckpointStore(settings, connection)
-            yield from _tried("state database", lambda: store.load(settings.stream_name))
+            yield from _cluster(settings, connection)
         try:
             targets = build_targets(settings)
         except DocdbStreamError as error:
@@ -40,14 +58,113 @@ def checks(settings: Settings) -> Iterator[tuple[str, DocdbStreamError | None]]:
             return
         for target in targets:
             if isinstance(target, Checkable):
-                yield from _tried(f"target {target.name}", target.check)
+                yield _tried(f"target {target.name}", target.check)
             target.close()
 
 
-def _tried(what: str, attempt: object) -> Iterator[tuple[str, DocdbStreamError | None]]:
+def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    found = _tried(f"cluster, by PyMongo {pymongo.version}", lambda: _reach(connection))
+    yield found
+    if found[1] is not None:
+        return  # the rest would say the same, each after waiting for it
+    source = MongoChangeSource(settings, connection)
+    store = MongoCheckpointStore(settings, connection)
+    yield _tried("cluster and change stream", lambda: source.open(source.start_position("now")))
+    yield _tried("change streams enabled", lambda: check_enabled(connection, settings.scope))
+    yield _tried("what is watched", lambda: _see_what_is_watched(connection, settings.scope))
+    yield _tried("state database", lambda: _see_that_state_can_be_kept(settings, connection, store))
+    yield _tried("saved position", lambda: _see_that_it_can_go_on(settings, source, store))
+    source.close()
+
+
+def _tried(what: str, attempt: Callable[[], object]) -> Finding:
     try:
-        attempt()  # type: ignore[operator]
+        attempt()
     except DocdbStreamError as error:
-        yield what, error
+        return what, error
+    return what, None
+
+
+def _reach(connection: Connection) -> None:
+    """PyMongo itself compares the versions of the wire protocol, before the first command."""
+    try:
+        connection.client.admin.command("hello")
+    except PyMongoError as error:
+        raise unavailable(error, connection.uri) from error
+
+
+def _see_that_state_can_be_kept(settings: Settings, connection: Connection, store: MongoCheckpointStore) -> None:
+    store.load(settings.stream_name)
+    names = [settings.state_collection, settings.ledger_collection]
+    if settings.dead_letters is None:
+        names.append(settings.dead_letters_collection)
+    for name in names:
+        collection = connection.client[settings.state_db][name]
+        try:
+            _write_and_undo(connection, collection)
+        except PyMongoError as error:
+            trouble = unavailable(error, connection.uri)
+            raise StateStoreError(f"state {collection.full_name}: {trouble}", hint=trouble.hint) from error
+
+
+def _write_and_undo(connection: Connection, collection: Collection[dict[str, Any]]) -> None:
+    """Write as a run does, in a transaction that is aborted: not even a collection stays that was not there."""
+    this = {"_id": f"docdb-stream doctor {uuid.uuid4().hex}"}
+    change = {"$set": {"written": True}}
+    try:
+        with connection.client.start_session() as session:
+            session.start_transaction(read_preference=ReadPreference.PRIMARY)
+            collection.insert_one(dict(this), session=session)
+            collection.update_one(this, change, session=session)
+            collection.delete_one(this, session=session)
+            session.abort_transaction()
+    except OperationFailure as error:
+        if error.code == UNAUTHORIZED:
+            raise
+        # There are servers without transactions, or without new collections in one. That it may be written to shows
+        # without a document, too.
+        collection.update_one(this, change)
+        collection.delete_one(this)
+
+
+def _see_that_it_can_go_on(settings: Settings, source: MongoChangeSource, store: MongoCheckpointStore) -> None:
+    checkpoint = store.load(settings.stream_name)
+    if checkpoint is not None and checkpoint.position is not None:
+        source.open(checkpoint.position)
+
+
+def _see_what_is_watched(connection: Connection, scope: Namespace | None) -> None:
+    """A collection may be made later, so that there is none is no failure.
+
+    Raises:
+        Caution: There is no such database or collection. Not where the user may not list them.
+    """
+    if scope is None:
+        return
+    try:
+        databases = connection.client.list_database_names()
+        if scope.db not in databases:
+            raise _absent(f"database {scope.db}", "WATCHED_DB_NAME", scope.db, databases, "everything")
+        if scope.coll is None:
+            return
+        collections = connection.client[scope.db].list_collection_names()
+    except PyMongoError:
+        return
+    if scope.coll not in collections:
+        shown = [name for name in collections if not name.startswith("system.")]
+        raise _absent(f"collection {scope}", "WATCHED_COLLECTION_NAME", scope.coll, shown, "the whole database")
+
+
+def _absent(what: str, variable: str, name: str, there: Sequence[str], whole: str) -> Caution:
+    by_lower_case = {each.lower(): each for each in there}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    names = sorted(there)
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    known = f"There are: {', '.join(names[:_NAMES_SHOWN])}{more}" if names else "There is none at all yet"
+    if "*" in name or "," in name:
+        hint = f"{variable} is one name; leave it out for {whole}, or make a stream for each. {known}"
+    elif near:
+        hint = f"did you mean {by_lower_case[near[0]]}? {known}"
     else:
-        yield what, None
+        hint = f"if it is to be made later, all is well; otherwise correct {variable}. {known}"
+    return Caution(f"there is no {what} now, so nothing arrives until there is", hint=hint)

@@ -95,3 +95,8 @@ class StateStoreError(DocdbStreamError):
 
     exit_code = 3
     kind = "state"
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs an extra of this package, wherever the package came from."""
+    return f"pip install 'docdb-stream[{extra}]'; in a clone: pip install '.[{extra}]'"

@@ -96,6 +96,7 @@ class Poller:
         limit: Deadline | None = None,
         follow: bool = False,
         progress: Callable[[RunResult], None] | None = None,
+        alert: bool = True,
     ) -> RunResult:
         """Read from the checkpoint on until caught up, MAX_LOOP loops are done, the deadline nears, or a stop is asked.
 
@@ -105,6 +106,8 @@ class Poller:
             limit: The deadline, and the event by which to ask for a stop. Default: none.
             follow: Never end by being caught up or by MAX_LOOP.
             progress: Called after every loop and checkpoint with the result so far.
+            alert: Whether a failure is told from here. False is for who has to do something else before: sending it can
+                take seconds (``alerts.send``).
 
         Returns:
             What was done, after the final checkpoint.
@@ -119,7 +122,9 @@ class Poller:
         except (LeaseHeldError, CheckpointConflictError):
             raise
         except Exception as error:
-            self.alerts.send(error)
+            if alert:
+                with deadline(limit or Deadline()):
+                    self.alerts.send(error)
             raise
 
     def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:

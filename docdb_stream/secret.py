@@ -62,17 +62,17 @@ def _read(reference: str) -> str:
 
 
 def _read_secrets_manager(name: str) -> str:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
+    from docdb_stream import aws
 
-    hint = "check the secret's name, the region, and secretsmanager:GetSecretValue for this role"
+    secrets = aws.Service("secretsmanager", region=aws.arn_region(name))
+    hint = (
+        "check the secret's name, the region (AWS_REGION), secretsmanager:GetSecretValue for this role, and that the "
+        "network reaches Secrets Manager"
+    )
     try:
-        answer = boto3.client("secretsmanager").get_secret_value(SecretId=name)
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "unknown")
-        raise ConfigError(f"cannot read the secret {name}: {code}", hint=hint) from error
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigError(f"cannot read the secret {name}: {error}", hint=hint) from error
+        answer = aws.patiently(lambda: secrets.client.get_secret_value(SecretId=name))
+    except (*aws.REQUEST_ERRORS, ValueError) as error:
+        raise ConfigError(f"cannot read the secret {name}: {aws.message(error)}", hint=hint) from error
     if "SecretString" not in answer:
         raise ConfigError(f"the secret {name} is binary", hint="store it as a JSON string")
     return str(answer["SecretString"])

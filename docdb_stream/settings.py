@@ -7,9 +7,21 @@ and meaning. Reading files and the environment is ``config``'s.
 from __future__ import annotations
 
 import datetime as dt
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from docdb_stream.events import Namespace, PayloadFormat, scope_name
 
@@ -40,14 +52,42 @@ def _words(value: object) -> object:
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
+ADDRESSES = {
+    "documentdb_uri": "documentdb_secret",
+    "elasticsearch_uri": "opensearch_secret",
+    "msk_bootstrap_srv": "kafka_secret",
+    "sqs_query_url": "",
+    "dead_letters": "",
+}
+"""The settings that are addresses, which can hold a password -> the setting that says where it should be instead."""
+
+_USER = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?+[^:@/?#]*:).+@", re.IGNORECASE | re.DOTALL)
+"""A user name and password before the last @: a password that should be percent-encoded can hold any character."""
+_PARAMETER = re.compile(r"([?&][^=&#]*(?:password|token|secret|signature)=|AWS_SESSION_TOKEN:)[^&,#]+", re.IGNORECASE)
+
+
+def without_secrets(address: str) -> str:
+    """An address with ``***`` for its password, and for parameters that are named like one."""
+    return _PARAMETER.sub(r"\1***", _USER.sub(r"\1***@", address))
+
+
+def _shown(name: str | None, value: Any) -> Any:
+    return without_secrets(value) if name in ADDRESSES and isinstance(value, str) else value
+
+
 class Settings(BaseModel):
     """Everything about one stream. Frozen; made by keyword, ``Settings.from_env()`` or ``Settings.from_config()``.
+
+    A password in an address shows in the attribute itself and nowhere else: not in a repr, an error or a dump. So to
+    make other settings of some, take ``model_copy``.
 
     Raises:
         ConfigError: From the two constructors: every problem at once. By keyword, pydantic's ValidationError.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, str_strip_whitespace=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, str_strip_whitespace=True, hide_input_in_errors=True
+    )
 
     # The cluster
     documentdb_uri: str = Field(
@@ -250,6 +290,21 @@ class Settings(BaseModel):
         if isinstance(values, dict):
             return {key: value for key, value in values.items() if not (isinstance(value, str) and not value.strip())}
         return values
+
+    @field_validator("documentdb_secret", "kafka_secret", "opensearch_secret")
+    @classmethod
+    def _is_a_reference(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("{"):
+            raise ValueError("this is the secret itself; expected where it is: a name or ARN, env:NAME or file:PATH")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: _shown(name, value) for name, value in dump(self).items()}
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, _shown(name, value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -25,8 +25,10 @@ logger = Logger(service="docdb_stream", level=os.environ.get("LOG_LEVEL", "INFO"
 """JSON log lines; the package's own loggers are below this one, so theirs are JSON as well."""
 
 RESERVE_S = 0.5
-"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for metrics, an alert and the
-answer."""
+"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for metrics and the answer."""
+
+ALERT_RESERVE_S = 2.0
+"""Kept free for an alert, where there is a topic for it; a tenth of the invocation at most."""
 
 
 class Runtime:
@@ -40,14 +42,20 @@ class Runtime:
         """The poller, built on first use and after ``discard``. Raises ConfigError."""
         if self._poller is None:
             settings = self.settings()
-            try:
-                with deadline(limit):
-                    self._poller = Poller.from_settings(settings)
-            except Exception as error:
-                # Before there is a poller there is nobody else to tell.
-                Alerts(settings).send(error)
-                raise
+            with deadline(limit):
+                self._poller = Poller.from_settings(settings)
         return self._poller
+
+    def alert(self, error: Exception) -> None:
+        """Tell people of a failure, if there are settings that say whom. Never raises."""
+        if self._poller is not None:
+            self._poller.alerts.send(error)
+            return
+        try:
+            settings = self.settings()
+        except ConfigError:
+            return
+        Alerts(settings).send(error)
 
     def settings(self) -> Settings:
         """The settings, read from the environment once. Raises ConfigError with every problem in its message."""
@@ -69,9 +77,15 @@ class Runtime:
                 logger.warning("closing after a failure: %s", type(error).__name__)
 
 
-def deadline_of(context: Any) -> Deadline:
-    """The invocation's deadline, from its remaining time."""
+def end_of(context: Any) -> Deadline:
+    """When all but the answer has to be done."""
     return Deadline.after(max(0.1, context.get_remaining_time_in_millis() / 1000 - RESERVE_S))
+
+
+def run_deadline(end: Deadline, settings: Settings) -> Deadline:
+    """When the run has to be over, so that an alert about it can be sent before the end."""
+    alert_s = min(ALERT_RESERVE_S, end.remaining_s / 10) if settings.sns_topic_arn_alert else 0.0
+    return Deadline(end.at_s - alert_s)
 
 
 def emit(metrics: Sequence[Metric], stream: str) -> None:

@@ -19,9 +19,9 @@ from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers._canonical import to_bson
-from docdb_stream.handlers._runtime import deadline_of, emit, log_failure, logger, now
+from docdb_stream.handlers._runtime import emit, end_of, log_failure, logger, now, run_deadline
 from docdb_stream.metrics import Metric
-from docdb_stream.retry import deadline
+from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.targets import build_targets
 
@@ -36,14 +36,16 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         DocdbStreamError: Something is not durable. Lambda sends the whole batch again.
     """
     parts: _Parts | None = None
+    end = end_of(context)
     try:
         events = _events(event)
         parts = _parts()
-        return _deliver(parts, events, context)
+        return _deliver(parts, events, end)
     except Exception as error:
         log_failure(error)
         if parts is not None:
-            parts.alerts.send(error)
+            with deadline(end):
+                parts.alerts.send(error)
         _discard()
         raise
 
@@ -134,9 +136,9 @@ def _event(value: Mapping[str, Any]) -> ChangeEvent:
     return ChangeEvent(to_bson(value))
 
 
-def _deliver(parts: _Parts, events: list[ChangeEvent], context: Any) -> dict[str, Any]:
+def _deliver(parts: _Parts, events: list[ChangeEvent], end: Deadline) -> dict[str, Any]:
     settings = parts.settings
-    limit = deadline_of(context)
+    limit = run_deadline(end, settings)
     try:
         with deadline(limit), parts.delivery as delivery:
             for start in range(0, len(events), settings.batch_size):

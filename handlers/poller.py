@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError
-from docdb_stream.handlers._runtime import Runtime, deadline_of, emit, log_failure, logger, now, started_by
+from docdb_stream.handlers._runtime import Runtime, emit, end_of, log_failure, logger, now, run_deadline, started_by
 from docdb_stream.metrics import run_metrics
+from docdb_stream.retry import deadline
 
 _runtime = Runtime()
 
@@ -28,11 +29,12 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         DocdbStreamError: The run failed. Lambda retries and then sends the event to the on-failure destination; the
             checkpoint stands where it was last saved.
     """
+    end = end_of(context)
     try:
         _check_starter(event)
-        limit = deadline_of(context)
+        limit = run_deadline(end, _runtime.settings())
         poller = _runtime.poller(limit)
-        result = poller.run(limit=limit)
+        result = poller.run(limit=limit, alert=False)
     except (LeaseHeldError, CheckpointConflictError) as error:
         stream = _runtime.settings().stream_name
         logger.info("not run to its end: %s", error)
@@ -40,7 +42,9 @@ def handler(event: object, context: Any) -> dict[str, Any]:
             _runtime.discard()  # its targets may hold what is now another invocation's to deliver
         return {"stream": stream, "stopped_by": error.kind}
     except Exception as error:
-        log_failure(error)
+        log_failure(error)  # before anything that could take the time which is left
+        with deadline(end):
+            _runtime.alert(error)
         _runtime.discard()
         raise
     if result.events != result.read:

@@ -82,18 +82,19 @@ def esm_permissions(cluster_arn: str) -> list[Permission]:
     ]
 
 
-def secret_arn(reference: str) -> str:
-    """The ARN, or its pattern: Secrets Manager ends each with six random characters that a name does not tell."""
-    if re.fullmatch(r"arn:.+-[A-Za-z0-9]{6}", reference):
-        return reference
-    return (
-        f"{reference}-??????" if reference.startswith("arn:") else _arn("secretsmanager", f"secret:{reference}-??????")
-    )
+def secret_arns(reference: str) -> tuple[str, ...]:
+    """The ARN, or its pattern: Secrets Manager ends each with a hyphen and six random characters that a name does not
+    tell. Where they are left out of an ARN it can still end like that (``...:secret:shop-reader``), so then it is both.
+    """
+    if not reference.startswith("arn:"):
+        return (_arn("secretsmanager", f"secret:{reference}-??????"),)
+    whole = (reference,) if re.search(r"-[A-Za-z0-9]{6}$", reference) else ()
+    return (*whole, f"{reference}-??????")
 
 
 def _secrets(settings: Settings) -> Iterator[Permission]:
     named = (settings.documentdb_secret, settings.kafka_secret, settings.opensearch_secret)
-    arns = tuple(dict.fromkeys(secret_arn(reference) for reference in named if reference))
+    arns = tuple(dict.fromkeys(arn for reference in named if reference for arn in secret_arns(reference)))
     if arns:
         why = "Secrets Manager ends an ARN with six random characters; ?????? stands for exactly these."
         yield Permission(("secretsmanager:GetSecretValue",), arns, why)

@@ -7,16 +7,17 @@ own keys are ``docdb_stream.settings``'s.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from docdb_stream.config import STREAM_PREFIX, deployment_sections, settings_from_config
 from docdb_stream.errors import ConfigError
-from docdb_stream.settings import Settings
+from docdb_stream.settings import ADDRESSES, Settings, without_secrets
 
 DEPLOY_SECTION = "deploy"
 NETWORK_SECTION = "network"
@@ -144,11 +145,14 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     """The deployment that ``path`` describes.
 
     The file alone decides; the environment only stands in for ``${NAME}``: what is deployed must not depend on what
-    happens to be set where it is deployed from.
+    happens to be set where it is deployed from. AWS_ENDPOINT_URL says that the cloud is on this machine, where
+    addresses of this machine make sense.
 
     Raises:
         ConfigError: With every problem found, those of the streams included.
     """
+    environ = os.environ if environ is None else environ
+    local_cloud = bool(_LOOPBACK.search(environ.get("AWS_ENDPOINT_URL", "")))
     problems: list[str] = []
     sections = deployment_sections(path)
     streams: list[Settings] = []
@@ -169,7 +173,7 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
         else:
             functions[name] = _validated(FunctionSettings, {**inherited, **values}, section, problems)
     for settings in streams:
-        problems += _misfits(settings)
+        problems += _misfits(settings, local_cloud)
         if deploy is not None:
             problems += _conflicts(settings, functions[settings.stream_name], deploy)
     if problems or deploy is None or network is None:
@@ -201,16 +205,30 @@ def _validated(model: type[S], values: Mapping[str, str], section: str, problems
         return None
 
 
-def _misfits(settings: Settings) -> list[str]:
-    """What is right elsewhere and cannot work in a Lambda."""
+_LOOPBACK = re.compile(r"(?:^|[/@,])(localhost|127(?:\.\d+){3}|0\.0\.0\.0|\[?::1\]?)(?=[:/?,]|$)", re.IGNORECASE)
+_EXAMPLES = {"documentdb_uri": ", such as shop.cluster-abc.eu-central-1.docdb.amazonaws.com"}
+
+
+def _misfits(settings: Settings, local_cloud: bool) -> list[str]:
+    """What is right elsewhere and cannot work in a Lambda; one of a cloud on this machine reaches it."""
     where = f"[{STREAM_PREFIX}{settings.stream_name}]"
     problems = [
         f"{where} {key}: a function reads its secrets from Secrets Manager; give a name or ARN"
         for key in ("documentdb_secret", "kafka_secret", "opensearch_secret")
         if (getattr(settings, key) or "").startswith(("env:", "file:"))
     ]
-    if _holds_password(settings.documentdb_uri):
-        problems.append(f"{where} documentdb_uri: a password would be readable in the template; use documentdb_secret")
+    addresses = {name: getattr(settings, name) or "" for name in ADDRESSES}
+    problems += [
+        f"{where} {name}: a password would be readable in the template; use {ADDRESSES[name] or 'an IAM role'}"
+        for name, address in addresses.items()
+        if without_secrets(address) != address
+    ]
+    if not local_cloud:
+        problems += [
+            f"{where} {name}: {host} is the function's own machine; set what it is to reach{_EXAMPLES.get(name, '')}"
+            for name, address in addresses.items()
+            for host in _LOOPBACK.findall(address)[:1]
+        ]
     if settings.file_path:
         problems.append(f"{where} file_path: a function has no file that lasts; use bucket_name")
     if settings.dead_letters and not settings.dead_letters.startswith(("s3://", "https://", "http://")):
@@ -235,13 +253,6 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
         if not (settings.documentdb_secret or "").startswith("arn:"):
             problems.append(f"{where} documentdb_secret: an event source mapping takes the secret's ARN")
     return problems
-
-
-def _holds_password(uri: str) -> bool:
-    try:
-        return bool(urlsplit(uri).password)
-    except ValueError:
-        return False
 
 
 def _count(path: str, problems: list[str]) -> str:

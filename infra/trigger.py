@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from aws_cdk import Duration
+from aws_cdk import Aws, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
@@ -28,14 +29,31 @@ class Schedule(Construct):
         self.topic = trigger_topic(self, deploy)
         for function in functions:
             self.topic.add_subscription(subscriptions.LambdaSubscription(function.function))
+        # Who owns a topic has its policy let EventBridge publish. Ours is published to by a role that this rule alone
+        # can take: EventBridge's user guide ("Amazon SNS permissions") knows no Condition in a topic's policy, and
+        # without one it would let the rules of every account publish.
+        role = None if deploy.trigger_topic_arn else self._role()
         self.rule = events.Rule(
             self,
             "Rule",
             description="Starts the functions of docdb-stream, through the trigger topic",
             schedule=events.Schedule.rate(Duration.minutes(deploy.every_minutes)),
             enabled=deploy.enabled,
-            targets=[targets.SnsTopic(self.topic)],
+            targets=[targets.SnsTopic(self.topic, role=role)],
         )
+
+    def _role(self) -> iam.Role:
+        # By the pattern of the rule's name, which CloudFormation begins with the stack's: the rule names the role, so
+        # the role cannot name the rule.
+        rules = f"arn:{Aws.PARTITION}:events:{Aws.REGION}:{Aws.ACCOUNT_ID}:rule/{Stack.of(self).stack_name}-*"
+        service = iam.ServicePrincipal(
+            "events.amazonaws.com",
+            conditions={
+                "ArnLike": {"aws:SourceArn": rules},
+                "StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID},
+            },
+        )
+        return iam.Role(self, "Role", assumed_by=service, description="Publishes the clock's ticks")
 
 
 def trigger_topic(scope: Construct, deploy: DeploySettings) -> sns.ITopic:

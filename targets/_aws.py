@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from docdb_stream.aws import REQUEST_ERRORS, error_code, is_retriable
 from docdb_stream.errors import TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
 from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws_client import REQUEST_ERRORS, Place, error_code, is_retriable, is_the_place_at_fault
+from docdb_stream.targets._aws_client import Place, is_the_place_at_fault
 
 _WAITING_REQUESTS = 2
 """Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""

@@ -1,4 +1,4 @@
-"""AWS clients, what is worth retrying, and what an operator is told when a service refuses.
+"""Requests of targets to AWS, and what an operator is told when a service refuses.
 
 Knows no service: what a target writes to, it says with a ``Place``.
 """
@@ -9,27 +9,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-    ResponseStreamingError,
-    SSLError,
-)
-from botocore.exceptions import (
-    ConnectionError as LostConnectionError,
-)
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import NoCredentialsError, NoRegionError, PartialCredentialsError, SSLError
 
+from docdb_stream import aws
+from docdb_stream.aws import NETWORK_ERRORS, REQUEST_ERRORS, RETRIABLE_CODES, codes, error_code, is_retriable
 from docdb_stream.errors import TargetError
 from docdb_stream.retry import Backoff, current_deadline
 
@@ -37,89 +22,32 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 3.0
-READ_TIMEOUT_S = 20.0
-"""A healthy service answers within a second; this covers 10 MiB over a slow link, and ends well before a run does."""
 
-
-def _codes(*lines: str) -> frozenset[str]:
-    return frozenset(" ".join(lines).split())
-
-
-# What the services and botocore call "later": botocore's own list (botocore/retries/standard.py, ThrottledRetryable-
-# and TransientRetryableChecker), Kinesis' PutRecords, KMS behind SQS, and S3's conflicts of concurrent writers.
-_RETRIABLE_CODES = _codes(
-    "Throttling ThrottlingException ThrottledException RequestThrottledException RequestThrottled SlowDown",
-    "TooManyRequestsException ProvisionedThroughputExceededException TransactionInProgressException",
-    "RequestLimitExceeded BandwidthLimitExceeded LimitExceededException PriorRequestNotComplete EC2ThrottledException",
-    "RequestTimeout RequestTimeoutException InternalFailure InternalError InternalServerError ServiceUnavailable",
-    "ServiceUnavailableException KMSThrottlingException KMS.ThrottlingException KmsThrottled KMSThrottling",
-    "InternalException OperationAborted ConditionalRequestConflict",
-)
-_MISSING_CODES = _codes(
+_MISSING_CODES = codes(
     "ResourceNotFoundException QueueDoesNotExist NonExistentQueue NoSuchBucket NotFound 404 InvalidAccountIdException",
 )
-_DENIED_CODES = _codes(
+_DENIED_CODES = codes(
     "AccessDenied AccessDeniedException UnauthorizedOperation NotAuthorized Forbidden 403 AuthorizationError",
     "NotAuthorizedForSourceException NotAuthorizedForDetailTypeException",
 )
-_CREDENTIAL_CODES = _codes(
+_CREDENTIAL_CODES = codes(
     "UnrecognizedClientException InvalidClientTokenId InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken",
     "InvalidSignatureException ExpiredTokenException InvalidToken IncompleteSignature MissingAuthenticationToken",
     "AuthFailure CredentialRetrievalError",
 )
-_OTHER_REGION_CODES = _codes("301 PermanentRedirect AuthorizationHeaderMalformed")
-REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-"""What a request raises: botocore's exceptions have no common base."""
-_NETWORK_ERRORS = (LostConnectionError, HTTPClientError, ResponseStreamingError)
+_OTHER_REGION_CODES = codes("301 PermanentRedirect AuthorizationHeaderMalformed")
 
 
 def client(service: str, connections: int, region: str | None = None) -> Any:
-    """A boto3 client with a session of its own (the default one is not safe to share while clients are made).
-
-    Looking for credentials can go to the network (instance metadata), so make it at the first use.
+    """A client for the hot path: see ``aws.client``.
 
     Args:
         service: boto3's name of the service.
         connections: How many requests go side by side.
-        region: Overrides the region of the environment, for what names its region itself.
-
-    Raises:
-        BotoCoreError: There is no region, or the configuration is wrong.
+        region: Overrides the region of the environment.
     """
-    config = Config(
-        max_pool_connections=connections,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        tcp_keepalive=True,
-        # Retrying is ours: it knows the deadline, the order, and which records are left.
-        retries={"total_max_attempts": 1},
-        # Requests are made by code, record by record in the hot path; the service checks them too.
-        parameter_validation=False,
-    )
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _descriptions())
-    made = boto3.session.Session(botocore_session=session).client(service, region_name=region, config=config)
-    made.meta.events.register("before-send", _check_lease)
-    return made
-
-
-@cache
-def _descriptions() -> Any:
-    """What reads, and keeps, botocore's descriptions of services and endpoints: all clients read the same ones, which
-    for three takes 9 MB and a quarter of a second of CPU when each has its own."""
-    return botocore.session.get_session().get_component("data_loader")
-
-
-def _check_lease(**_: object) -> None:
-    """The last thing before a request leaves: serializing and signing it takes milliseconds, in which a process can be
-    stopped for longer than its lease lasts. What it sent then would arrive after its successor's newer events."""
-    current_deadline().check()
-
-
-def arn_region(name: str) -> str | None:
-    """The region that an ARN (``arn:PARTITION:SERVICE:REGION:ACCOUNT:...``) names; None for what is no ARN."""
-    return name.split(":")[3] if name.startswith("arn:") else None
+    # Requests are made by code, record by record; the service checks them too.
+    return aws.client(service, region=region, max_pool_connections=connections, parameter_validation=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +87,7 @@ class Place:
             hint = "give the function or instance an IAM role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         elif isinstance(cause, SSLError):
             hint = "the endpoint's certificate is not trusted: check AWS_ENDPOINT_URL and AWS_CA_BUNDLE"
-        elif isinstance(cause, _NETWORK_ERRORS):
+        elif isinstance(cause, NETWORK_ERRORS):
             hint = "check that the network reaches AWS (VPC endpoint, NAT gateway, security group) and AWS_ENDPOINT_URL"
         elif code in _MISSING_CODES:
             hint = f"create it in this account and region with `{self.create}`, or correct {self.variable}"
@@ -167,7 +95,7 @@ class Place:
             hint = "the credentials are wrong or expired: check the IAM role, AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN"
         elif code in _OTHER_REGION_CODES:
             hint = "it is in another region: set AWS_REGION to that one"
-        elif code in _RETRIABLE_CODES:
+        elif code in RETRIABLE_CODES:
             hint = f"nothing is lost, the next run goes on: {self.capacity}"
         elif _is_of_kms(code):
             hint = "its KMS key refuses: allow kms:GenerateDataKey and kms:Decrypt on it, and see that it is enabled"
@@ -198,30 +126,6 @@ class Place:
             except (*REQUEST_ERRORS, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
                 if not is_retriable(error) or not backoff.wait():
                     raise self.error(error, action) from error
-
-
-def error_code(cause: Exception | str) -> str:
-    """The service's error code without the prefix of SQS' older protocol, or the name of botocore's exception."""
-    if isinstance(cause, ClientError):
-        cause = str(cause.response.get("Error", {}).get("Code", "unknown"))
-    return cause.removeprefix("AWS.SimpleQueueService.") if isinstance(cause, str) else type(cause).__name__
-
-
-def is_retriable(cause: Exception | str) -> bool:
-    """Whether the same may succeed later: throttling, a server's fault, a lost connection or a timeout.
-
-    Args:
-        cause: What botocore raised, or a record's error code.
-    """
-    if isinstance(cause, str):
-        return error_code(cause) in _RETRIABLE_CODES
-    if isinstance(cause, ClientError):
-        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return error_code(cause) in _RETRIABLE_CODES or status == 429 or status >= 500
-    if isinstance(cause, SSLError):
-        return False
-    # A load balancer's error page is not in the service's format: ResponseParserError.
-    return isinstance(cause, (*_NETWORK_ERRORS, ResponseParserError))
 
 
 def is_the_place_at_fault(code: str) -> bool:

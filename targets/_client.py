@@ -8,7 +8,7 @@ import ssl
 import warnings
 from types import ModuleType
 
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, install_hint
 
 
 def import_client(module: str, extra: str, *loggers: str) -> ModuleType:
@@ -34,7 +34,7 @@ def import_client(module: str, extra: str, *loggers: str) -> ModuleType:
         if error.name != module:
             raise
         raise ConfigError(
-            f"{module} is not installed, which the extra {extra} brings", hint=f"pip install 'docdb-stream[{extra}]'"
+            f"{module} is not installed, which the extra {extra} brings", hint=install_hint(extra)
         ) from None
     for logger in map(logging.getLogger, loggers):
         if logger.level == logging.NOTSET:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.retry import Backoff, current_deadline
 from docdb_stream.secret import read_credentials
+from docdb_stream.settings import without_secrets
 from docdb_stream.targets._client import import_client, tls_context
 
 _REQUEST_S = 30.0
@@ -139,20 +140,24 @@ class OpenSearchClient:
         return self._client
 
     def _signer(self) -> Any:
-        import boto3
+        from docdb_stream import aws
 
-        session = boto3.Session()
+        session = aws.session()
         credentials = session.get_credentials()
         known = _AWS_HOST.search(self._host["host"])
         region = (known and known["region"]) or session.region_name
         if credentials is None or region is None:
             missing = "credentials" if credentials is None else "region"
-            raise ConfigError(f"OPENSEARCH_AUTH sigv4: no AWS {missing} found", hint="set them as for boto3")
+            raise ConfigError(
+                f"OPENSEARCH_AUTH sigv4: no AWS {missing} found", hint="set AWS_REGION, or credentials as for boto3"
+            )
         return self._library.Urllib3AWSV4SignerAuth(credentials, region, self._service)
 
 
 def _host(uri: str) -> tuple[dict[str, Any], bool]:
     """opensearch-py's description of a host, and whether it is one of AWS."""
+    if without_secrets(uri) != uri:  # before anything that could repeat a part of it
+        raise _credentials()
     try:
         url = urlsplit(uri if "://" in uri else f"https://{uri}")
         port = url.port
@@ -160,8 +165,8 @@ def _host(uri: str) -> tuple[dict[str, Any], bool]:
         raise ConfigError(f"ELASTICSEARCH_URI: {error}", hint="give https://host") from error
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ConfigError("ELASTICSEARCH_URI is not an address", hint="give https://host")
-    if url.username or url.password:
-        raise ConfigError("ELASTICSEARCH_URI holds credentials", hint="put them where OPENSEARCH_SECRET names")
+    if url.username:
+        raise _credentials()
     secure = url.scheme == "https"
     host = {
         "host": url.hostname,
@@ -170,3 +175,7 @@ def _host(uri: str) -> tuple[dict[str, Any], bool]:
         "url_prefix": url.path.strip("/"),
     }
     return host, _AWS_HOST.search(url.hostname) is not None
+
+
+def _credentials() -> ConfigError:
+    return ConfigError("ELASTICSEARCH_URI holds credentials", hint="put them where OPENSEARCH_SECRET names")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws import Limits, Record, Refusal, refusals
-from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_client import Place
 from docdb_stream.targets._aws_target import BatchTarget
 
 REQUEST_EVENTS = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -31,6 +32,9 @@ class FileTarget:
     One stream per file, since another's line in the making would look torn: a file that another target has open, in
     this process or another one, is refused.
 
+    A path that is no regular file (/dev/stdout, /dev/null, a named pipe) is written to as it is: nothing in it could be
+    mended or put on a disk, so durable is what it took.
+
     Args:
         path: The file; its folder must exist.
         payload_format: How an event is written.
@@ -42,6 +46,7 @@ class FileTarget:
         self._path = Path(path)
         self._payload_format = payload_format
         self._descriptor: int | None = None
+        self._is_regular = True
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
@@ -69,7 +74,7 @@ class FileTarget:
         Raises:
             TargetError: It could not.
         """
-        if self._descriptor is not None:
+        if self._descriptor is not None and self._is_regular:
             try:
                 os.fsync(self._descriptor)
             except OSError as error:
@@ -97,13 +102,27 @@ class FileTarget:
 
     def _append(self, lines: bytes) -> None:
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            _lock(self._descriptor)
-            self._mend(self._descriptor)
-            self._make_entry_durable()
+            self._descriptor = self._open()
         rest = memoryview(lines)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
+
+    def _open(self) -> int:
+        self._is_regular = not self._path.exists() or self._path.is_file()
+        if not self._is_regular:
+            # Not to wait for a reader of a pipe that may never come: without one it cannot be opened.
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            os.set_blocking(descriptor, True)
+            return descriptor
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(descriptor)
+            self._mend(descriptor)
+            self._make_entry_durable()
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _mend(self, descriptor: int) -> None:
         """Make the file end with a whole line."""
@@ -126,7 +145,7 @@ class FileTarget:
 
     def _make_entry_durable(self) -> None:
         # fsync of a new file does not cover its entry in the folder (fsync(2)).
-        folder = os.open(self._path.parent, os.O_RDONLY)
+        folder = os.open(self._path.resolve().parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
@@ -139,11 +158,10 @@ class FileTarget:
                 f"{self._path} is being written by another stream or process",
                 hint="give each stream a FILE_PATH of its own",
             )
-        return TargetError(
-            self.name,
-            f"cannot write {self._path}: {error.strerror}",
-            hint="see that the folder exists, may be written to, and has room; it is not created",
-        )
+        hint = "see that the folder exists, may be written to, and has room; it is not created"
+        if error.errno in (errno.ENXIO, errno.EPIPE):
+            hint = "nobody reads from it: start what reads it first, or set STDOUT=true for standard output"
+        return TargetError(self.name, f"cannot write {self._path}: {error.strerror}", hint=hint)
 
 
 def _lock(descriptor: int) -> None:

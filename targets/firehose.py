@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from docdb_stream.aws import arn_region
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws import Limits, Record, Refusal, refusals
-from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_client import Place
 from docdb_stream.targets._aws_target import BatchTarget
 
 REQUEST_RECORDS = 500

@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import orjson
 
+from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, within
 from docdb_stream.targets._aws_body import write_directly
-from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_client import Place
 from docdb_stream.targets._aws_target import BatchTarget
 
 REQUEST_RECORDS = 500

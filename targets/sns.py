@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Self
 
+from docdb_stream.aws import arn_region
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws import Limits, Record, Refusal
-from docdb_stream.targets._aws_client import Place, arn_region
+from docdb_stream.targets._aws_client import Place
 from docdb_stream.targets._aws_target import BatchTarget
 from docdb_stream.targets._messages import REQUEST_MESSAGES, failed, message, numbered
 

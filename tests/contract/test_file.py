@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -175,3 +176,68 @@ def test_a_file_system_without_locks_is_written_all_the_same(
     monkeypatch.setattr("fcntl.flock", refuse)
     deliver(path, log)
     assert "not locked" in caplog.text
+
+
+# What is no regular file
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "pipe", "terminal", "link to /dev/null"])
+def test_what_is_no_regular_file_takes_events(place: str, tmp_path: Path, log: ChangeLog) -> None:
+    name, reader = tmp_path / "events", None
+    if place == "pipe":
+        os.mkfifo(name)
+        reader = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    elif place == "terminal":
+        reader, terminal = pty.openpty()
+        name.symlink_to(os.ttyname(terminal))
+    else:
+        name.symlink_to("/dev/null")
+    target = FileTarget("/dev/null" if place == "/dev/null" else name)
+    target.check()
+    for event in log.inserts(2):
+        assert target.write([event]) == []
+        assert target.flush() == ()
+    target.close()
+    if reader is not None:
+        text = b""
+        while text.count(b"\n") < 2:
+            text += os.read(reader, 65536)
+        assert [orjson.loads(line)["operationType"] for line in text.splitlines()] == ["insert"] * 2
+        os.close(reader)
+
+
+def test_a_pipe_that_nobody_reads_is_told_and_not_waited_for(tmp_path: Path, log: ChangeLog) -> None:
+    os.mkfifo(tmp_path / "events")
+    target = FileTarget(tmp_path / "events")
+    with pytest.raises(TargetError, match="cannot write") as caught:
+        target.write(log.inserts(1))
+    assert "nobody reads" in caught.value.hint
+    reader = os.open(tmp_path / "events", os.O_RDONLY | os.O_NONBLOCK)
+    target.write(log.inserts(1))
+    os.close(reader)
+    with pytest.raises(TargetError) as caught:
+        target.write(log.inserts(1))
+    assert "nobody reads" in caught.value.hint
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_device_fails(log: ChangeLog) -> None:
+    target = FileTarget("/dev/full")
+    with pytest.raises(TargetError, match="No space left"):
+        target.write(log.inserts(1))
+
+
+@pytest.mark.parametrize("stdout", [subprocess.PIPE, subprocess.DEVNULL])
+def test_standard_output_by_its_path(stdout: int) -> None:
+    code = """
+from docdb_stream.targets.file import FileTarget
+from docdb_stream.testing.events import ChangeLog
+target = FileTarget("/dev/stdout")
+target.check()
+target.write(ChangeLog().inserts(3))
+target.flush()
+target.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stdout != subprocess.PIPE or len(done.stdout.splitlines()) == 3

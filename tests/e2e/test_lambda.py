@@ -204,7 +204,7 @@ def deployed(aws: AwsServer, replica_set: ReplicaSet, db_name: str, tmp_path: Pa
     config.write_text(textwrap.dedent(text), encoding="utf-8")
     package, assembly = tmp_path / "package.zip", tmp_path / "cdk.out"
     paths = {"DOCDB_STREAM_CONFIG": config, "DOCDB_STREAM_PACKAGE": package, "CDK_OUTDIR": assembly}
-    environment = {**os.environ, **{name: str(path) for name, path in paths.items()}}
+    environment = {**os.environ, **aws.environment(), **{name: str(path) for name, path in paths.items()}}
     for module in ("infra.package", "infra.app"):
         done = subprocess.run(
             [sys.executable, "-m", module],

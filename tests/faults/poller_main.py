@@ -69,8 +69,9 @@ def _class(where: str) -> type:
 
 
 def _import_everything() -> None:
+    from docdb_stream import aws
     from docdb_stream.targets import TARGETS as WHERE
-    from docdb_stream.targets import _aws_client, _opensearch_client
+    from docdb_stream.targets import _opensearch_client
     from docdb_stream.targets._client import import_client
 
     for target in TARGETS:
@@ -78,7 +79,7 @@ def _import_everything() -> None:
     import_client("kafka", "kafka", "kafka")
     import_client("opensearchpy", "opensearch", "opensearch")
     # A hanging request has to be over within a run of a few seconds.
-    _aws_client.READ_TIMEOUT_S = 2.0
+    aws.READ_TIMEOUT_S = 2.0
     _opensearch_client._REQUEST_S = 2.0
 
 

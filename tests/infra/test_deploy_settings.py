@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from infra.plan import function_name, plans
 from infra.settings import Deployment, DeploySettings, FunctionSettings, NetworkSettings, read_deployment
 
 REPOSITORY = Path(__file__).parents[2]
+CLUSTER = "documentdb_uri = shop.cluster-abc.eu-central-1.docdb.amazonaws.com"
 
 Read = Callable[..., Deployment]
 
@@ -91,6 +95,88 @@ def test_a_password_never_gets_into_the_template(config: Callable[..., Path]):
         "readable in the template"
         in problems(lambda: read_deployment(str(path), {"CLUSTER_URI": "mongodb://user:secret@host/"}))[0]
     )
+
+
+HIDDEN = "tr0ub4dor"
+ADDRESSES_WITH_PASSWORDS = [
+    ("documentdb_uri", f"mongodb://user:{HIDDEN}@host/"),
+    ("documentdb_uri", f"mongodb+srv://user:{HIDDEN}@host/?authSource=admin"),
+    ("documentdb_uri", f"mongodb://user:not/encoded@{HIDDEN}@host/"),
+    ("documentdb_uri", f"user:{HIDDEN}@shop.cluster-abc.eu-central-1.docdb.amazonaws.com"),
+    ("documentdb_uri", f"mongodb://host/?authMechanismProperties=AWS_SESSION_TOKEN:{HIDDEN}"),
+    ("documentdb_uri", f"mongodb://host/?tlsCertificateKeyFilePassword={HIDDEN}"),
+    ("elasticsearch_uri", f"https://user:{HIDDEN}@search"),
+    ("elasticsearch_uri", f"https://search/?access_token={HIDDEN}"),
+    ("opensearch_uri", f"https://user:{HIDDEN}@search"),
+    ("msk_bootstrap_srv", f"user:{HIDDEN}@b-1:9096"),
+    ("dead_letters", f"https://user:{HIDDEN}@sqs.eu-central-1.amazonaws.com/1/letters"),
+    ("documentdb_secret", f'{{"username": "reader", "password": "{HIDDEN}"}}'),
+    ("opensearch_secret", f'{{"username": "reader", "password": "{HIDDEN}"}}'),
+    ("kafka_secret", f'{{"username": "reader", "password": "{HIDDEN}"}}'),
+]
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+@pytest.mark.parametrize(("key", "value"), ADDRESSES_WITH_PASSWORDS)
+def test_no_secret_of_any_setting_gets_into_the_template(
+    config: Callable[..., Path], key: str, value: str, by_reference: bool
+):
+    shared = CLUSTER if key != "documentdb_uri" else ""
+    path = config(shared=f"{shared}\n{key} = " + ("${VALUE}" if by_reference else value))
+    found = problems(lambda: read_deployment(str(path), {"VALUE": value}))
+    assert any({"opensearch_uri": "elasticsearch_uri"}.get(key, key) in problem or key in problem for problem in found)
+    assert HIDDEN not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("documentdb_uri", "mongodb://127.0.0.1:27017/?replicaSet=rs0"),
+        ("documentdb_uri", "mongodb://localhost/"),
+        ("documentdb_uri", "localhost:27017"),
+        ("documentdb_uri", "mongodb://reader@[::1]:27017/"),
+        ("documentdb_uri", "mongodb://db-1:27017,127.0.0.1:27018/"),
+        ("elasticsearch_uri", "http://127.0.0.1:9200"),
+        ("msk_bootstrap_srv", "b-1:9092,localhost:9092"),
+        ("sqs_query_url", "http://localhost:4566/000000000000/shop"),
+    ],
+)
+def test_a_function_is_not_deployed_against_its_own_machine(config: Callable[..., Path], key: str, value: str):
+    shared = CLUSTER if key != "documentdb_uri" else ""
+    path = config(shared=f"{shared}\n{key} = {value}")
+    [problem] = problems(lambda: read_deployment(str(path), {}))
+    assert key in problem
+    assert "the function's own machine" in problem
+    assert read_deployment(str(path), {"AWS_ENDPOINT_URL": "http://127.0.0.1:4566"}), "the cloud is on it, too"
+
+
+@pytest.mark.parametrize("host", ["127.example.com", "localhost.example.com", "db-localhost", "my127.0.0.1.example"])
+def test_what_only_looks_like_this_machine_is_deployed(config: Callable[..., Path], host: str):
+    assert read_deployment(str(config(shared=f"documentdb_uri = mongodb://{host}:27017/")), {})
+
+
+def test_the_config_ini_of_the_repository_is_not_deployed_as_it_is():
+    [problem] = problems(lambda: read_deployment(str(REPOSITORY / "config.ini"), {}))
+    assert "documentdb_uri: 127.0.0.1 is the function's own machine" in problem
+    assert "docdb.amazonaws.com" in problem, "it says what to set"
+
+
+@pytest.mark.parametrize("module", ["infra.package", "infra.app"])
+def test_building_and_synthesizing_say_so_before_they_do_anything(module: str, tmp_path: Path):
+    place = {"DOCDB_STREAM_PACKAGE": tmp_path / "package.zip", "CDK_OUTDIR": tmp_path / "cdk.out"}
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=REPOSITORY,
+        env={**os.environ, **{name: str(path) for name, path in place.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "127.0.0.1 is the function's own machine" in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_environment_of_whoever_deploys_changes_nothing(config: Callable[..., Path]):

@@ -65,10 +65,12 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def allowed(template: Template, effect: str = "Allow") -> dict[str, set[str]]:
-    """Action -> the resources it is allowed on, of all roles."""
+def allowed(template: Template, effect: str = "Allow", of: str = "") -> dict[str, set[str]]:
+    """Action -> the resources it is allowed on, of all roles, or of those with ``of`` in their names."""
     found: dict[str, set[str]] = {}
     for policy in every(template, "AWS::IAM::Policy"):
+        if of not in policy["PolicyName"]:
+            continue
         for statement in policy["PolicyDocument"]["Statement"]:
             actions, resources = (
                 each if isinstance(each, list) else [each] for each in (statement["Action"], statement["Resource"])
@@ -99,13 +101,32 @@ def test_the_clock_starts_the_functions_through_the_topic(template: Synthesize):
     assert text(subscription["Endpoint"]) == function
     permission = only(made, "AWS::Lambda::Permission")
     assert (permission["Principal"], text(permission["SourceArn"])) == ("sns.amazonaws.com", topic)
-    publishers = [
-        statement["Principal"].get("Service")
+
+
+def test_no_other_account_can_start_the_functions(template: Synthesize):
+    """EventBridge would publish for the rules of anybody, if the topic's policy let it."""
+    made = template()
+    allowed_by_topics = [
+        statement
         for policy in every(made, "AWS::SNS::TopicPolicy")
         for statement in policy["PolicyDocument"]["Statement"]
         if statement["Effect"] == "Allow"
     ]
-    assert sorted(publishers) == ["cloudwatch.amazonaws.com", "events.amazonaws.com"]
+    assert [statement["Principal"] for statement in allowed_by_topics] == [{"Service": "cloudwatch.amazonaws.com"}]
+    assert all("aws:SourceAccount" in str(statement["Condition"]) for statement in allowed_by_topics)
+    role_of_the_clock = text(only(made, "AWS::Events::Rule")["Targets"][0]["RoleArn"])
+    assert role_of_the_clock == reference(made, "AWS::IAM::Role", "Arn", part="ScheduleRole")
+    [trust] = [
+        statement
+        for role in every(made, "AWS::IAM::Role")
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]
+        if statement["Principal"] == {"Service": "events.amazonaws.com"}
+    ]
+    assert text(trust["Condition"]["StringEquals"]["aws:SourceAccount"]) == "<AWS::AccountId>"
+    assert text(trust["Condition"]["ArnLike"]["aws:SourceArn"]) == (
+        "arn:<AWS::Partition>:events:<AWS::Region>:<AWS::AccountId>:rule/docdb-stream-*"
+    )
+    assert reference(made, "AWS::SNS::Topic", part="Schedule") in allowed(made)["sns:Publish"]
 
 
 def test_period_and_state_can_be_set(template: Synthesize):
@@ -117,7 +138,8 @@ def test_existing_topics_are_taken_instead(template: Synthesize):
     trigger, alert = (f"arn:aws:sns:eu-central-1:{ACCOUNT}:{name}" for name in ("trigger", "alert"))
     made = template(deploy=f"trigger_topic_arn = {trigger}\nalert_topic_arn = {alert}")
     assert not every(made, "AWS::SNS::Topic")
-    assert only(made, "AWS::Events::Rule")["Targets"][0]["Arn"] == trigger
+    target = only(made, "AWS::Events::Rule")["Targets"][0]
+    assert (target["Arn"], "RoleArn" in target) == (trigger, False), "its owner's policy lets EventBridge publish"
     assert only(made, "AWS::Lambda::Function")["Environment"]["Variables"]["SNS_TOPIC_ARN_ALERT"] == alert
     assert {action for alarm in every(made, "AWS::CloudWatch::Alarm") for action in alarm["AlarmActions"]} == {alert}
     assert allowed(made)["sns:Publish"] == {alert}
@@ -199,7 +221,8 @@ def test_isolated_targets_get_functions_that_may_do_less(template: Synthesize):
     made = template(stream="kinesis_stream = changes\nbucket_name = b", deploy="isolate = true")
     variables = [function["Environment"]["Variables"] for function in every(made, "AWS::Lambda::Function")]
     assert [each["STREAM_NAME"] for each in variables] == ["shop.orders@kinesis", "shop.orders@s3"]
-    policies = [json.dumps(policy) for policy in every(made, "AWS::IAM::Policy")]
+    of_functions = [policy for policy in every(made, "AWS::IAM::Policy") if "shoporders" in policy["PolicyName"]]
+    policies = [json.dumps(policy) for policy in of_functions]
     assert [("kinesis:" in policy, "s3:" in policy) for policy in policies] == [(True, False), (False, True)]
 
 
@@ -215,7 +238,7 @@ def test_a_role_may_do_what_its_targets_need_on_exactly_those_resources(template
     domain = f"arn:<AWS::Partition>:es:{here}:domain/shop-search"
     secrets = f"arn:<AWS::Partition>:secretsmanager:{here}:secret:"
     objects = {"arn:<AWS::Partition>:s3:::shop-changes/changes/*", "arn:<AWS::Partition>:s3:::letters/refused/*"}
-    assert allowed(made) == {
+    assert allowed(made, of="shoporders") == {
         "es:ESHttpDelete": {f"{domain}/_search/scroll"},
         "es:ESHttpPost": {f"{domain}/*"},
         "kinesis:DescribeStreamSummary": {f"arn:<AWS::Partition>:kinesis:{here}:stream/changes"},
@@ -249,6 +272,14 @@ def test_a_role_without_targets_in_aws_may_only_log_alert_and_fail(template: Syn
         (
             f"stdout = true\ndocumentdb_secret = {SECRET_ARN.removesuffix('-AbCdEf')}",
             *("secretsmanager:GetSecretValue", "secret:reader-??????"),
+        ),
+        (  # looks whole, and is not: the secret's name ends like that
+            f"stdout = true\ndocumentdb_secret = {SECRET_ARN.removesuffix('reader-AbCdEf')}shop-reader",
+            *("secretsmanager:GetSecretValue", "secret:shop-reader-??????"),
+        ),
+        (
+            "stdout = true\ndocumentdb_secret = shop-reader",
+            *("secretsmanager:GetSecretValue", "secret:shop-reader-??????"),
         ),
         ("bucket_name = b", "s3:PutObject", ":::b/*"),
         (
@@ -383,7 +414,7 @@ def test_an_event_source_mapping_instead_of_the_schedule(template: Synthesize):
         "StartingPosition": "TRIM_HORIZON",
     }
     assert allowed(made)["rds:DescribeDBClusters"] == {CLUSTER_ARN}
-    assert allowed(made)["secretsmanager:GetSecretValue"] == {SECRET_ARN}
+    assert allowed(made)["secretsmanager:GetSecretValue"] == {SECRET_ARN, f"{SECRET_ARN}-??????"}
     names = {alarm["AlarmName"].rpartition("-")[2] for alarm in every(made, "AWS::CloudWatch::Alarm")}
     assert names == {"Errors", "Throttles", "Lag", "RetentionHeadroom", "Depth"}
 

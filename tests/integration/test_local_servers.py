@@ -259,7 +259,7 @@ def test_a_missing_package_is_named(kind: type[ServerProcess], module: str, monk
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=module.replace("_", "-")) as caught:
         kind().start()
-    assert caught.value.hint == "pip install 'docdb-stream[local]'"
+    assert caught.value.hint.startswith("pip install 'docdb-stream[local]'")
 
 
 def test_a_missing_mongod_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,8 @@ def test_the_sdist_builds_by_itself(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "docdb_stream/__init__.py"} <= names
     assert {"targets/__init__.py", "handlers/__init__.py"} <= names
+    documents = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md")}
+    assert documents | {"config.ini", "CHANGELOG.md", "CONTRIBUTING.md", "docs/throughput.png", "infra/app.py"} <= names
 
 
 IMPORT_ALL = """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import logging
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from docdb_stream.alerts import INTERVAL_S, Alerts
+from docdb_stream.alerts import INTERVAL_S, LEAST_S, PATIENCE_S, Alerts
 from docdb_stream.errors import (
     DocdbStreamError,
     HistoryLostError,
@@ -18,6 +20,7 @@ from docdb_stream.errors import (
     StateStoreError,
     TargetError,
 )
+from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.settings import Settings
 
 _numbers = itertools.count(1)
@@ -39,7 +42,7 @@ class Topic:
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> Topic:
     found = Topic()
-    monkeypatch.setattr("boto3.client", lambda service: found)
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, **options: found)
     return found
 
 
@@ -224,3 +227,48 @@ def test_a_question_that_fails_in_any_way_raises_nothing(topic: Topic) -> None:
         raise RuntimeError("a bug")
 
     assert Alerts(settings(), is_due, Clock()).send(TargetError("s3", "gone")) is False
+
+
+class Clogged(Topic):
+    """An SNS that never answers: nothing comes out of it until the test is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def publish(self, **message: Any) -> None:
+        self.over.wait()
+
+
+@pytest.mark.parametrize(("left_s", "at_most_s"), [(0.6, 0.6), (-5.0, LEAST_S), (float("inf"), PATIENCE_S)])
+def test_a_topic_that_never_answers_holds_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, left_s: float, at_most_s: float
+) -> None:
+    clogged = Clogged()
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, **options: clogged)
+    monkeypatch.setattr("docdb_stream.alerts.PATIENCE_S", 1.0)
+    started_s = time.monotonic()
+    with deadline(Deadline.after(left_s)):
+        assert Alerts(settings()).send(TargetError("s3", "gone")) is False
+    assert time.monotonic() - started_s < at_most_s + 5.0
+    assert "no answer within" in caplog.text
+    clogged.over.set()
+
+
+def test_the_shared_state_is_asked_within_the_same_time(topic: Topic) -> None:
+    left_s: list[float] = []
+
+    def is_due(stream: str, kind: str, interval_s: float) -> bool:
+        left_s.append(current_deadline().remaining_s)
+        return True
+
+    with deadline(Deadline.after(3.0)):
+        Alerts(settings(), is_due).send(HistoryLostError("lost"))
+    assert 0 < left_s[0] <= 3.0
+
+
+def test_the_topic_names_its_region(monkeypatch: pytest.MonkeyPatch, topic: Topic) -> None:
+    regions: list[str] = []
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, region, **options: regions.append(region) or topic)
+    assert Alerts(settings()).send(TargetError("s3", "gone"))
+    assert regions == ["eu-central-1"]

@@ -7,7 +7,13 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from docdb_stream import connection as connection_module
 from docdb_stream import retry
@@ -242,6 +248,23 @@ def test_trouble_is_told_in_one_line_with_a_hint(error: PyMongoError, words: str
     assert hint in found.hint
     assert "\n" not in str(found)
     assert found.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("reported", "hint"),
+    [
+        ("reports wire version 6, but this version of PyMongo requires at least 9", "pymongo<4.11"),
+        ("reports wire version 7, but this version of PyMongo requires at least 8", "pymongo<4.14"),
+        ("reports wire version 8, but this version of PyMongo requires at least 9", "pymongo<4.20"),
+        ("reports wire version 9, but this version of PyMongo requires at least 13", "docs/compatibility.md"),
+        ("requires wire version 40, but this version of PyMongo only supports up to 29", "--upgrade pymongo"),
+    ],
+)
+def test_a_pymongo_that_does_not_go_with_the_server_is_told_with_the_one_that_does(reported: str, hint: str) -> None:
+    found = unavailable(ConfigurationError(f"Server at db.example:27018 {reported}"), URI)
+    assert "does not go with the server" in str(found)
+    assert "wire version" in str(found)
+    assert hint in found.hint
 
 
 # Several streams

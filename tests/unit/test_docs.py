@@ -8,8 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices, BaseModel
 
 from docdb_stream.config import settings_from_env
+from docdb_stream.settings import Settings
+from infra.settings import DeploySettings, FunctionSettings, NetworkSettings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
@@ -80,3 +83,96 @@ def test_the_environment_of_the_migration_guide_is_understood() -> None:
     assert (settings.max_loop, settings.state_sync_count) == (60, 15)
     unknown = {name for name in environment if name.lower() not in type(settings).model_fields}
     assert unknown == set(), "an unknown variable is ignored, so the guide must not name one"
+
+
+# Links
+
+_LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]+)?\)")
+_NAMED = re.compile(r"(?<![\w/.-])(?:docs/[\w/-]+|README|CONTRIBUTING|CHANGELOG)\.md(?![\w/])")
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a document as links name them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def dead_links(document: Path) -> list[str]:
+    found = []
+    for link, anchor in _LINK.findall(document.read_text(encoding="utf-8")):
+        place = document.parent / link if link else document
+        if not place.exists() or (anchor and anchor not in anchors(place)):
+            found.append(link + anchor)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    assert dead_links(document) == []
+
+
+def test_the_search_for_dead_links_finds_them(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# One title, of `mine`\n", encoding="utf-8")
+    document = tmp_path / "document.md"
+    document.write_text(
+        "[a](there.md) [b](there.md#one-title-of-mine) [c](gone.md) [d](there.md#two) [e](https://x/gone.md) [f](#g)",
+        encoding="utf-8",
+    )
+    assert dead_links(document) == ["gone.md", "there.md#two", "#g"]
+
+
+def test_every_document_that_is_named_anywhere_exists() -> None:
+    places = ["docdb_stream", "targets", "handlers", "infra", "tests", "bench", "docs"]
+    files = [path for place in places for path in (ROOT / place).rglob("*") if path.suffix in (".py", ".md", ".json")]
+    files += [path for path in ROOT.iterdir() if path.suffix in (".md", ".toml", ".ini")] + [ROOT / "Makefile"]
+    named = {name: path for path in files for name in _NAMED.findall(path.read_text(encoding="utf-8"))}
+    assert {"docs/settings.md", "docs/local-servers.md"} <= set(named)
+    assert {name: path for name, path in named.items() if not (ROOT / name).is_file()} == {}
+
+
+# Settings
+
+
+def settings_table(model: type[BaseModel], without: type[BaseModel] | None = None) -> str:
+    """The rows of docs/settings.md, as the model has them."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if without is not None and name in without.model_fields:
+            continue
+        aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
+        names = [f"`{each}`" for each in dict.fromkeys([name, *map(str, aliases)])]
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        shown = "**required**" if field.is_required() else "none" if default in (None, "", ()) else default
+        rows.append(f"| {' or '.join(names)} | {shown} | {(field.description or '').replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
+
+
+TABLES = {
+    "## A stream": settings_table(Settings),
+    "## The deployment": settings_table(DeploySettings, without=FunctionSettings),
+    "## A function": settings_table(FunctionSettings),
+    "## The network": settings_table(NetworkSettings),
+}
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_the_table_of_settings_is_what_can_be_set(title: str) -> None:
+    """``PYTHONPATH=. python tests/unit/test_docs.py`` writes it anew."""
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    part = text.partition(f"\n{title}\n")[2].partition("\n## ")[0]
+    assert "\n".join(line for line in part.splitlines() if line.startswith("|")) == TABLES[title]
+
+
+def _write_tables() -> None:
+    path = ROOT / "docs" / "settings.md"
+    text = path.read_text(encoding="utf-8")
+    for title, table in TABLES.items():
+        before, heading, rest = text.partition(f"\n{title}\n")
+        part, next_heading, after = rest.partition("\n## ")
+        prose = "\n".join(line for line in part.splitlines() if not line.startswith("|")).rstrip()
+        text = f"{before}{heading}{prose}\n\n{table}\n{next_heading}{after}"
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write_tables()

@@ -397,7 +397,7 @@ def test_a_failure_is_told_to_people_once_although_the_batch_comes_again_and_aga
         def publish(self, **message: str) -> None:
             told.append(message["Message"])
 
-    monkeypatch.setattr("boto3.client", lambda service: Topic())
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, **options: Topic())
     monkeypatch.setattr(ListTarget, "write", lambda self, events: 1 / 0)
     monkeypatch.setenv("SNS_TOPIC_ARN_ALERT", "arn:aws:sns:eu-central-1:123456789012:esm-fails")
     event = canonical(ChangeLog().insert({"_id": 1}))

@@ -6,11 +6,14 @@ import io
 import json
 import logging
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 
+from docdb_stream.alerts import Alerts
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -57,12 +60,14 @@ class FakePoller:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.alerts = Alerts(settings)
         self.limits: list[Deadline] = []
         self.answers: list[RunResult | Exception] = []
         self.closed = 0
         self.close_error: Exception | None = None
 
-    def run(self, *, limit: Deadline) -> RunResult:
+    def run(self, *, limit: Deadline, alert: bool) -> RunResult:
+        assert not alert, "the handler sends it, after its log line"
         self.limits.append(limit)
         answer = self.answers.pop(0) if self.answers else RunResult(self.settings.stream_name, stopped_by="caught-up")
         if isinstance(answer, Exception):
@@ -302,7 +307,7 @@ def test_what_cannot_be_built_is_told_to_people_once(monkeypatch: pytest.MonkeyP
         def publish(self, **message: str) -> None:
             told.append(message["Message"])
 
-    monkeypatch.setattr("boto3.client", lambda service: Topic())
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, **options: Topic())
     monkeypatch.setenv("SNS_TOPIC_ARN_ALERT", "arn:aws:sns:eu-central-1:123456789012:cannot-be-built")
     monkeypatch.delenv("STDOUT")
     for _ in range(3):
@@ -310,6 +315,52 @@ def test_what_cannot_be_built_is_told_to_people_once(monkeypatch: pytest.MonkeyP
             handler_module.handler({}, Context())
     assert len(told) == 1
     assert "no target" in told[0]
+
+
+def test_a_failure_is_in_the_log_before_anybody_is_told(
+    built: list[FakePoller], monkeypatch: pytest.MonkeyPatch, log: io.StringIO
+) -> None:
+    logged: list[bool] = []
+
+    class Topic:
+        def publish(self, **message: str) -> None:
+            logged.append("run failed" in log.getvalue())
+
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, **options: Topic())
+    monkeypatch.setenv("SNS_TOPIC_ARN_ALERT", "arn:aws:sns:eu-central-1:123456789012:log-first")
+    handler_module.handler({}, Context())
+    built[0].answers.append(TargetError("list", "gone"))
+    with pytest.raises(TargetError):
+        handler_module.handler({}, Context())
+    assert logged == [True]
+
+
+def test_a_topic_that_never_answers_does_not_outlast_the_invocation(
+    built: list[FakePoller], monkeypatch: pytest.MonkeyPatch, log: io.StringIO
+) -> None:
+    over = threading.Event()
+
+    class Topic:
+        def publish(self, **message: str) -> None:
+            over.wait()
+
+    monkeypatch.setattr("docdb_stream.aws.client", lambda service, **options: Topic())
+    monkeypatch.setenv("SNS_TOPIC_ARN_ALERT", "arn:aws:sns:eu-central-1:123456789012:never-answers")
+    handler_module.handler({}, Context())
+    built[0].answers.append(TargetError("list", "gone"))
+    started_s = time.monotonic()
+    with pytest.raises(TargetError):
+        handler_module.handler({}, Context(remaining_ms=1_500))
+    assert time.monotonic() - started_s < 5.0
+    assert [line["message"] for line in lines(log)][-2:] == ["run failed", lines(log)[-1]["message"]]
+    assert "could not be sent" in lines(log)[-1]["message"]
+    over.set()
+
+
+def test_time_is_kept_free_for_an_alert(built: list[FakePoller], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNS_TOPIC_ARN_ALERT", "arn:aws:sns:eu-central-1:123456789012:reserve")
+    handler_module.handler({}, Context(20_000))
+    assert built[0].limits[0].remaining_s <= 20.0 - _runtime.RESERVE_S - 1.9
 
 
 # Logs and metrics

@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, NoRegionError
 from botocore.stub import Stubber
 
+from docdb_stream import aws
 from docdb_stream.errors import ConfigError
 from docdb_stream.secret import Credentials, read_credentials
 
@@ -93,7 +94,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Stubber:
     client = boto3.Session().client(
         "secretsmanager", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x"
     )
-    monkeypatch.setattr(boto3, "client", lambda service: {"secretsmanager": client}[service])
+    monkeypatch.setattr(aws, "client", lambda service, **options: {"secretsmanager": client}[service])
     with Stubber(client) as stubber:
         yield stubber
     client.close()
@@ -123,10 +124,10 @@ def test_a_binary_secret(manager: Stubber) -> None:
 
 
 def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    def client(service: str) -> Any:
+    def client(service: str, **options: Any) -> Any:
         raise NoRegionError
 
-    monkeypatch.setattr(boto3, "client", client)
+    monkeypatch.setattr(aws, "client", client)
     with pytest.raises(ConfigError, match="region") as caught:
         read_credentials("docdb/reader")
     assert "region" in caught.value.hint

@@ -34,7 +34,7 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(ConfigError, match=module) as caught:
         construct()
-    assert caught.value.hint == f"pip install 'docdb-stream[{extra}]'"
+    assert caught.value.hint == f"pip install 'docdb-stream[{extra}]'; in a clone: pip install '.[{extra}]'"
 
 
 def test_a_library_that_lacks_something_itself_is_no_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +101,12 @@ def test_what_is_no_address_is_told_at_once(uri: str) -> None:
         client(uri)
 
 
-def test_credentials_in_the_address_are_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "uri", ["https://user:hunter2@host", "user:hunter2@host", "https://user:hunter2/x@host", "https://hunter2@host"]
+)
+def test_credentials_in_the_address_are_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(ConfigError, match="credentials") as caught:
-        client("https://user:hunter2@host")
+        client(uri)
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
 
 
