@@ -23,7 +23,9 @@ from docdb_stream.targets._kafka_producer import (
     CONNECT_S,
     HINT_NO_ANSWER,
     IN_FLIGHT_BYTES,
+    NO_ANSWER,
     REQUEST_S,
+    SLICE_S,
     Brokers,
     Record,
     connect_timeout_s,
@@ -40,8 +42,6 @@ _LINGER_MS = 5
 """How long a batch waits to be filled, librdkafka's default; longer ones gain nothing."""
 _RECONNECT_S = 1.0
 """Pause between attempts to connect at most; librdkafka's 10 s are a third of the patience."""
-_SLICE_S = 0.1
-"""How long is waited before the lease is asked for again."""
 _SMALL_BYTES = 1024
 """What is left below the limit for key, headers and overhead; only records that need more of it are measured."""
 _OVERHEAD_BYTES = 61 + 31
@@ -78,6 +78,7 @@ class ConfluentProducer:
         self._failures: list[_Failure] = []
         self._trouble: Any = None  # what librdkafka said last about its connections or itself
         self._one_by_one = False
+        self._throttled_until_s: dict[int, float] = {}  # per broker, by the deadline's clock
         codes = self._library.KafkaError
         self._purged = {codes._PURGE_QUEUE, codes._PURGE_INFLIGHT}
         self._too_large = {codes.MSG_SIZE_TOO_LARGE, codes.RECORD_LIST_TOO_LARGE}
@@ -90,7 +91,7 @@ class ConfluentProducer:
         """See ``Producer``."""
         limit = current_deadline()
         end_s = limit.clock() + connect_timeout_s()
-        attempt_s = _SLICE_S
+        attempt_s = SLICE_S
         while True:
             attempt_s = min(2 * attempt_s, end_s - limit.clock())
             try:
@@ -107,7 +108,7 @@ class ConfluentProducer:
         """See ``Producer``."""
         if not records:
             return []
-        self._check_lease()
+        self._await_throttled()
         rejections = self._produce(zip(self._numbers, records, strict=False))
         self._poll(0)  # lets go of what is confirmed: it holds the events
         return rejections + self._sort_out()
@@ -115,6 +116,14 @@ class ConfluentProducer:
     def flush(self) -> list[Rejection]:
         """See ``Producer``."""
         return self._settle(0)
+
+    @property
+    def throttled_s(self) -> float:
+        """See ``Producer``."""
+        if self._producer is not None:
+            self._poll(0)
+        now_s = current_deadline().clock()
+        return max(0.0, max(self._throttled_until_s.values(), default=now_s) - now_s)
 
     def close(self) -> None:
         """See ``Producer``."""
@@ -124,6 +133,17 @@ class ConfluentProducer:
         self._failures = []
         self._trouble = None
         self._one_by_one = False
+        self._throttled_until_s = {}
+
+    def _await_throttled(self) -> None:
+        """Wait until the brokers read again: librdkafka sends all the same, and breaks the connection for no answer."""
+        limit = current_deadline()
+        self._check_lease()
+        while throttled_s := self.throttled_s:
+            if limit.remaining_s <= 0:
+                raise self._failure(None)
+            self._poll(min(SLICE_S, throttled_s))
+            self._check_lease()
 
     def _produce(self, records: Iterable[tuple[int, Record]]) -> list[Rejection]:
         """Hand records over, each with its number. What happens here, every event pays for."""
@@ -168,6 +188,9 @@ class ConfluentProducer:
     def _troubled(self, error: Any) -> None:
         self._trouble = error
 
+    def _throttled(self, event: Any) -> None:
+        self._throttled_until_s[event.broker_id] = current_deadline().clock() + event.throttle_time
+
     def _settle(self, until: int) -> list[Rejection]:
         """Wait until at most ``until`` records are unconfirmed; as long as there is progress, and the run has time."""
         limit = current_deadline()
@@ -176,13 +199,13 @@ class ConfluentProducer:
         give_up_at_s = 0.0
         while self._producer is not None:
             self._check_lease()
-            self._poll(max(0.0, min(_SLICE_S, limit.patience_s, limit.remaining_s)))
+            self._poll(max(0.0, min(SLICE_S, limit.patience_s, limit.remaining_s)))
             rejections += self._sort_out()
             left = 0 if self._producer is None else len(self._producer)
             if left <= until:
                 break
             now_s = limit.clock()
-            if left < fewest:
+            if left < fewest or self.throttled_s:
                 fewest = left
                 give_up_at_s = now_s + limit.patience_s
             if now_s >= min(give_up_at_s, limit.at_s):
@@ -254,7 +277,7 @@ class ConfluentProducer:
             if left_s <= 0:
                 return False
             self._producer.purge(in_flight=in_flight, blocking=False)  # each time: what is to be repeated comes again
-            self._poll(min(_SLICE_S, left_s))
+            self._poll(min(SLICE_S, left_s))
         return True
 
     def _poll(self, seconds: float) -> None:
@@ -306,6 +329,7 @@ class ConfluentProducer:
             "topic.metadata.propagation.max.ms": ms(CONNECT_S),
             "reconnect.backoff.max.ms": ms(_RECONNECT_S),
             "error_cb": self._troubled,
+            "throttle_cb": self._throttled,
             "logger": logging.getLogger(_LOGGER),
         }
         if self._one_by_one:
@@ -329,7 +353,7 @@ class ConfluentProducer:
         self.close()
         current_deadline().check()
         if error is None:
-            return TargetError(self._target, "the brokers do not confirm what they got", hint=HINT_NO_ANSWER)
+            return TargetError(self._target, NO_ANSWER, hint=HINT_NO_ANSWER)
         code, reason = error.code(), error.str()
         if code in self._refusing:
             return self._brokers.refusal(self._target, reason)

@@ -29,6 +29,8 @@ REQUEST_S = 10.0
 """How long one request may stay unanswered before it is sent again: several fit into the patience."""
 CLOSE_S = 2.0
 """How long closing waits for a producer's threads, which have nothing to send any more."""
+SLICE_S = 0.1
+"""How long is waited before it is looked for progress, and asked for the lease, again."""
 _DEFAULT_PORT = 9092
 
 
@@ -67,7 +69,18 @@ class Producer(Protocol):
         ...
 
     def flush(self) -> list[Rejection]:
-        """Wait until every record is confirmed. Raises as ``send`` does."""
+        """Wait until every record is confirmed, as long as records are confirmed or the brokers ask for patience.
+
+        Raises as ``send`` does.
+        """
+        ...
+
+    @property
+    def throttled_s(self) -> float:
+        """For how long the brokers have said that they take nothing more, in seconds from now; 0 where they have not.
+
+        A broker confirms what it took beyond a quota at once, says so, and does not read on for that long.
+        """
         ...
 
     def close(self) -> None:
@@ -174,6 +187,7 @@ def hint_missing(topic: str) -> str:
     return f"create the topic {topic}, or let the brokers create topics (auto.create.topics.enable)"
 
 
+NO_ANSWER = "the brokers do not confirm what they got"
 HINT_NO_ANSWER = "see that the brokers are up and in sync"
 
 
