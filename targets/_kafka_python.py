@@ -12,7 +12,7 @@ from functools import partial
 from struct import unpack
 from typing import Any
 
-from docdb_stream.errors import CheckpointConflictError, TargetError
+from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
 from docdb_stream.retry import current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._client import import_client
@@ -20,12 +20,16 @@ from docdb_stream.targets._kafka_producer import (
     CLIENT_ID,
     CLOSE_S,
     CONNECT_S,
+    FEW_RECORDS,
     HINT_NO_ANSWER,
+    HINT_THROTTLED,
     IN_FLIGHT_BYTES,
     NO_ANSWER,
     REQUEST_S,
     SLICE_S,
+    THROTTLED,
     Brokers,
+    Compression,
     Record,
     connect_timeout_s,
     hint_missing,
@@ -39,13 +43,13 @@ _BATCH_BYTES = 512 * 1024
 this, nothing is gained (bench/NOTES.md)."""
 _LINGER_MS = 100
 """How long a batch waits to be filled. Shorter, and the producer wakes up for every few records; longer gains nothing.
-Nobody waits for it: see ``_FEW_RECORDS``, and ``flush``."""
+Nobody waits for it: see ``FEW_RECORDS``, and ``flush``."""
 _SEND_NOW_S = 0.02
 """How long sending at once is waited for; ``_settle`` waits for the rest."""
-_FEW_RECORDS = 100
-"""A ``send`` of fewer does not wait for its batches to be filled: had there been more, there would be more in it."""
 _NEVER_MS = 2**31 - 1
 """The largest time-out that Kafka's clients take (a Java int), 24 days."""
+_CODEC_PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
+"""What kafka-python compresses with, which it does not bring (its README, "Compression")."""
 _MURMUR2_SEED = 0x9747B28C
 _MURMUR2_FACTOR = 0x5BD1E995
 _UINT32 = 0xFFFFFFFF
@@ -61,11 +65,12 @@ class KafkaPythonProducer:
         brokers: Where to send.
 
     Raises:
-        ConfigError: kafka-python is not installed.
+        ConfigError: kafka-python is not installed, or not what compresses.
     """
 
     def __init__(self, target: str, brokers: Brokers) -> None:
         self._kafka: Any = import_client("kafka", "kafka", "kafka")
+        _see_that_it_compresses(brokers.compression)
         self._target = target
         self._brokers = brokers
         self._producer: Any = None
@@ -87,7 +92,7 @@ class KafkaPythonProducer:
                 rejections.append(self._brokers.too_large(self._target, record))
             if self._in_flight_bytes > IN_FLIGHT_BYTES:
                 rejections += self._settle(IN_FLIGHT_BYTES // 2)
-        if len(records) < _FEW_RECORDS:
+        if len(records) < FEW_RECORDS:
             self._send_now()
         return [*rejections, *self._settle(IN_FLIGHT_BYTES)]
 
@@ -173,7 +178,8 @@ class KafkaPythonProducer:
                 give_up_at_s = now_s + limit.patience_s
             wait_s = min(SLICE_S, give_up_at_s - now_s, limit.remaining_s)
             if wait_s <= 0:
-                raise self._failure(self._kafka.errors.KafkaTimeoutError(NO_ANSWER), record.topic)
+                reason, hint = (THROTTLED, HINT_THROTTLED) if self.throttled_s else (NO_ANSWER, HINT_NO_ANSWER)
+                raise self._failure(self._kafka.errors.KafkaTimeoutError(reason), record.topic, hint)
             with contextlib.suppress(self._kafka.errors.KafkaError):
                 future.get(timeout=wait_s)
 
@@ -245,7 +251,8 @@ class KafkaPythonProducer:
                 enable_idempotence=True,
                 acks="all",
                 batch_size=min(_BATCH_BYTES, brokers.message_bytes),
-                linger_ms=_LINGER_MS,
+                linger_ms=_LINGER_MS if brokers.linger_ms is None else brokers.linger_ms,
+                compression_type=None if brokers.compression == "none" else brokers.compression,
                 # kafka-python compares it with the record and its batch's header, as the broker does.
                 max_request_size=brokers.message_bytes,
                 max_block_ms=ms(CONNECT_S),
@@ -311,6 +318,17 @@ class KafkaPythonProducer:
         elif isinstance(error, (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError)):
             hint = hint_missing(topic)
         return TargetError(self._target, f"topic {topic}: {error}", hint=hint or HINT_NO_ANSWER)
+
+
+def _see_that_it_compresses(compression: Compression) -> None:
+    from kafka import codec
+
+    package = _CODEC_PACKAGES.get(compression)
+    if package is not None and not getattr(codec, f"has_{compression}")():
+        raise ConfigError(
+            f"KAFKA_COMPRESSION {compression} needs the package {package} with kafka-python",
+            hint=f"pip install {package}; or choose gzip, or KAFKA_CLIENT=confluent, which has all of them",
+        )
 
 
 def murmur2(data: bytes) -> int:
