@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from docdb_stream.errors import DocdbStreamError, TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
 from docdb_stream.retry import current_deadline
-from docdb_stream.target import Buffering, Rejection, Target
+from docdb_stream.target import Buffering, Paced, Rejection, Target
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class _Worker:
     def __init__(self, target: Target, after: _Worker | None, anew: bool) -> None:
         self.target = target
         self.buffering = target if isinstance(target, Buffering) else None
+        self.paced = target if isinstance(target, Paced) else None
         self.figures = TargetFigures()
         self.error: DocdbStreamError | None = None
         self.rejections: list[Rejection] = []
@@ -256,12 +257,19 @@ class Delivery:
             return True
         return any(worker.buffering is not None and worker.buffering.wants_flush for worker in self._workers)
 
+    @property
+    def takes_bytes(self) -> int | None:
+        """How much to hand over at a time: the least that a target takes (see ``Paced``), or None."""
+        limits = (worker.paced.takes_bytes for worker in self._workers if worker.paced is not None)
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def write(self, events: Sequence[ChangeEvent], size_bytes: int = 0) -> None:
         """Give ``events`` to every target; returns once each has them queued, not when they are durable.
 
         Args:
             events: The events.
-            size_bytes: Their size; beyond LARGE_BATCH_BYTES every target has written them on return.
+            size_bytes: Their size; beyond LARGE_BATCH_BYTES, and where a target takes only so much at a time, every
+                target has written them on return.
 
         Raises:
             TargetError: A target failed, now or since the last call.
@@ -270,7 +278,7 @@ class Delivery:
         self._raise_failure()
         for worker in self._workers:
             worker.offer(events, self._patience)
-        if size_bytes > LARGE_BATCH_BYTES:
+        if size_bytes > LARGE_BATCH_BYTES or self.takes_bytes is not None:
             self._wait(_Barrier(len(self._workers), flushes=False), "still busy")
             self._raise_failure()
 

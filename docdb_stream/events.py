@@ -9,7 +9,7 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -382,3 +382,16 @@ class Batch:
     quiet: bool = False
     unreadable: ChangeEvent | None = None
     problem: str = ""
+
+    def split(self, limit_bytes: int | None) -> tuple[Batch, Batch | None]:
+        """The first events, so many as have ``limit_bytes`` together and one at least, and what is left, or None."""
+        size_bytes = 0
+        for count, event in enumerate(self.events if limit_bytes is not None and self.size_bytes > limit_bytes else ()):
+            if count and size_bytes + event.size_bytes > (limit_bytes or 0):
+                last = self.events[count - 1]
+                ended = last.operation == "invalidate"
+                position = Position.at_token(last.token, time=last.cluster_time, after_invalidate=ended)
+                rest = replace(self, events=self.events[count:], size_bytes=self.size_bytes - size_bytes)
+                return Batch(self.events[:count], position, size_bytes), rest
+            size_bytes += event.size_bytes
+        return self, None

@@ -115,6 +115,8 @@ class Run:
         self._saved: Position | None = None
         self._saved_at_s = self._started_s
         self._longest_sync_s = 0.0
+        self._last_write_s = 0.0
+        self._is_batch_done = True  # the position is not in the middle of what was read at once
         self._passed_over: list[tuple[Position | None, Batch]] = []
         self._total_s = limit.at_s - self._started_s
         self.progress: Callable[[RunResult], None] = lambda result: None
@@ -206,23 +208,28 @@ class Run:
 
     def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, follow: bool) -> None:
         result = self._result
+        rest: Batch | None = None
         while not self._over(follow):
             keeper.check()
-            batch = ahead.take(TAKE_WAIT_S)
+            batch = rest or ahead.take(TAKE_WAIT_S)
             if batch is None:
                 if ahead.caught_up:
                     result.stopped_by = "caught-up"
                     return
             else:
+                batch, rest = batch.split(delivery.takes_bytes)
                 if batch.events:
+                    started_s = self._limit.clock()
                     delivery.write(batch.events, batch.size_bytes)
-                    result.loops += 1
+                    self._last_write_s = self._limit.clock() - started_s
                     result.read += len(batch.events)
-                    self._unsaved_loops += 1
                     self._unsaved_events += len(batch.events)
+                    if rest is None:
+                        result.loops += 1
+                        self._unsaved_loops += 1
                 if batch.problem:
                     self._passed_over.append((result.position, batch))
-                result.position = batch.position
+                result.position, self._is_batch_done = batch.position, rest is None
                 self.progress(result)
             if self._is_sync_due(delivery):
                 self._sync(delivery, keeper)
@@ -239,8 +246,9 @@ class Run:
         return bool(result.stopped_by)
 
     def _margin_s(self) -> float:
-        """How long before the deadline to stop reading: twice what making a checkpoint has taken so far, and a bit."""
-        return min(MIN_DEADLINE_MARGIN_S, 0.2 * self._total_s) + 2 * self._longest_sync_s
+        """How long before the deadline to stop: twice what making a checkpoint has taken so far, what handing over took
+        last, and a bit."""
+        return min(MIN_DEADLINE_MARGIN_S, 0.2 * self._total_s) + 2 * self._longest_sync_s + self._last_write_s
 
     def _is_sync_due(self, delivery: Delivery) -> bool:
         if self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush:
@@ -251,7 +259,7 @@ class Run:
         """Make everything durable, then save the position. The one place where a position passes events."""
         position = self._result.position
         assert position is not None
-        if position == self._saved and not self._unsaved_loops and not self._passed_over:
+        if position == self._saved and not self._unsaved_events and not self._passed_over:
             self._saved_at_s = self._limit.clock()
             return
         started_s = self._limit.clock()
@@ -305,12 +313,14 @@ class Run:
         time_ = self._saved.time if self._saved else None
         logger.warning("stream %s: %s; the next run goes on from %s", self._result.stream, error, time_)
         self._result.stopped_by = "signal" if is_stopped else "deadline"
-        self._result.position = self._saved
+        self._result.position, self._is_batch_done = self._saved, False
 
     def _finish(self, until: Timestamp) -> None:
         result = self._result
         reached = result.position.operation_time if result.position else None
-        result.caught_up = result.stopped_by == "caught-up" or (reached is not None and reached >= until)
+        # In the middle of a batch, events of the position's own time can be still to come.
+        passed = reached is not None and (reached >= until if self._is_batch_done else reached > until)
+        result.caught_up = passed or result.stopped_by == "caught-up"
         if result.caught_up:
             result.lag_s = 0.0
         elif reached is not None:

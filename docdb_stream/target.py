@@ -94,3 +94,18 @@ class Buffering(Protocol):
     def wants_flush(self) -> bool:
         """True when the target holds as much as it wants to hold; read after each loop, from another thread."""
         ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A target that finds out how much its service takes at a time.
+
+    The poller hands over no more than that, waits until it is written, and can make a checkpoint in the middle of what
+    it read: so a service that takes minutes for one batch gets ahead in runs of less.
+    """
+
+    @property
+    def takes_bytes(self) -> int | None:
+        """BSON bytes of events to hand over at a time, at most, but one event at least; None: as they come. Read before
+        each hand-over, from another thread."""
+        ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import ssl
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,9 +22,14 @@ from docdb_stream.targets._kafka_producer import (
     CLIENT_ID,
     CLOSE_S,
     CONNECT_S,
+    FEW_RECORDS,
     HINT_NO_ANSWER,
+    HINT_THROTTLED,
     IN_FLIGHT_BYTES,
+    NO_ANSWER,
     REQUEST_S,
+    SLICE_S,
+    THROTTLED,
     Brokers,
     Record,
     connect_timeout_s,
@@ -37,11 +43,16 @@ _LOGGER = "confluent_kafka"
 _BATCH_BYTES = 1_000_000
 """Bytes of one partition sent together at most, librdkafka's default; smaller batches cost both sides more."""
 _LINGER_MS = 5
-"""How long a batch waits to be filled, librdkafka's default; longer ones gain nothing."""
+"""How long a batch waits to be filled, librdkafka's default; longer ones gain nothing. Nobody waits for it: see
+``_send_now``."""
+_SEND_NOW_S = 0.002
+"""How long sending at once is tried. Of few records, half were confirmed after 2 ms; after 11 if nothing is tried."""
+_SEND_NOW_PAUSE_S = 0.00005
+"""Between two tries: enough for librdkafka's thread to wake up."""
 _RECONNECT_S = 1.0
 """Pause between attempts to connect at most; librdkafka's 10 s are a third of the patience."""
-_SLICE_S = 0.1
-"""How long is waited before the lease is asked for again."""
+_FIRST_WAIT_S = 0.001
+"""How long is waited for a confirmation first; then twice as long each time, up to ``SLICE_S``."""
 _SMALL_BYTES = 1024
 """What is left below the limit for key, headers and overhead; only records that need more of it are measured."""
 _OVERHEAD_BYTES = 61 + 31
@@ -78,6 +89,7 @@ class ConfluentProducer:
         self._failures: list[_Failure] = []
         self._trouble: Any = None  # what librdkafka said last about its connections or itself
         self._one_by_one = False
+        self._throttled_until_s: dict[int, float] = {}  # per broker, by the deadline's clock
         codes = self._library.KafkaError
         self._purged = {codes._PURGE_QUEUE, codes._PURGE_INFLIGHT}
         self._too_large = {codes.MSG_SIZE_TOO_LARGE, codes.RECORD_LIST_TOO_LARGE}
@@ -90,7 +102,7 @@ class ConfluentProducer:
         """See ``Producer``."""
         limit = current_deadline()
         end_s = limit.clock() + connect_timeout_s()
-        attempt_s = _SLICE_S
+        attempt_s = SLICE_S
         while True:
             attempt_s = min(2 * attempt_s, end_s - limit.clock())
             try:
@@ -107,14 +119,24 @@ class ConfluentProducer:
         """See ``Producer``."""
         if not records:
             return []
-        self._check_lease()
+        self._await_throttled()
         rejections = self._produce(zip(self._numbers, records, strict=False))
+        if len(records) < FEW_RECORDS:
+            self._send_now()
         self._poll(0)  # lets go of what is confirmed: it holds the events
         return rejections + self._sort_out()
 
     def flush(self) -> list[Rejection]:
         """See ``Producer``."""
         return self._settle(0)
+
+    @property
+    def throttled_s(self) -> float:
+        """See ``Producer``."""
+        if self._producer is not None:
+            self._poll(0)
+        now_s = current_deadline().clock()
+        return max(0.0, max(self._throttled_until_s.values(), default=now_s) - now_s)
 
     def close(self) -> None:
         """See ``Producer``."""
@@ -124,6 +146,17 @@ class ConfluentProducer:
         self._failures = []
         self._trouble = None
         self._one_by_one = False
+        self._throttled_until_s = {}
+
+    def _await_throttled(self) -> None:
+        """Wait until the brokers read again: librdkafka sends all the same, and breaks the connection for no answer."""
+        limit = current_deadline()
+        self._check_lease()
+        while throttled_s := self.throttled_s:
+            if limit.remaining_s <= 0:
+                raise self._failure(None)
+            self._poll(min(SLICE_S, throttled_s))
+            self._check_lease()
 
     def _produce(self, records: Iterable[tuple[int, Record]]) -> list[Rejection]:
         """Hand records over, each with its number. What happens here, every event pays for."""
@@ -142,6 +175,19 @@ class ConfluentProducer:
                 rejections += self._insist(number, record, error)
                 produce = self._opened().produce
         return rejections
+
+    def _send_now(self) -> None:
+        """Send what waits for its batch to be filled; how it fared, ``_settle`` sees.
+
+        While ``flush`` runs, librdkafka's threads wait for no batch to be filled. With a time-out, it would go on after
+        something fatal and lose failures; without one it is a ``poll`` that the threads may notice too late.
+        """
+        end_s = time.monotonic() + _SEND_NOW_S
+        while self._producer is not None and len(self._producer) and time.monotonic() < end_s:
+            if self._failures or self._is_refused():
+                break
+            self._poll(0, hurry=True)
+            time.sleep(_SEND_NOW_PAUSE_S)
 
     def _insist(self, number: int, record: Record, error: Exception) -> list[Rejection]:
         """Hand over a record that was not taken: once there is room for it, or to a new producer."""
@@ -168,21 +214,29 @@ class ConfluentProducer:
     def _troubled(self, error: Any) -> None:
         self._trouble = error
 
+    def _throttled(self, event: Any) -> None:
+        self._throttled_until_s[event.broker_id] = current_deadline().clock() + event.throttle_time
+
     def _settle(self, until: int) -> list[Rejection]:
-        """Wait until at most ``until`` records are unconfirmed; as long as there is progress, and the run has time."""
+        """Wait until at most ``until`` records are unconfirmed; as long as there is progress, and the run has time.
+
+        librdkafka wakes nobody for what is confirmed, so it is asked again and again.
+        """
         limit = current_deadline()
         rejections: list[Rejection] = []
         fewest: float = float("inf")
-        give_up_at_s = 0.0
+        give_up_at_s = wait_s = 0.0
         while self._producer is not None:
             self._check_lease()
-            self._poll(max(0.0, min(_SLICE_S, limit.patience_s, limit.remaining_s)))
+            self._poll(0, hurry=until == 0)
+            self._poll(max(0.0, min(wait_s, limit.patience_s, limit.remaining_s)))
             rejections += self._sort_out()
             left = 0 if self._producer is None else len(self._producer)
             if left <= until:
                 break
             now_s = limit.clock()
-            if left < fewest:
+            wait_s = min(2 * wait_s, SLICE_S) if left == fewest else _FIRST_WAIT_S
+            if left < fewest or self.throttled_s:
                 fewest = left
                 give_up_at_s = now_s + limit.patience_s
             if now_s >= min(give_up_at_s, limit.at_s):
@@ -254,13 +308,13 @@ class ConfluentProducer:
             if left_s <= 0:
                 return False
             self._producer.purge(in_flight=in_flight, blocking=False)  # each time: what is to be repeated comes again
-            self._poll(min(_SLICE_S, left_s))
+            self._poll(min(SLICE_S, left_s))
         return True
 
-    def _poll(self, seconds: float) -> None:
-        """Wait so long for news, and hear them. ``Producer.flush`` would lose some when one is fatal: it goes on."""
+    def _poll(self, seconds: float, *, hurry: bool = False) -> None:
+        """Wait so long for news, and hear them."""
         try:
-            self._producer.poll(seconds)
+            (self._producer.flush if hurry else self._producer.poll)(seconds)
         except self._library.KafkaException as error:  # fatal: this producer sends nothing any more
             self._trouble = error.args[0]
 
@@ -293,7 +347,8 @@ class ConfluentProducer:
             # As kafka-python's and Java's, so that a document stays in its partition whatever the client.
             "partitioner": "murmur2_random",
             "delivery.report.only.error": True,
-            "linger.ms": _LINGER_MS,
+            "linger.ms": _LINGER_MS if brokers.linger_ms is None else brokers.linger_ms,
+            "compression.type": brokers.compression,
             "batch.size": min(_BATCH_BYTES, brokers.message_bytes),
             "message.max.bytes": brokers.message_bytes,
             "queue.buffering.max.kbytes": IN_FLIGHT_BYTES // 1024,
@@ -306,6 +361,7 @@ class ConfluentProducer:
             "topic.metadata.propagation.max.ms": ms(CONNECT_S),
             "reconnect.backoff.max.ms": ms(_RECONNECT_S),
             "error_cb": self._troubled,
+            "throttle_cb": self._throttled,
             "logger": logging.getLogger(_LOGGER),
         }
         if self._one_by_one:
@@ -326,10 +382,13 @@ class ConfluentProducer:
         Raises:
             CheckpointConflictError: The lease is lost.
         """
+        is_throttled = self.throttled_s > 0
         self.close()
         current_deadline().check()
+        if error is None and is_throttled:
+            return TargetError(self._target, THROTTLED, hint=HINT_THROTTLED)
         if error is None:
-            return TargetError(self._target, "the brokers do not confirm what they got", hint=HINT_NO_ANSWER)
+            return TargetError(self._target, NO_ANSWER, hint=HINT_NO_ANSWER)
         code, reason = error.code(), error.str()
         if code in self._refusing:
             return self._brokers.refusal(self._target, reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from docdb_stream.errors import ConfigError, TargetError
@@ -29,7 +29,15 @@ REQUEST_S = 10.0
 """How long one request may stay unanswered before it is sent again: several fit into the patience."""
 CLOSE_S = 2.0
 """How long closing waits for a producer's threads, which have nothing to send any more."""
+FEW_RECORDS = 100
+"""A ``send`` of fewer does not wait for its batches to be filled: had there been more, there would be more in it."""
+SLICE_S = 0.1
+"""How long is waited before it is looked for progress, and asked for the lease, again."""
 _DEFAULT_PORT = 9092
+
+
+Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+"""Kafka's ``compression.type``."""
 
 
 class Record(NamedTuple):
@@ -67,7 +75,18 @@ class Producer(Protocol):
         ...
 
     def flush(self) -> list[Rejection]:
-        """Wait until every record is confirmed. Raises as ``send`` does."""
+        """Wait until every record is confirmed, as long as records are confirmed or the brokers ask for patience.
+
+        Raises as ``send`` does.
+        """
+        ...
+
+    @property
+    def throttled_s(self) -> float:
+        """For how long the brokers have said that they take nothing more, in seconds from now; 0 where they have not.
+
+        A broker confirms what it took beyond a quota at once, says so, and does not read on for that long.
+        """
         ...
 
     def close(self) -> None:
@@ -85,6 +104,8 @@ class Brokers:
         secret: Where username and password are.
         tls_ca: Path of the CA bundle; the system's by default.
         message_bytes: Largest record batch that the topics take.
+        linger_ms: How long a batch waits to be filled; None: what is best with the client library.
+        compression: How batches are compressed.
 
     Raises:
         ConfigError: The arguments make no sense.
@@ -99,6 +120,8 @@ class Brokers:
         secret: str | None,
         tls_ca: str | None,
         message_bytes: int,
+        linger_ms: int | None = None,
+        compression: Compression = "none",
     ) -> None:
         self.bootstrap_servers = bootstrap_servers
         self._servers = _servers(bootstrap_servers)
@@ -110,6 +133,8 @@ class Brokers:
         self.tls = tls_context(tls_ca) if security_protocol.endswith("SSL") else None
         self.tls_ca = tls_ca
         self.message_bytes = message_bytes
+        self.linger_ms = linger_ms
+        self.compression = compression
 
     def credentials(self) -> Credentials | None:
         """Username and password for SASL, read anew; None where nobody signs in."""
@@ -174,6 +199,9 @@ def hint_missing(topic: str) -> str:
     return f"create the topic {topic}, or let the brokers create topics (auto.create.topics.enable)"
 
 
+THROTTLED = "the brokers throttle this client beyond the run's deadline"
+HINT_THROTTLED = "raise the quota that throttles it (producer_byte_rate), the timeout, or KAFKA_COMPRESSION"
+NO_ANSWER = "the brokers do not confirm what they got"
 HINT_NO_ANSWER = "see that the brokers are up and in sync"
 
 

@@ -12,18 +12,24 @@ from functools import partial
 from struct import unpack
 from typing import Any
 
-from docdb_stream.errors import CheckpointConflictError, TargetError
-from docdb_stream.retry import DEFAULT_PATIENCE_S, current_deadline
+from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
+from docdb_stream.retry import current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._kafka_producer import (
     CLIENT_ID,
     CLOSE_S,
     CONNECT_S,
+    FEW_RECORDS,
     HINT_NO_ANSWER,
+    HINT_THROTTLED,
     IN_FLIGHT_BYTES,
+    NO_ANSWER,
     REQUEST_S,
+    SLICE_S,
+    THROTTLED,
     Brokers,
+    Compression,
     Record,
     connect_timeout_s,
     hint_missing,
@@ -37,11 +43,13 @@ _BATCH_BYTES = 512 * 1024
 this, nothing is gained (bench/NOTES.md)."""
 _LINGER_MS = 100
 """How long a batch waits to be filled. Shorter, and the producer wakes up for every few records; longer gains nothing.
-Nobody waits for it: see ``_FEW_RECORDS``, and ``flush``."""
+Nobody waits for it: see ``FEW_RECORDS``, and ``flush``."""
 _SEND_NOW_S = 0.02
 """How long sending at once is waited for; ``_settle`` waits for the rest."""
-_FEW_RECORDS = 100
-"""A ``send`` of fewer does not wait for its batches to be filled: had there been more, there would be more in it."""
+_NEVER_MS = 2**31 - 1
+"""The largest time-out that Kafka's clients take (a Java int), 24 days."""
+_CODEC_PACKAGES = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
+"""What kafka-python compresses with, which it does not bring (its README, "Compression")."""
 _MURMUR2_SEED = 0x9747B28C
 _MURMUR2_FACTOR = 0x5BD1E995
 _UINT32 = 0xFFFFFFFF
@@ -57,14 +65,16 @@ class KafkaPythonProducer:
         brokers: Where to send.
 
     Raises:
-        ConfigError: kafka-python is not installed.
+        ConfigError: kafka-python is not installed, or not what compresses.
     """
 
     def __init__(self, target: str, brokers: Brokers) -> None:
         self._kafka: Any = import_client("kafka", "kafka", "kafka")
+        _see_that_it_compresses(brokers.compression)
         self._target = target
         self._brokers = brokers
         self._producer: Any = None
+        self._network_client: Any = None
         self._in_flight: deque[tuple[Record, Any]] = deque()
         self._in_flight_bytes = 0
         self._limit = current_deadline()  # of the run that wrote last; the producer's thread does not inherit it
@@ -82,7 +92,7 @@ class KafkaPythonProducer:
                 rejections.append(self._brokers.too_large(self._target, record))
             if self._in_flight_bytes > IN_FLIGHT_BYTES:
                 rejections += self._settle(IN_FLIGHT_BYTES // 2)
-        if len(records) < _FEW_RECORDS:
+        if len(records) < FEW_RECORDS:
             self._send_now()
         return [*rejections, *self._settle(IN_FLIGHT_BYTES)]
 
@@ -90,6 +100,14 @@ class KafkaPythonProducer:
         """See ``Producer``."""
         self._send_now()
         return self._settle(0)
+
+    @property
+    def throttled_s(self) -> float:
+        """See ``Producer``. kafka-python itself sends nothing for so long."""
+        if self._producer is None:
+            return 0.0
+        nodes = tuple(self._network_client._manager._conns)
+        return max((self._network_client.throttle_delay(node_id) / 1000 for node_id in nodes), default=0.0)
 
     def close(self) -> None:
         """See ``Producer``."""
@@ -129,26 +147,41 @@ class KafkaPythonProducer:
 
     def _settle(self, until_bytes: int) -> list[Rejection]:
         """Wait for the oldest records until at most ``until_bytes`` are unconfirmed; 0 waits for all."""
-        limit = current_deadline()
         rejections: list[Rejection] = []
         while self._in_flight:
             record, future = self._in_flight[0]
             # What is confirmed goes at once, not at the flush: it holds the events, rendered.
-            has_succeeded = future.succeeded()
-            if not has_succeeded and self._in_flight_bytes < until_bytes:
-                break
-            try:
-                if not has_succeeded:
-                    future.get(timeout=max(0.0, min(limit.patience_s, limit.remaining_s)))
-            except self._kafka.errors.KafkaError as error:
-                rejected = self._rejected_by_broker()
-                if not rejected:
-                    raise self._failure(error, record.topic) from error
-                rejections += rejected
-            else:
+            if not future.succeeded():
+                if self._in_flight_bytes < until_bytes:
+                    break
+                self._await(record, future)
+            if future.succeeded():
                 self._in_flight.popleft()
                 self._in_flight_bytes -= len(record.value)
+                continue
+            rejected = self._rejected_by_broker()
+            if not rejected:
+                raise self._failure(future.exception, record.topic) from future.exception
+            rejections += rejected
         return rejections
+
+    def _await(self, record: Record, future: Any) -> None:
+        """Wait until it is known what became of a record; as long as there is progress, and the run has time."""
+        limit = current_deadline()
+        fewest: float = float("inf")
+        give_up_at_s = 0.0
+        while not future.is_done:
+            now_s = limit.clock()
+            left = sum(not each.is_done for _, each in self._in_flight)
+            if left < fewest or self.throttled_s:
+                fewest = left
+                give_up_at_s = now_s + limit.patience_s
+            wait_s = min(SLICE_S, give_up_at_s - now_s, limit.remaining_s)
+            if wait_s <= 0:
+                reason, hint = (THROTTLED, HINT_THROTTLED) if self.throttled_s else (NO_ANSWER, HINT_NO_ANSWER)
+                raise self._failure(self._kafka.errors.KafkaTimeoutError(reason), record.topic, hint)
+            with contextlib.suppress(self._kafka.errors.KafkaError):
+                future.get(timeout=wait_s)
 
     def _rejected_by_broker(self) -> list[Rejection]:
         """Reject what the broker will never take; send everything else in flight again, in order.
@@ -198,6 +231,7 @@ class KafkaPythonProducer:
             network_client = self._kafka.KafkaProducer.DEFAULT_CONFIG["kafka_client"](**config)
             network_client.send = self._only_under_lease(network_client)
             opened.append(network_client)
+            self._network_client = network_client
             return network_client
 
         brokers = self._brokers
@@ -217,13 +251,16 @@ class KafkaPythonProducer:
                 enable_idempotence=True,
                 acks="all",
                 batch_size=min(_BATCH_BYTES, brokers.message_bytes),
-                linger_ms=_LINGER_MS,
+                linger_ms=_LINGER_MS if brokers.linger_ms is None else brokers.linger_ms,
+                compression_type=None if brokers.compression == "none" else brokers.compression,
                 # kafka-python compares it with the record and its batch's header, as the broker does.
                 max_request_size=brokers.message_bytes,
                 max_block_ms=ms(CONNECT_S),
                 bootstrap_timeout_ms=ms(connect_timeout_s()),
                 request_timeout_ms=ms(REQUEST_S),
-                delivery_timeout_ms=ms(DEFAULT_PATIENCE_S),
+                # None: a record that is given up while others are confirmed is one that a throttling broker has not
+                # come to yet. ``_settle`` gives up all of them.
+                delivery_timeout_ms=_NEVER_MS,
                 security_protocol=brokers.security_protocol,
                 ssl_context=brokers.tls,
                 **sasl,
@@ -281,6 +318,17 @@ class KafkaPythonProducer:
         elif isinstance(error, (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError)):
             hint = hint_missing(topic)
         return TargetError(self._target, f"topic {topic}: {error}", hint=hint or HINT_NO_ANSWER)
+
+
+def _see_that_it_compresses(compression: Compression) -> None:
+    from kafka import codec
+
+    package = _CODEC_PACKAGES.get(compression)
+    if package is not None and not getattr(codec, f"has_{compression}")():
+        raise ConfigError(
+            f"KAFKA_COMPRESSION {compression} needs the package {package} with kafka-python",
+            hint=f"pip install {package}; or choose gzip, or KAFKA_CLIENT=confluent, which has all of them",
+        )
 
 
 def murmur2(data: bytes) -> int:

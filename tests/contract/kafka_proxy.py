@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -44,6 +45,9 @@ class KafkaProxy:
     Attributes:
         answer: Is asked for each produce request, with the event ids in it; None lets it through.
         missing: Whether no topic exists.
+        quota_bytes_s: What it takes from all clients together, in bytes of produce requests a second. As a broker, it
+            takes what it gets, says at once for how long it will take no more, and does not read for that long.
+        codecs: How the batches were compressed: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
         users: The passwords of those who may sign in, by SASL PLAIN.
         signed_in: Who did.
     """
@@ -51,6 +55,9 @@ class KafkaProxy:
     def __init__(self, upstream: int, tls: ssl.SSLContext | None = None) -> None:
         self.answer: Answer | None = None
         self.missing = False
+        self.quota_bytes_s = float("inf")
+        self.codecs: set[int] = set()
+        self._reads_again_s = 0.0
         self.users: dict[str, str] = {}
         self.signed_in: list[str] = []
         self._upstream = upstream
@@ -88,10 +95,13 @@ class KafkaProxy:
                     if answer is None:
                         break
                     way.sendall(answer)
+                    time.sleep(max(0.0, self._reads_again_s - time.monotonic()))
             self._open.discard(client)
 
     def _answer(self, request: bytes, server: socket.socket) -> bytes | None:
         key, version, correlation_id = struct.unpack_from(">hhi", request)
+        if key == ProduceRequest.API_KEY:
+            self.codecs |= _codecs(ProduceRequest.decode(request, version=version, header=True))
         if key == ProduceRequest.API_KEY and self.answer is not None:
             decoded = ProduceRequest.decode(request, version=version, header=True)
             refusal = self.answer(_event_ids(decoded))
@@ -111,6 +121,12 @@ class KafkaProxy:
             return _encoded(done, correlation_id)
         server.sendall(struct.pack(">i", len(request)) + request)
         answer = _frame(server)
+        if key == ProduceResponse.API_KEY and self.quota_bytes_s < float("inf"):
+            produced = ProduceResponse.decode(answer, version=version, header=True)
+            now_s = time.monotonic()
+            self._reads_again_s = max(self._reads_again_s, now_s) + len(request) / self.quota_bytes_s
+            produced.throttle_time_ms = int(1000 * (self._reads_again_s - now_s))
+            return _encoded(produced, correlation_id)
         if key == MetadataResponse.API_KEY:
             metadata = MetadataResponse.decode(answer, version=version, header=True)
             for broker in metadata.brokers:
@@ -128,6 +144,11 @@ def _event_ids(request: Any) -> list[str]:
         for partition in topic.partition_data
         for record in MemoryRecords(bytes(partition.records)).next_batch()
     ]
+
+
+def _codecs(request: Any) -> set[int]:
+    """The last three bits of each batch's attributes, which begin at its 22nd byte (Kafka protocol guide)."""
+    return {bytes(part.records)[22] & 7 for topic in request.topic_data for part in topic.partition_data}
 
 
 def _refused(request: Any, refusal: Refusal, version: int) -> Any:

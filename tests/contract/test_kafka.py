@@ -7,7 +7,8 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ from docdb_stream.errors import CheckpointConflictError, TargetError
 from docdb_stream.events import Namespace
 from docdb_stream.local import KafkaBroker, Tls
 from docdb_stream.local.process import wait_until
+from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
+from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Checkable, Target
-from docdb_stream.targets import _kafka_confluent, _kafka_python
+from docdb_stream.targets import _kafka_confluent, _kafka_pace, _kafka_python
 from docdb_stream.targets._kafka_producer import Record
 from docdb_stream.targets.kafka import Client, KafkaTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.source import ScriptedSource
 
 KafkaTarget("127.0.0.1:1")  # imports kafka as users do, without its deprecation warnings
 import kafka  # noqa: E402
@@ -42,6 +46,7 @@ _numbers = itertools.count()
 
 
 CLIENTS: tuple[Client, ...] = ("kafka-python", "confluent")
+CODECS = ("gzip", "snappy", "lz4", "zstd")
 
 
 class Topics:
@@ -361,7 +366,7 @@ def test_a_key_has_the_same_partition_whatever_the_client(kafka_broker: KafkaBro
 def test_what_fails_with_a_rejected_record_is_sent_again_in_order(
     python_topics: Topics, log: ChangeLog, verdict: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_kafka_python, "_FEW_RECORDS", 0)  # what is written stays in flight for a while
+    monkeypatch.setattr(_kafka_python, "FEW_RECORDS", 0)  # what is written stays in flight for a while
     topics = python_topics
     events = [log.update({"_id": number % 2, "version": number}) for number in range(10)]
     target = topics.target()
@@ -424,6 +429,117 @@ def test_a_paused_broker_loses_nothing(topics: Topics, log: ChangeLog) -> None:
     for record in topics.records():
         versions.setdefault(record.key, []).append(orjson.loads(record.value)["fullDocument"]["version"])
     assert versions == {b'{"_id":%d}' % rest: list(range(rest, 50, 3)) for rest in range(3)}
+
+
+# Brokers that throttle
+
+
+def test_a_throttled_client_goes_on_while_the_broker_takes_something(
+    topics: Topics, log: ChangeLog, proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it takes several times as long as a standstill may."""
+    monkeypatch.setattr(_kafka_pace, "GOAL_S", 0.2)
+    proxy.quota_bytes_s = 20_000
+    target = topics.target(proxy)
+    events = log.inserts(80, size_bytes=1000)
+    with deadline(Deadline.after(60, patience_s=1)):
+        assert deliver(target, events) == []
+    target.close()
+    assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
+
+
+def test_little_is_handed_over_to_a_broker_that_throttles(
+    topics: Topics, log: ChangeLog, proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kafka_pace, "GOAL_S", 0.2)
+    proxy.quota_bytes_s = 40_000
+    target = topics.target(proxy)
+    assert target.takes_bytes == _kafka_pace.FIRST_BYTES
+    assert not target.wants_flush
+    deliver(target, log.inserts(40, size_bytes=1000))
+    assert target.takes_bytes is not None
+    assert target.takes_bytes < 20_000
+    assert target.wants_flush, "what is confirmed can have its checkpoint"
+    proxy.quota_bytes_s = float("inf")
+    wait_until(lambda: target._producer.throttled_s == 0, "the broker reads again", timeout_s=20)
+    for _ in range(40):
+        deliver(target, log.inserts(100, size_bytes=100_000))
+        if target.takes_bytes is None:
+            break
+    assert (target.takes_bytes, target.wants_flush) == (None, False)
+    target.close()
+    assert target.takes_bytes is not None, "a new producer begins anew"
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_runs_that_are_shorter_than_a_batch_takes_get_ahead(
+    kafka_broker: KafkaBroker, log: ChangeLog, proxy: KafkaProxy, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run ends with a checkpoint of what was confirmed in it; nothing is sent twice, as long as none is killed."""
+    monkeypatch.setattr(_kafka_pace, "FIRST_BYTES", 10_000)
+    monkeypatch.setattr(_kafka_pace, "GOAL_S", 0.2)
+    proxy.quota_bytes_s = 15_000
+    topics = Topics(kafka_broker, client)
+    events = log.inserts(100, size_bytes=1000)
+    source = ScriptedSource(events, batch_size=100)
+    store = MemoryCheckpointStore()
+    settings = Settings(documentdb_uri="mongodb://x", stream_name="s", start_at="earliest")
+    results = []
+    while not results or not results[-1].caught_up:
+        target = topics.target(proxy)
+        with Poller(settings, source=source, store=store, targets=[target], dead_letters=NoLetters()) as poller:
+            results.append(poller.run(limit=Deadline.after(5)))
+        assert results[-1].events > 0
+    assert len(results) > 1, "one batch took several runs"
+    assert sum(result.events for result in results) == len(events)
+    assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_run_ends_in_time_while_the_broker_throttles(log: ChangeLog, proxy: KafkaProxy, client: Client) -> None:
+    proxy.quota_bytes_s = 100
+    target = KafkaTarget(proxy.bootstrap_servers, client=client, topic_prefix=f"test{next(_numbers)}-")
+    with deadline(Deadline.after(3)):
+        deliver(target, log.inserts(1, size_bytes=1000))
+        with pytest.raises(TargetError) as caught:
+            deliver(target, log.inserts(1, size_bytes=1000))
+    assert "throttle" in caught.value.hint
+    target.close()
+    wait_until(lambda: not threads_of_clients(), "the producer's threads end", timeout_s=10)
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("client", "compression"), [("kafka-python", "gzip"), *itertools.product(["confluent"], CODECS)]
+)
+def test_batches_are_compressed(
+    kafka_broker: KafkaBroker, log: ChangeLog, proxy: KafkaProxy, client: Client, compression: Any
+) -> None:
+    topics = Topics(kafka_broker, client)
+    target = topics.target(proxy, compression=compression)
+    assert deliver(target, log.inserts(10, size_bytes=5000)) == []
+    target.close()
+    assert proxy.codecs == {["none", *CODECS].index(compression)}
+
+
+def test_a_linger_of_ones_own_is_kept(python_topics: Topics, log: ChangeLog) -> None:
+    target = python_topics.target(linger_ms=7)
+    deliver(target, log.inserts(1))
+    assert target._producer._producer.config["linger_ms"] == 7  # type: ignore[attr-defined]
+    target.close()
+
+
+def test_few_records_wait_for_no_batch_to_be_filled(topics: Topics, log: ChangeLog) -> None:
+    target = topics.target(linger_ms=5000)
+    deliver(target, log.inserts(1, first_id=100))
+    started_s = time.monotonic()
+    for number in range(3):
+        target.write(log.inserts(1, first_id=number))
+        assert target.flush() == []
+    assert time.monotonic() - started_s < 5
+    target.close()
 
 
 def test_a_missing_topic_is_an_error_that_names_it(
@@ -501,6 +617,15 @@ def test_librdkafka_sends_nothing_more_when_the_lease_is_found_to_be_lost(
 
 def deliver(target: KafkaTarget, events: list[Any]) -> list[Any]:
     return [*target.write(events), *target.flush()]
+
+
+class NoLetters:
+    def write(self, stream: str, rejections: Sequence[Any]) -> None:
+        assert not rejections
+
+
+def event_ids(topics: Topics) -> list[str]:
+    return [dict(record.headers)["event_id"].decode() for record in topics.records()]
 
 
 def threads_of_clients() -> list[str]:

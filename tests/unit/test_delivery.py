@@ -484,3 +484,24 @@ def test_large_rejections_want_a_checkpoint() -> None:
         assert delivery.wants_flush
         assert len(delivery.flush()) == 2
         assert not delivery.wants_flush
+
+
+def test_a_target_may_take_only_so_much_at_a_time() -> None:
+    """What it takes next depends on how this went; so it is waited for."""
+
+    class Paced(ListTarget):
+        takes_bytes: int | None = None
+
+        def __init__(self, takes_bytes: int | None) -> None:
+            super().__init__()
+            self.takes_bytes = takes_bytes
+
+    few, more, all_ = Paced(10), Paced(20), Paced(None)
+    with Delivery([all_, ListTarget()]) as delivery:
+        assert delivery.takes_bytes is None
+    with Delivery([more, few, all_, ListTarget()]) as delivery:
+        assert delivery.takes_bytes == 10
+        few.takes_bytes = None
+        assert delivery.takes_bytes == 20
+        delivery.write(EVENTS[:1], 1)
+        assert few.events == more.events == EVENTS[:1]

@@ -10,7 +10,7 @@ from bson import Decimal128, Int64, ObjectId, Timestamp
 
 from docdb_stream import encoding, sample_payload
 from docdb_stream.encoding import UnrenderableError
-from docdb_stream.events import ChangeEvent, Namespace, Position, ResumeToken, scope_name
+from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken, scope_name
 from docdb_stream.testing.events import ChangeLog, change_event
 
 # Tokens
@@ -234,3 +234,36 @@ def test_bytes_that_cannot_be_decoded_name_their_event_and_are_never_rendered() 
             event.render("extended")
         with pytest.raises(UnrenderableError, match="UTF-8"):
             event.render("document")
+
+
+def test_a_batch_is_split_where_it_is_too_large_for_one_hand_over() -> None:
+    events = ChangeLog().inserts(5, size_bytes=1000)
+    size_bytes = sum(event.size_bytes for event in events)
+    after = Position(ResumeToken({"_data": "after"}), Timestamp(9, 9))
+    batch = Batch(events, after, size_bytes, quiet=True, problem="p")
+    for limit_bytes in (None, size_bytes):
+        assert batch.split(limit_bytes) == (batch, None)
+    head, rest = batch.split(2 * events[0].size_bytes)
+    assert rest is not None
+    assert (head.events, head.size_bytes) == (events[:2], 2 * events[0].size_bytes)
+    assert head.position == Position.at_token(events[1].token, time=events[1].cluster_time)
+    assert (head.quiet, head.problem) == (False, "")
+    assert (rest.events, rest.position, rest.quiet, rest.problem) == (events[2:], after, True, "p")
+    assert head.size_bytes + rest.size_bytes == size_bytes
+    assert [len(part.events) for part in parts(batch, 1)] == [1] * 5
+
+
+def test_a_part_that_ends_with_an_invalidate_is_opened_again_after_it() -> None:
+    log = ChangeLog()
+    events = [log.drop(), log.invalidate(), log.insert({"_id": 1})]
+    batch = Batch(events, Position(events[2].token), sum(event.size_bytes for event in events))
+    assert [part.position.after_invalidate for part in parts(batch, 1)] == [False, True, False]
+
+
+def parts(batch: Batch, limit_bytes: int) -> list[Batch]:
+    found: list[Batch] = []
+    rest: Batch | None = batch
+    while rest is not None:
+        part, rest = rest.split(limit_bytes)
+        found.append(part)
+    return found

@@ -158,3 +158,30 @@ def test_what_waits_for_its_socket_is_not_sent_once_the_lease_is_lost() -> None:
     with pytest.raises(CheckpointConflictError):
         send(1, produce)
     assert transport.sent == 1
+
+
+@pytest.mark.parametrize(
+    ("compression", "package"), [("snappy", "python-snappy"), ("lz4", "lz4"), ("zstd", "zstandard")]
+)
+def test_compression_that_is_not_installed_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, compression: Any, package: str
+) -> None:
+    monkeypatch.setattr(f"kafka.codec.has_{compression}", lambda: False)
+    with pytest.raises(ConfigError, match=f"KAFKA_COMPRESSION {compression} needs the package {package}") as caught:
+        KafkaTarget("host:9092", compression=compression)
+    assert f"pip install {package}" in caught.value.hint
+    monkeypatch.setattr(f"kafka.codec.has_{compression}", lambda: True)
+    KafkaTarget("host:9092", compression=compression)
+
+
+def test_linger_and_compression_are_settings() -> None:
+    values: dict[str, Any] = {"documentdb_uri": "mongodb://x", "msk_bootstrap_srv": "host:9092"}
+    settings = Settings(**values, **CONFLUENT, kafka_linger_ms=20, kafka_compression="zstd")
+    target = KafkaTarget.from_settings(settings)
+    assert target is not None
+    told = target._producer._configuration()  # type: ignore[attr-defined]
+    assert (told["linger.ms"], told["compression.type"]) == (20, "zstd")
+    with pytest.raises(ValueError, match="kafka_compression"):
+        Settings(**values, kafka_compression="brotli")
+    with pytest.raises(ValueError, match="kafka_linger_ms"):
+        Settings(**values, kafka_linger_ms=-1)

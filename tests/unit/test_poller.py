@@ -689,3 +689,59 @@ def test_every_error_of_a_run_is_one_of_ours(five: World) -> None:
     with pytest.raises(DocdbStreamError) as caught:
         five.poller().run()
     assert "RuntimeError: anything" in str(caught.value)
+
+
+# Targets that take only so much at a time
+
+
+class PacedTarget(ListTarget):
+    """Takes two events at a time, and ``beat_s`` for them."""
+
+    takes_bytes: int | None = 1
+    wants_flush = False
+    beat_s = 0.0
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        self.takes_bytes = 2 * events[0].size_bytes
+        time.sleep(self.beat_s)
+        return super().write(events)
+
+
+def paced(world: World, count: int) -> PacedTarget:
+    target = PacedTarget(world.journal)
+    world.targets[:] = [target]
+    world.source = ScriptedSource([], batch_size=100)
+    world.happen(count)
+    world.start_at()
+    return target
+
+
+def test_a_batch_is_handed_over_in_parts_to_a_target_that_takes_no_more(world: World) -> None:
+    target = paced(world, 6)
+    target.wants_flush = True
+    result = world.poller(batch_size=100, state_sync_count=1000).run()
+    assert target.durable == world.events
+    assert (result.events, result.read, result.loops, result.caught_up) == (6, 6, 1, True)
+    assert [entry for entry in world.journal if entry[0] == "save"] == [("save", 1), *[("save", 2)] * 2, ("save", 1)]
+    assert [position.token for position in world.store.saved[:-1]] == [world.events[n].token for n in (0, 2, 4)]
+
+
+def test_a_run_that_ends_within_a_batch_leaves_the_rest_to_the_next(world: World) -> None:
+    target = paced(world, 200)
+    target.beat_s = 0.02
+    results = [world.poller(batch_size=1000).run(limit=Deadline.after(1.5)) for _ in range(2)]
+    assert (results[0].stopped_by, results[0].caught_up) == ("deadline", False)
+    assert sum(result.events for result in results) == len(target.durable)
+    assert target.durable == world.events[: len(target.durable)], "nothing twice, nothing left out"
+
+
+def test_a_position_within_a_batch_does_not_claim_that_all_is_delivered(world: World) -> None:
+    """All have one cluster time, as those of a transaction: that it is reached says nothing about the rest."""
+    target = paced(world, 0)
+    with world.log.transaction():
+        world.script(*world.log.inserts(40))
+    stop = Deadline.after(60)
+    target.on_write = lambda batch: stop.stop.set() if target.held else None
+    result = world.poller(batch_size=1000).run(limit=stop)
+    assert 0 < result.events < 40
+    assert not result.caught_up
