@@ -372,7 +372,8 @@ class Batch:
         position: Where the stream stands once they are delivered.
         size_bytes: Their size as BSON.
         quiet: The server had nothing to say for several full waits in a row.
-        unreadable: An event at the end of the batch whose content the server cannot send; for the dead letters.
+        unreadable: Events before the position whose content the server cannot send: what can be known of them, for the
+            dead letters.
         problem: Why something was passed over; for the ledger. Empty when nothing was.
     """
 
@@ -380,7 +381,7 @@ class Batch:
     position: Position
     size_bytes: int = 0
     quiet: bool = False
-    unreadable: ChangeEvent | None = None
+    unreadable: Sequence[ChangeEvent] = ()
     problem: str = ""
 
     def split(self, limit_bytes: int | None) -> tuple[Batch, Batch | None]:

@@ -1,42 +1,88 @@
-"""Gets past a change event that is larger than the server can send (16 MiB with the looked-up document).
+"""Gets past a change event that is larger than the server can send (16 MiB, its reply included).
 
-Owns the ladder: the event as whole as it can be had, else who it is, else past it. See docs/adr/0002.
+Owns the ladder: the event whole, else in parts, else what can be known of it. Never past an event that the server did
+not look at. See docs/adr/0002.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import bson
-from bson import Timestamp
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 
+from docdb_stream import rawbson
 from docdb_stream.cursor import Reply
-from docdb_stream.events import Batch, ChangeEvent, Position
-from docdb_stream.server_errors import Verdict, classify, is_unknown_option
+from docdb_stream.diagnosis import server_message
+from docdb_stream.errors import HistoryLostError
+from docdb_stream.events import Batch, ChangeEvent, Position, ResumeToken
+from docdb_stream.server_errors import Verdict, classify, is_cut_off
 
 logger = logging.getLogger(__name__)
 
 READ_WAIT_S = 1.0
-READS = 30
-"""The event is known to be there, so one wait should do; a busy server gets some more before the read is given up."""
+READS = 10
+"""The event is known to be there, so one wait should do. A busy server gets some more, and one that is idle the ten
+seconds after which it says how far it has looked (MongoDB's periodicNoopIntervalSecs); then all begins anew."""
 
-_CONTENT = ("fullDocument", "updateDescription", "fullDocumentBeforeChange")
-_LARGEST_FIRST: tuple[tuple[str, bool, tuple[dict[str, Any], ...]], ...] = (
-    ("split by the server", True, ({"$changeStreamSplitLargeEvent": {}},)),
-    ("without updateDescription", True, ({"$project": {"updateDescription": 0}},)),
-    ("without the looked-up document", False, ()),
-    ("without the looked-up document and updateDescription", False, ({"$project": {"updateDescription": 0}},)),
+CUTS = 3
+"""Replies in a row that the server cut off at one position, after which they may be too large rather than unlucky."""
+
+Stages = tuple[dict[str, Any], ...]
+
+_PARTS = ("documentKey", "fullDocument", "updateDescription", "fullDocumentBeforeChange")
+"""What can be large in an event; each comes alone where they do not fit together."""
+_INDISPENSABLE = frozenset({"documentKey", "fullDocument"})
+"""Without one of these an event would be taken for another: a document that is gone, or none at all."""
+_WITHOUT_PARTS: Stages = ({"$project": dict.fromkeys(_PARTS, 0)},)
+_SPLIT: Stages = ({"$changeStreamSplitLargeEvent": {}},)
+"""MongoDB 6.0.9 and later. The last stage there may be."""
+_THREE_TIMES: Stages = ({"$addFields": {"again": "$$ROOT", "more": "$$ROOT"}},)
+"""More than 16 MiB, which the server says in words, if the event is more than a third of that. One whose reply does not
+fit is at least half: its token comes twice, once in the event and once as the position after it."""
+
+_HEAD_DIGITS = 100
+"""Of a token, as hexadecimal digits: cluster time, place in the transaction and collection (about 70), and then the
+document key, which makes it large."""
+_NAMED_IN_THE_ERROR: Stages = (
+    {
+        "$replaceRoot": {
+            "newRoot": {
+                "event": {
+                    "token": {"$substrBytes": ["$_id._data", 0, _HEAD_DIGITS]},
+                    "operation": "$operationType",
+                    "db": "$ns.db",
+                    "coll": "$ns.coll",
+                },
+                "_id": "$_id",
+                "again": "$$ROOT",
+                "more": "$$ROOT",
+            }
+        }
+    },
 )
-"""How to ask for the event, the most complete first: name, look the document up?, pipeline stages. Splitting is there
-from MongoDB 6.0.9 on."""
-_ENVELOPE = ({"$project": dict.fromkeys(_CONTENT, 0)},)
+"""The server's error about a large object quotes its first element, and so names an event that can never be sent."""
+_NAMED = re.compile(
+    r'First element: event: \{ token: "(?P<token>[0-9A-F]+)", operation: "(?P<operation>\w+)"'
+    r'(?:, db: "(?P<db>[^"]*)")?(?:, coll: "(?P<coll>.*)")? \}'
+)
+_FIND_LARGE_KEYS = "they are among find({$expr: {$gt: [{$bsonSize: {_id: '$_id'}}, 4000000]}})"
 
 
 class OversizeEventError(Exception):
-    """The next event is larger than the server can send. The message is the server's."""
+    """The next event is larger than the server can send. The message is the server's.
+
+    Args:
+        message: What went wrong.
+        certain: The server said so, instead of cutting its replies off.
+    """
+
+    def __init__(self, message: str, *, certain: bool = True) -> None:
+        super().__init__(message)
+        self.certain = certain
 
 
 class Opener(Protocol):
@@ -49,84 +95,197 @@ class Opener(Protocol):
         ...
 
 
-def read_oversize(open_after: Opener, position: Position, message: str) -> Batch:
+def read_oversize(open_after: Opener, position: Position, message: str, *, certain: bool = True) -> Batch:
     """The one event after ``position``, in the most complete form there is.
 
-    An event whose content cannot be had at all comes as ``Batch.unreadable``: who it is, for the dead letters. One that
-    cannot be had even so is stepped past by time.
+    An event that cannot be had with its key and its document comes as ``Batch.unreadable``, for the dead letters. So do
+    those of which the server can send nothing at all, not even the token: as far as its errors name them, and together
+    with what follows them. The batch is empty, and the position unmoved, when nothing is there after all.
 
     Args:
         open_after: Opens the stream.
         position: Just before the event.
         message: The server's error.
+        certain: It says that the event is too large; else it may be read whole after all.
 
     Raises:
         PyMongoError: Other trouble than size; the call can be repeated.
+        HistoryLostError: Nothing leads past the event.
     """
-    envelope = _one(open_after, position, lookup=False, stages=_ENVELOPE)
-    if envelope is None:
-        return _past_by_time(open_after, position, message)
-    # The token of the unsplit event: one of a fragment can be resumed after only by a stream that splits.
-    after = Position.at_token(envelope.token, time=envelope.cluster_time)
-    for how, lookup, stages in _LARGEST_FIRST:
-        event = _one(open_after, position, lookup=lookup, stages=stages, token=envelope.document["_id"])
-        if event is not None:
-            logger.warning("event %s is too large to send whole; read %s", envelope.event_id, how)
-            return Batch([event], after, event.size_bytes)
-    return Batch([], after, unreadable=envelope, problem=f"larger than the server can send: {message}")
-
-
-def _one(
-    open_after: Opener,
-    position: Position,
-    *,
-    lookup: bool,
-    stages: Sequence[dict[str, Any]],
-    token: Any = None,
-) -> ChangeEvent | None:
-    """The next event, put together from its fragments; None when it is too large this way, or the way unknown."""
+    reading = _Reading(open_after, position, message.partition(" First element")[0])
     try:
-        read = open_after(position, lookup=lookup, stages=stages)
-        fragments: list[dict[str, Any]] = []
-        for _ in range(READS):
-            for raw in read(READ_WAIT_S).events:
-                fragments.append(bson.decode(raw, _FRAGMENT_OPTIONS))
-                split = fragments[-1].get("splitEvent")
-                if split is None:
-                    return ChangeEvent(raw)
-                if split["fragment"] == split["of"]:
-                    return _whole(fragments, token)
-    except OperationFailure as error:
-        if classify(error) is Verdict.OVERSIZE or is_unknown_option(error, next(iter(stages[0])) if stages else ""):
-            return None
-        raise
-    return None
+        base = reading.sendable()
+        return reading.whole(base, certain) or reading.in_parts(base)
+    except _NothingThereError:
+        return reading.nothing()
 
 
-_FRAGMENT_OPTIONS: bson.CodecOptions[dict[str, Any]] = bson.CodecOptions(
-    datetime_conversion=bson.DatetimeConversion.DATETIME_MS
-)
+class _TooLargeError(Exception):
+    """In this way the event is too large, or the server does not know the way."""
 
 
-def _whole(fragments: Sequence[dict[str, Any]], token: Any) -> ChangeEvent:
-    """Each fragment holds some of the event's top-level fields; together they are the event."""
-    whole: dict[str, Any] = {}
-    for fragment in fragments:
-        whole |= {name: value for name, value in fragment.items() if name not in ("_id", "splitEvent")}
-    return ChangeEvent(bson.encode({"_id": token, **whole}, codec_options=_FRAGMENT_OPTIONS))
+class _NothingThereError(Exception):
+    """The server had nothing to say for READS waits."""
 
 
-def _past_by_time(open_after: Opener, position: Position, message: str) -> Batch:
-    """Start again a little later, in growing steps, until the next event can be read or there is none."""
-    assert position.operation_time is not None, "a stream that has begun has a time"
-    step_s = 1
-    while True:
-        later = Position(operation_time=Timestamp(position.operation_time.time + step_s, 0))
+class _Reading:
+    """The reading of one event, whose parts are whole BSON elements by name."""
+
+    def __init__(self, open_after: Opener, position: Position, message: str) -> None:
+        self._open_after = open_after
+        self._position = position
+        self._message = message
+        self._left_out: list[ChangeEvent] = []
+        self._looked_up_to: ResumeToken | None = None
+
+    def sendable(self) -> dict[str, bytes]:
+        """The next event of which the server can send anything, without what can be large; any before it are left out
+        from now on."""
+        while True:
+            try:
+                return self._event(lookup=False, stages=_WITHOUT_PARTS)
+            except _TooLargeError:
+                self._leave_out()
+
+    def whole(self, base: dict[str, bytes], too_large: bool) -> Batch | None:
+        """The event with all that is in it; None when that is too large in every way."""
+        ways: list[tuple[str, Stages]] = [("whole", ()), ("split by the server", _SPLIT)]
+        for how, stages in ways[1:] if too_large and not self._left_out else ways:
+            try:
+                event = self._event(lookup=True, stages=stages)
+            except _TooLargeError:
+                continue
+            logger.info("a large event at %s was read %s", self._position.time, how)
+            # The token of the unsplit event: one of a fragment can be resumed after only by a stream that splits.
+            return self._batch({"_id": base["_id"]} | event | {"_id": base["_id"]}, ())
+        return None
+
+    def in_parts(self, base: dict[str, bytes]) -> Batch:
+        """The event put together from what can be sent of it."""
+        event, missing = dict(base), []
+        for name in _PARTS:
+            try:
+                part = self._event(lookup=name == "fullDocument", stages=({"$project": {name: 1}},))
+            except _TooLargeError:
+                missing.append(name)
+            else:
+                event |= {key: element for key, element in part.items() if key == name}
+        return self._batch(event, missing)
+
+    def nothing(self) -> Batch:
+        """Nothing after the events left out, if any: the server has to have looked further than they are."""
+        reached = self._looked_up_to
+        if not self._left_out or reached is None or reached.data <= _end_of(self._left_out[-1]):
+            return Batch([], self._position)
+        return Batch([], Position.at_token(reached), unreadable=self._left_out, problem=self._problem(()))
+
+    def _batch(self, parts: dict[str, bytes], missing: Sequence[str]) -> Batch:
+        event = ChangeEvent(rawbson.joined(parts.values()))
+        invalidated = event.operation == "invalidate"
+        after = Position.at_token(event.token, time=event.cluster_time, after_invalidate=invalidated)
+        problem = self._problem(missing)
+        if _INDISPENSABLE.intersection(missing):
+            return Batch([], after, unreadable=[*self._left_out, event], problem=problem)
+        return Batch([event], after, event.size_bytes, unreadable=self._left_out, problem=problem)
+
+    def _problem(self, missing: Sequence[str]) -> str:
+        problems = []
+        if self._left_out:
+            problems.append(f"passed over {len(self._left_out)} by a key too large to send; {_FIND_LARGE_KEYS}")
+        if missing:
+            problems.append(f"read without {', '.join(missing)}, too large to send: {self._message}")
+        return "; ".join(problems)
+
+    def _leave_out(self) -> None:
+        """Have the server leave out the next event, which it cannot name but in an error."""
         try:
-            open_after(later, lookup=False, stages=_ENVELOPE)(0.01)
+            self._read(lookup=False, stages=_NAMED_IN_THE_ERROR)
         except OperationFailure as error:
             if classify(error) is not Verdict.OVERSIZE:
                 raise
-            step_s *= 2
-        else:
-            return Batch([], later, problem=f"stepped past {step_s} s that cannot be read: {message}")
+            named = _NAMED.search(server_message(error))
+            if named is not None:
+                self._left_out.append(_known_of(named))
+                return
+        raise HistoryLostError(
+            f"the event after {self._position.time} cannot be read in any way: {self._message}",
+            hint="docdb-stream reset to a time after it; what happened between is lost to this stream",
+        )
+
+    def _event(self, *, lookup: bool, stages: Stages) -> dict[str, bytes]:
+        """The next event in this way.
+
+        Raises:
+            _TooLargeError: The server says so, or says it of three times the event and cut off CUTS replies.
+        """
+        large = False
+        for _ in range(CUTS):
+            try:
+                return self._read(lookup=lookup, stages=stages)
+            except OperationFailure as error:
+                verdict = classify(error)
+                # Servers do not know how to split, or know it and cannot (MongoDB 6.0.27 with most of its own tokens).
+                if verdict is Verdict.OVERSIZE or (verdict is Verdict.FATAL and stages is _SPLIT):
+                    raise _TooLargeError from error
+                raise
+            except AutoReconnect as error:
+                large = is_cut_off(error) and (large or self._is_large(lookup, stages))
+                if not large:
+                    raise
+        raise _TooLargeError
+
+    def _is_large(self, lookup: bool, stages: Stages) -> bool:
+        try:
+            self._read(lookup=lookup, stages=(*(stages if stages is not _SPLIT else ()), *_THREE_TIMES))
+        except OperationFailure as error:
+            return classify(error) is Verdict.OVERSIZE
+        return False
+
+    def _read(self, *, lookup: bool, stages: Stages) -> dict[str, bytes]:
+        """The next event, put together from its fragments where it is split: each holds some of its elements."""
+        self._looked_up_to = None
+        # These alone: the server has to meet the event of the position, too, or calls the token invalid. By $or, since
+        # MongoDB 6.0 fails over $nor when it makes a filter of its log out of this one.
+        without = [
+            {"$match": {"$or": [{"_id._data": {"$lt": event.event_id}}, {"_id._data": {"$gt": _end_of(event)}}]}}
+            for event in self._left_out
+        ]
+        read = self._open_after(self._position, lookup=lookup, stages=(*without, *stages))
+        event: dict[str, bytes] = {}
+        for _ in range(READS):
+            reply = read(READ_WAIT_S)
+            token = reply.post_batch_token
+            self._looked_up_to = None if token is None else ResumeToken(token)
+            for raw in reply.events:
+                event |= rawbson.parts(raw)
+                split = event.pop("splitEvent", None)
+                if split is None or _is_last(split):
+                    return event
+        raise _NothingThereError
+
+
+def _is_last(split: bytes) -> bool:
+    """Whether the fragment with this ``splitEvent`` completes its event."""
+    found = bson.decode(rawbson.joined([split]))["splitEvent"]
+    return bool(found["fragment"] == found["of"])
+
+
+def _end_of(event: ChangeEvent) -> str:
+    """What is more than every token with this head, and less than those after them."""
+    return event.event_id + "~"
+
+
+def _known_of(named: re.Match[str]) -> ChangeEvent:
+    """What an error tells of an event, as an event; its id is the head of the token."""
+    token = ResumeToken({"_data": named["token"]})
+    namespace = {key: named[key] for key in ("db", "coll") if named[key] is not None}
+    return ChangeEvent(
+        bson.encode(
+            {
+                "_id": token.document,
+                "operationType": named["operation"],
+                "clusterTime": token.cluster_time,
+                "ns": namespace,
+            }
+        )
+    )

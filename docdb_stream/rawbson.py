@@ -9,7 +9,7 @@ Type numbers and layouts: https://bsonspec.org/spec.html (version 1.1).
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from bson.binary import OLD_BINARY_SUBTYPE, Binary
@@ -93,15 +93,34 @@ def elements(raw: bytes) -> dict[str, tuple[int, int]]:
     Raises:
         UnrenderableError: as `read`.
     """
-    found = {}
+    return {key: (start, end) for key, _, start, end in _spans(raw)}
+
+
+def parts(raw: bytes) -> dict[str, bytes]:
+    """A document's own keys, each with the bytes of its whole element (type, key and value), without reading them.
+
+    Raises:
+        UnrenderableError: as `read`.
+    """
+    return {key: raw[at:end] for key, at, _, end in _spans(raw)}
+
+
+def joined(parts: Iterable[bytes]) -> bytes:
+    """The document made of these whole elements, in their order: what `parts` took apart."""
+    body = b"".join(parts)
+    return _INT32.pack(len(body) + 5) + body + b"\0"
+
+
+def _spans(raw: bytes) -> Iterator[tuple[str, int, int, int]]:
+    """Key, begin of the element, begin of its value, and end of both, for each of a document's own keys."""
     reader = _Reader(raw)
     reader.int32("")
     while type_number := reader.take(1, "")[0]:
+        at = reader.at - 1
         key = reader.cstring("")
         start = reader.at
         reader.skip(type_number, key)
-        found[key] = (start, reader.at)
-    return found
+        yield key, at, start, reader.at
 
 
 def documents(array: bytes) -> list[bytes]:

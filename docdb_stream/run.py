@@ -40,6 +40,9 @@ RESTARTS = 3
 TAKE_WAIT_S = 0.25
 """How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
 
+LOGGED_ID_DIGITS = 200
+"""Of an event id in the log: it holds the document key, which can be of megabytes."""
+
 MIN_DEADLINE_MARGIN_S = 1.0
 """Kept free before the deadline besides what flushing and saving have been measured to take."""
 
@@ -277,8 +280,7 @@ class Run:
         name = self._result.stream
         for before, batch in self._passed_over:
             self._store.record(LedgerEntry(name, "stepped-past", before, batch.problem, after=batch.position))
-            if batch.unreadable is not None:
-                rejections.append(Rejection(batch.unreadable, "source", batch.problem))
+            rejections += [Rejection(event, "source", batch.problem) for event in batch.unreadable]
         if rejections:
             self._dead_letters.write(name, rejections)
             self._result.rejections += len(rejections)
@@ -288,7 +290,7 @@ class Run:
                 "event rejected: stream=%s target=%s event_id=%s reason=%s",
                 name,
                 each.target,
-                each.event.event_id,
+                each.event.event_id[:LOGGED_ID_DIGITS],
                 each.reason,
             )
 

@@ -24,8 +24,19 @@ _HISTORY_LOST_TEXTS = (
     "resume point may no longer be in the oplog",
     "resume token was not found",
 )
-_OVERSIZE_CODE = 10334  # BSONObjectTooLarge
-_OVERSIZE_TEXTS = ("bsonobj size", "bsonobjecttoolarge", "object to insert too large")
+_OVERSIZE_CODES = frozenset(
+    {
+        10334,  # BSONObjectTooLarge
+        7182500,  # $changeStreamSplitLargeEvent: not even one of the event's fields fits
+    }
+)
+_OVERSIZE_TEXTS = (
+    "bsonobj size",
+    "bson size limit hit",
+    "bsonobjecttoolarge",
+    "object to insert too large",
+    "splitting change event failed",
+)
 _UNKNOWN_FIELD_CODE = 40415
 _UNKNOWN_STAGE_CODES = frozenset(
     {40324, 304}
@@ -59,7 +70,7 @@ def classify(error: PyMongoError) -> Verdict:
     if not isinstance(error, OperationFailure):
         return Verdict.RESUME if isinstance(error, AutoReconnect) else Verdict.FATAL
     message = server_message(error).lower()
-    if error.code == _OVERSIZE_CODE or any(text in message for text in _OVERSIZE_TEXTS):
+    if error.code in _OVERSIZE_CODES or any(text in message for text in _OVERSIZE_TEXTS):
         return Verdict.OVERSIZE
     if error.code in _NO_CHANGE_STREAMS_CODES or any(text in message for text in _NO_CHANGE_STREAMS_TEXTS):
         return Verdict.NO_CHANGE_STREAMS
@@ -70,6 +81,12 @@ def classify(error: PyMongoError) -> Verdict:
     if error.code in _RESUMABLE_CODES or error.has_error_label(_RESUMABLE_LABEL):
         return Verdict.RESUME
     return Verdict.FATAL
+
+
+def is_cut_off(error: PyMongoError) -> bool:
+    """Whether the server ended the connection instead of answering: the network's trouble, or a reply that is too large
+    (MongoDB 6.0.5 and others around it check that only when they send it)."""
+    return type(error) is AutoReconnect  # its subclasses know better what happened
 
 
 def is_unknown_option(error: PyMongoError, name: str) -> bool:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from bson import Timestamp
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from docdb_stream.connection import Connection
 from docdb_stream.cursor import ChangeStreamCursor, Reply
 from docdb_stream.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import BATCH_BYTES, Batch, ChangeEvent, Namespace, Position, ResumeToken
-from docdb_stream.oversize import OversizeEventError, read_oversize
-from docdb_stream.server_errors import Verdict, classify, is_unknown_option
+from docdb_stream.oversize import CUTS, OversizeEventError, read_oversize
+from docdb_stream.server_errors import Verdict, classify, is_cut_off, is_unknown_option
 from docdb_stream.settings import Settings, StartAt
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class MongoChangeSource:
         self._has_start_after = True
         self._quiet_replies = 0
         self._quiet_since: Timestamp | None = None
+        self._cuts = 0
         self._closed = False
 
     def operation_time(self) -> Timestamp:
@@ -141,12 +144,15 @@ class MongoChangeSource:
             if self._batch_size > 1:
                 # The events before the large one have to be read first, and only small replies leave it out.
                 self._batch_size = 1
+                self._cuts = 0 if error.certain else CUTS - 1
                 return Batch([], self._position)
-            message = str(error)
-            batch = self._patiently(lambda: read_oversize(self._open_after, self._position, message))
+            message, certain = str(error), error.certain
+            batch = self._patiently(lambda: read_oversize(self._open_after, self._position, message, certain=certain))
             self._cursor.kill()  # it reads in that other way; the next read opens the stream as usual
             self._position, self._batch_size = batch.position, self._settings.batch_size
-            return batch
+            unreadable, events = self._wanted(batch.unreadable), self._wanted(batch.events)
+            concerned = unreadable or (events and not batch.unreadable)
+            return replace(batch, events=events, unreadable=unreadable, problem=batch.problem if concerned else "")
 
     def close(self) -> None:
         """See ChangeSource."""
@@ -159,7 +165,7 @@ class MongoChangeSource:
         started_s = time.monotonic()
         reply = self._patiently(lambda: self._next(wait_s))
         full_wait = time.monotonic() - started_s >= QUIET_WAIT_S
-        events = self._events(reply.events)
+        events = self._wanted(ChangeEvent.all_of(reply.events))
         position = self._after(reply, events)
         quiet = self._is_quiet(reply, position, full_wait)
         if quiet and reply.post_batch_token is None and self._quiet_since is not None:
@@ -167,13 +173,16 @@ class MongoChangeSource:
             reached = self._position.operation_time
             position = Position(operation_time=max(self._quiet_since, reached or self._quiet_since))
             self._quiet_replies = 0
+        if position != self._position:
+            self._cuts = 0
         self._position = position
         return Batch(events, position, reply.size_bytes if reply.events else 0, quiet)
 
     def _next(self, wait_s: float) -> Reply:
         if not self._cursor.is_open:
             self._open_cursor()
-        reply = self._cursor.next(wait_s, self._reply_size)
+        with self._cuts_counted():
+            reply = self._cursor.next(wait_s, self._reply_size)
         if reply.events:
             count = len(reply.events)
             self._fitting = max(1, min(BATCH_BYTES * count // reply.size_bytes, REPLY_GROWTH * count))
@@ -184,16 +193,17 @@ class MongoChangeSource:
         """How many events to ask for."""
         return min(self._batch_size, self._fitting)
 
-    def _events(self, raws: Sequence[bytes]) -> list[ChangeEvent]:
-        events = ChangeEvent.all_of(raws)
+    def _wanted(self, events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
+        """Those that are neither of this package's own state nor before the position."""
+        wanted = list(events)
         if self._own_namespaces:
-            events = [event for event in events if event.namespace not in self._own_namespaces]
-        if self._skip_until is not None and events:
+            wanted = [event for event in wanted if event.namespace not in self._own_namespaces]
+        if self._skip_until is not None and wanted:
             skip_until = self._skip_until
-            events = [event for event in events if event.cluster_time > skip_until]
-            if events:
+            wanted = [event for event in wanted if event.cluster_time > skip_until]
+            if wanted:
                 self._skip_until = None
-        return events
+        return wanted
 
     def _after(self, reply: Reply, events: Sequence[ChangeEvent]) -> Position:
         """The position after a reply."""
@@ -226,22 +236,26 @@ class MongoChangeSource:
         """Open the change stream at the position."""
         self._quiet_replies, self._quiet_since = 0, None
         stage, self._skip_until = self._stage(self._position)
-        try:
-            self._cursor.open(stage, (), self._reply_size)
-        except OperationFailure as error:
-            if "startAfter" not in stage or not is_unknown_option(error, "startAfter"):
-                raise
-            self._has_start_after = False
-            stage, self._skip_until = self._stage(self._position)
-            self._cursor.open(stage, (), self._reply_size)
+        with self._cuts_counted():
+            try:
+                self._cursor.open(stage, (), self._reply_size)
+            except OperationFailure as error:
+                if "startAfter" not in stage or not is_unknown_option(error, "startAfter"):
+                    raise
+                self._has_start_after = False
+                stage, self._skip_until = self._stage(self._position)
+                self._cursor.open(stage, (), self._reply_size)
 
     def _open_after(
         self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]
     ) -> Callable[[float], Reply]:
         """Open it in another way, one event at a time; returns what gives the next reply."""
+        if self._closed:
+            raise SourceUnavailableError("the stream was closed while a large event was read")
         stage, self._skip_until = self._stage(position)
         if not lookup:
             del stage["fullDocument"]
+        self._cursor.kill()
         self._cursor.open(stage, stages, 1)
         return lambda wait_s: self._cursor.next(wait_s, 1)
 
@@ -292,6 +306,19 @@ class MongoChangeSource:
         return True
 
     # Errors
+
+    @contextmanager
+    def _cuts_counted(self) -> Iterator[None]:
+        """CUTS replies cut off at one position are no accident of the network any more. To read what is there as if it
+        were too large loses nothing where they are one."""
+        try:
+            yield
+        except AutoReconnect as error:
+            self._cuts = self._cuts + 1 if is_cut_off(error) else 0
+            if self._cuts < CUTS:
+                raise
+            self._cuts = 0
+            raise OversizeEventError(str(error), certain=False) from error
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt``; on trouble that passes, reopen at the position and try again until the deadline."""

@@ -71,7 +71,7 @@ class MongoCheckpointStore:
 
     def record(self, entry: LedgerEntry) -> None:
         """See CheckpointStore."""
-        before = {} if entry.before is None else position_document(entry.before)
+        before = {} if entry.before is None else _ledger_position(entry.before)
         key = f"{entry.stream}/{entry.kind}/" + hashlib.sha256(bson.encode(before)).hexdigest()[:16]
         update: dict[str, Any] = {
             "$setOnInsert": {
@@ -83,7 +83,7 @@ class MongoCheckpointStore:
             "$set": {"reason": entry.reason},
         }
         if entry.after is not None:
-            update["$set"] |= {"after": position_document(entry.after), "after_time": entry.after.time}
+            update["$set"] |= {"after": _ledger_position(entry.after), "after_time": entry.after.time}
 
         def attempt() -> None:
             now = entry.found_at or self._server_now()
@@ -283,6 +283,18 @@ def position_document(position: Position) -> dict[str, Any]:
         document["operation_time"] = position.operation_time
     if position.after_invalidate:
         document["after_invalidate"] = True
+    return document
+
+
+LEDGER_TOKEN_DIGITS = 1 << 20
+"""A token holds the document key, so it can be of 8 MB (its reply has it twice in 16 MiB), and an entry has two."""
+
+
+def _ledger_position(position: Position) -> dict[str, Any]:
+    """A position for the ledger, where an operator reads it: without a token that would fill the entry."""
+    document = position_document(position)
+    if position.token is not None and len(position.token.data) > LEDGER_TOKEN_DIGITS:
+        del document["token"]
     return document
 
 

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bson import Timestamp
 from pymongo import MongoClient
 
-from docdb_stream.checkpoint import CheckpointStore
+from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.connection import Connection
+from docdb_stream.events import Position, ResumeToken
 from docdb_stream.local import ReplicaSet
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
@@ -30,3 +32,10 @@ class TestMongoCheckpointStore(CheckpointStoreContract):
     def make_store(self) -> CheckpointStore:
         self.connections.append(Connection(self.settings))
         return MongoCheckpointStore(self.settings, self.connections[-1])
+
+    def test_an_entry_of_two_positions_as_large_as_tokens_get_fits_the_ledger(self) -> None:
+        store = self.make_store()
+        before, after = (Position(ResumeToken({"_data": digit * 8_388_000}), Timestamp(1, 1)) for digit in "AB")
+        store.record(LedgerEntry("orders", "stepped-past", before, "too large", after=after))
+        [found] = store.ledger()
+        assert (found.before, found.after) == (Position(operation_time=Timestamp(1, 1)),) * 2

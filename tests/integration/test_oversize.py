@@ -7,21 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson.raw_bson import RawBSONDocument
 from opensearchpy import OpenSearch
 from pymongo import MongoClient
+from pymongo.client_session import ClientSession
 from typer.testing import CliRunner
 
 from docdb_stream.cli import app
 from docdb_stream.connection import Connection
 from docdb_stream.dead_letters import MongoDeadLetters
+from docdb_stream.encoding import UnrenderableError
+from docdb_stream.events import ChangeEvent, Position
 from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
 from docdb_stream.poller import Poller
 from docdb_stream.redrive import redrive
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
+from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Target
+from docdb_stream.target import Rejection, Target
 from docdb_stream.targets import build_targets
 from docdb_stream.testing.targets import ListTarget
 
@@ -53,9 +59,7 @@ def letters(settings: Settings) -> list[dict[str, Any]]:
         return list(MongoDeadLetters(settings, connection).letters(settings.stream_name))
 
 
-def test_an_update_beyond_16_mb_comes_without_its_description_and_the_next_ones_with_it(
-    settings: Settings, mongo: Mongo, db_name: str
-) -> None:
+def test_an_update_beyond_16_mb_comes_whole(settings: Settings, mongo: Mongo, db_name: str) -> None:
     target = ListTarget()
     run(settings, [target])
     orders = mongo[db_name].orders
@@ -67,9 +71,9 @@ def test_an_update_beyond_16_mb_comes_without_its_description_and_the_next_ones_
     assert (result.events, result.caught_up, result.rejections) == (4, True, 0)
     assert [event.operation for event in target.events] == ["insert", "update", "insert", "update"]
     large, after = target.events[1], target.events[3]
-    assert large.update_description is None
+    assert large.update_description is not None
     assert large.full_document is not None
-    assert len(large.full_document["text"]) == 9_000_000
+    assert len(large.full_document["text"]) == len(large.update_description["updatedFields"]["text"]) == 9_000_000
     assert after.update_description is not None
     assert after.update_description["updatedFields"] == {"a": 1}
     orders.insert_one({"_id": 3})
@@ -87,7 +91,174 @@ def test_several_oversize_updates_in_a_row(settings: Settings, mongo: Mongo, db_
         orders.update_one({"_id": 1}, {"$set": {"text": letter * 8_500_000}})
     result = run(settings, [target])
     assert (result.events, result.caught_up) == (3, True)
-    assert [event.update_description is None for event in target.events] == [True, True, True]
+    first, second = (event.update_description for event in target.events[1:])
+    assert first is not None
+    assert second is not None
+    assert [each["updatedFields"]["text"][0] for each in (first, second)] == ["a", "b"]
+
+
+def test_an_update_beyond_16_mb_whose_document_is_gone_says_so(settings: Settings, mongo: Mongo, db_name: str) -> None:
+    target = ListTarget()
+    run(settings, [target])
+    orders = mongo[db_name].orders
+    orders.insert_one({"_id": 1})
+    orders.update_one({"_id": 1}, {"$set": {"text": "x" * 9_000_000}})
+    orders.update_one({"_id": 1}, {"$set": {"note": 1}})
+    orders.update_one({"_id": 1}, {"$set": {"text": ""}})
+    result = run(settings, [target])
+    assert (result.events, result.rejections, result.caught_up) == (4, 0, True)
+    assert [event.full_document for event in target.events[1:]] == [{"_id": 1, "text": "", "note": 1}] * 3
+
+
+def test_an_event_beyond_16_mb_whose_text_is_not_utf_8_is_a_dead_letter(
+    settings: Settings, mongo: Mongo, db_name: str
+) -> None:
+    """Which is the target's verdict: the event was read."""
+    target = RenderingTarget()
+    run(settings, [target])
+    orders = mongo[db_name].orders
+    orders.insert_one(RawBSONDocument(bson.encode({"_id": 1, "bad": "QQQQ"}).replace(b"QQQQ", b"\xff\xfe\xfa\xf0")))
+    orders.update_one({"_id": 1}, {"$set": {"text": "x" * 9_000_000}})
+    orders.insert_one({"_id": 2})
+    result = run(settings, [target])
+    assert (result.events, result.rejections, result.caught_up) == (3, 2, True)
+    assert [event.document_key for event in target.events] == [{"_id": 2}]
+    assert all("UTF-8" in letter["reason"] for letter in letters(settings))
+
+
+class RenderingTarget(ListTarget):
+    """Refuses what cannot be rendered."""
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        rejections = []
+        for event in events:
+            try:
+                event.extended_json()
+            except UnrenderableError as error:
+                rejections.append(Rejection(event, self.name, str(error)))
+            else:
+                super().write([event])
+        return rejections
+
+
+def test_a_document_that_just_fits_while_its_reply_does_not_is_a_dead_letter_and_the_stream_goes_on(
+    settings: Settings, mongo: Mongo, db_name: str
+) -> None:
+    """Some servers close the connection then. The event's position is twice in the reply, and holds the ``_id``."""
+    target = ListTarget()
+    run(settings, [target])
+    orders = mongo[db_name].orders
+    key = "k" * 8_000
+    size = 16 * 1024 * 1024 - len(bson.encode({"_id": key, "text": ""}))
+    orders.insert_one({"_id": "before"})
+    orders.insert_one({"_id": key, "text": "x" * size})
+    orders.update_one({"_id": key}, {"$set": {"text": "y" * size}})
+    orders.insert_one({"_id": "after"})
+    result = run(settings, [target])
+    assert (result.events, result.rejections, result.caught_up) == (2, 2, True)
+    assert target.ids == ["before", "after"]
+    assert {(each["operation"], each["target"]) for each in letters(settings)} == {
+        ("insert", "source"),
+        ("update", "source"),
+    }
+    with Connection(settings) as connection:
+        ledger = MongoCheckpointStore(settings, connection).ledger()
+    assert [entry.kind for entry in ledger] == ["stepped-past"] * 2
+    assert all("fullDocument" in entry.reason for entry in ledger)
+
+
+def test_a_key_too_large_for_any_reply_is_passed_over_and_nothing_else(
+    settings: Settings, mongo: Mongo, db_name: str
+) -> None:
+    """Two in a row, one of them in a transaction with others, in a database with another collection."""
+    whole_database = settings.model_copy(update={"watched_collection_name": None, "stream_name": None})
+    target = ListTarget()
+    large = [letter * 4_500_000 for letter in "abc"]
+    orders, other = mongo[db_name].orders, mongo[db_name].other
+    orders.insert_one({"_id": 0})
+    other.insert_one({"_id": 0})
+    run(whole_database, [target])
+    orders.insert_one({"_id": 1})
+    orders.insert_one({"_id": large[0]})
+
+    def together(session: ClientSession) -> None:
+        orders.insert_one({"_id": large[1]}, session=session)
+        orders.insert_one({"_id": 2}, session=session)
+        other.insert_one({"_id": 3}, session=session)
+
+    with mongo.start_session() as session:
+        session.with_transaction(together)
+    other.insert_one({"_id": large[2]})
+    for number in range(4, 8):
+        orders.insert_one({"_id": number})
+    result = run(whole_database, [target])
+    assert (result.events, result.rejections, result.caught_up) == (7, 3, True)
+    assert target.ids == [1, 2, 3, 4, 5, 6, 7]
+    assert result.position is not None
+    assert result.position.operation_time is not None
+    assert result.position.operation_time <= mongo.admin.command("ping")["operationTime"]
+    found = letters(whole_database)
+    assert [(each["operation"], each["namespace"]) for each in sorted(found, key=lambda each: each["event_id"])] == [
+        ("insert", f"{db_name}.orders"),
+        ("insert", f"{db_name}.orders"),
+        ("insert", f"{db_name}.other"),
+    ]
+    assert run(whole_database, [target]).events == 0
+
+
+def test_a_key_too_large_for_any_reply_that_comes_last(settings: Settings, mongo: Mongo, db_name: str) -> None:
+    target = ListTarget()
+    orders = mongo[db_name].orders
+    orders.insert_one({"_id": 0})
+    run(settings, [target])
+    orders.insert_one({"_id": "x" * 6_000_000})
+    orders.delete_one({"_id": "x" * 6_000_000})
+    result = run(settings, [target])
+    assert (result.events, result.rejections, result.caught_up) == (0, 2, True)
+    orders.insert_one({"_id": 1})
+    result = run(settings, [target])
+    assert (result.events, result.rejections, target.ids) == (1, 0, [1])
+
+
+def test_keys_of_megabytes_of_which_the_token_can_be_sent(
+    settings: Settings, mongo: Mongo, db_name: str, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"dead_letters": str(tmp_path / "letters.jsonl")})
+    target = ListTarget()
+    run(settings, [target])
+    orders = mongo[db_name].orders
+    in_parts, unnamed = "p" * 3_000_000, "u" * 4_100_000
+    orders.insert_one({"_id": in_parts, "text": "x" * 1_000_000})
+    orders.insert_one({"_id": 1})
+    orders.insert_one({"_id": unnamed, "text": "x" * 2_000_000})
+    orders.insert_one({"_id": 2})
+    result = run(settings, [target])
+    assert (result.events, result.rejections, result.caught_up) == (3, 1, True)
+    assert target.ids == [in_parts, 1, 2]
+    assert target.events[0].full_document == {"_id": in_parts, "text": "x" * 1_000_000}
+    with Connection(settings) as connection:
+        [entry] = MongoCheckpointStore(settings, connection).ledger()
+    assert "documentKey" in entry.reason
+
+
+def test_an_event_too_large_at_the_very_time_a_stream_starts_lies_before_it(
+    settings: Settings, mongo: Mongo, db_name: str
+) -> None:
+    orders = mongo[db_name].orders
+    orders.insert_one({"_id": 0})
+    with mongo.start_session() as session:
+        orders.insert_one({"_id": "x" * 4_500_000}, session=session)
+        start = session.operation_time
+    orders.insert_one({"_id": 1})
+    batches = []
+    with Connection(settings) as connection:
+        source = MongoChangeSource(settings, connection)
+        source.open(Position(operation_time=start))
+        while not (batches and batches[-1].events):
+            batches.append(source.read(1.0))
+        source.close()
+    assert [event.document_key for event in batches[-1].events] == [{"_id": 1}]
+    assert [(list(batch.unreadable), batch.problem) for batch in batches] == [([], "")] * len(batches)
 
 
 def test_what_a_target_does_not_take_goes_to_the_dead_letters_and_comes_when_it_does(

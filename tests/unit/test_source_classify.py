@@ -111,6 +111,11 @@ def test_everything_else_ends_the_run(error: PyMongoError) -> None:
         (10334, "BSONObj size: 16793700 (0x1004064) is invalid. Size must be between 0 and 16793600(16MB)"),
         (1, "BSONObj size: 16793700 (0x1004064) is invalid."),
         (1, "BSONObjectTooLarge"),
+        (1, "BSON size limit hit while building Message. Size: 25176638 (0x1802A3E); maxSize: 16793600(16MB)"),
+        (
+            7182500,
+            "Splitting change event failed: fragment size 16809671 is greater than maximum",
+        ),
     ],
 )
 def test_the_next_event_is_too_large(code: int, text: str) -> None:
