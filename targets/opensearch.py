@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import orjson
 
@@ -127,7 +128,7 @@ class OpenSearchTarget:
                 if self._deletes_on_drop:
                     rejections += self._send(items)
                     items = []
-                    self._delete_all(event)
+                    rejections += self._delete_all(event)
                 continue
             try:
                 items += self._items(event)
@@ -164,7 +165,7 @@ class OpenSearchTarget:
         if source is None and event.operation != "delete":
             return
         index = self._index(event.namespace)
-        yield _item(event, index, document_id(key["_id"]), document_version(event.cluster_time), source)
+        yield _item(event, index, document_id(event.exact_id), document_version(event.cluster_time), source)
 
     def _index(self, namespace: Namespace) -> str:
         name = self._indexes.get(namespace)
@@ -240,41 +241,54 @@ class OpenSearchTarget:
                 raise self._client.refused(status, str(error.get("type")), item.index)
         return rejections, again
 
-    def _delete_all(self, event: ChangeEvent) -> None:
+    def _delete_all(self, event: ChangeEvent) -> list[Rejection]:
         """Delete what the collection held when it was dropped or renamed, by the versions of its documents.
 
         Not by ``_delete_by_query``: that one does not compare versions, and leaves each document one version above its
         own, which would make a replay of the collection's events conflict and lose documents.
+
+        Returns:
+            The event itself, once, where a document could not be deleted.
         """
+        names = (event.namespace, _renamed_to(event))
+        rejections = [self._delete_older(event, self._index(name)) for name in names if name is not None]
+        return [rejection for some in rejections for rejection in some][:1]
+
+    def _delete_older(self, event: ChangeEvent, index: str) -> list[Rejection]:
+        """Delete the documents that are not newer than the event; returns the event for each that is refused."""
         version = document_version(event.cluster_time)
-        for namespace in (event.namespace, _renamed_to(event)):
-            if namespace is None:
-                continue
-            index = self._index(namespace)
-            # Until nothing is found: a scroll request that was sent again, its answer lost, has skipped a page.
-            while self._delete_older(event, index, version):
-                pass
+        rejections: list[Rejection] = []
+        passes = Backoff()
+        while True:
+            is_whole = True
+            for hits, is_next in self._pages(index):
+                is_whole = is_whole and is_next
+                items = [_item(event, index, hit["_id"], version) for hit in hits if hit["_version"] <= version]
+                if items:
+                    rejections += self._bulk(items)
+                    passes.progress()
+            if is_whole or rejections:
+                return rejections
+            if not passes.wait():
+                raise self._client.too_busy()
 
-    def _delete_older(self, event: ChangeEvent, index: str, version: int) -> bool:
-        """Delete the documents that are not newer than ``version``; whether there were any."""
-        found = False
-        for page in self._pages(index):
-            items = [_item(event, index, hit["_id"], version) for hit in page if hit["_version"] <= version]
-            self._bulk(items)
-            found = found or bool(items)
-        return found
-
-    def _pages(self, index: str) -> Iterator[Sequence[Mapping[str, Any]]]:
-        """The ids and versions of all documents of an index that may not exist."""
+    def _pages(self, index: str) -> Iterator[tuple[Sequence[Mapping[str, Any]], bool]]:
+        """The ids and versions of all documents of an index that may not exist; and with each page, whether it is the
+        next one: a request that was sent again, its answer lost, has skipped a page."""
         wanted = "filter_path=_scroll_id,hits.hits._id,hits.hits._version"
         query = orjson.dumps({"size": _PAGE_SIZE, "sort": ["_doc"], "_source": False, "version": True})
+        path = f"/{quote(index, safe='')}"
         try:
-            self._client.request("POST", f"/{index}/_refresh")  # searches see only what was refreshed
-            answer = self._client.request("POST", f"/{index}/_search?scroll={_SCROLL_KEPT}&{wanted}", query)
-            while hits := answer.get("hits", {}).get("hits"):
-                yield hits
+            self._client.request("POST", f"{path}/_refresh")  # searches see only what was refreshed
+            answer = self._client.request("POST", f"{path}/_search?scroll={_SCROLL_KEPT}&{wanted}", query)
+            is_next = True
+            while hits := answer.get("hits", {}).get("hits", ()):
+                yield hits, is_next
                 scroll = orjson.dumps({"scroll": _SCROLL_KEPT, "scroll_id": answer["_scroll_id"]})
-                answer = self._client.request("POST", f"/_search/scroll?{wanted}", scroll)
+                backoff = Backoff()
+                answer = self._client.request("POST", f"/_search/scroll?{wanted}", scroll, backoff)
+                is_next = backoff.attempts == 0
+            yield (), is_next
             self._client.request("DELETE", "/_search/scroll", orjson.dumps({"scroll_id": answer["_scroll_id"]}))
         except ResponseError as error:
             if error.type != "index_not_found_exception":

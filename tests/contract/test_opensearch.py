@@ -285,6 +285,55 @@ def test_a_page_whose_answer_got_lost_is_not_skipped(domain: Domain, log: Change
     assert domain.documents() == []
 
 
+@pytest.mark.parametrize("coll", ["%2a", "%2A%3f", "a%2Cshop-orders", "%2e%2e", "ü %", "a;b&c=d+e", "x\ny", "%252a"])
+def test_a_drop_reaches_its_own_index_alone_whatever_its_name(domain: Domain, log: ChangeLog, coll: str) -> None:
+    others = [log.insert({"_id": 1}), ChangeLog("shop", "carts").insert({"_id": 1})]
+    dropped = ChangeLog("shop", coll, start=log._time)
+    seen: list[str] = []
+
+    def answer(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        seen.append(path)
+        return send()
+
+    target = domain.target()
+    assert target.write([*others, dropped.insert({"_id": 1})]) == []
+    assert len(domain.documents()) == 3
+    with requests_through(target, answer):
+        assert target.write([dropped.drop()]) == []
+    assert len(seen) < 10
+    assert sorted(found["_index"] for found in domain.documents()) == sorted(
+        domain.prefix + index_name("", event.namespace) for event in others
+    )
+
+
+def test_a_drop_whose_documents_stay_ends(domain: Domain, log: ChangeLog) -> None:
+    target = domain.target()
+    target.write(log.inserts(3))
+
+    def keep(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        return {"errors": False} if path.startswith("/_bulk") else send()
+
+    with requests_through(target, keep):
+        assert target.write([log.drop()]) == []
+
+
+def test_a_drop_whose_documents_cannot_be_deleted_is_rejected_once(domain: Domain, log: ChangeLog) -> None:
+    target = domain.target()
+    target.write(log.inserts(3))
+    drop = log.drop()
+
+    def refuse(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        if not path.startswith("/_bulk"):
+            return send()
+        error = {"type": "routing_missing_exception", "reason": "routing is required"}
+        return {"errors": True, "items": [{"delete": {"status": 400, "error": error}} for _ in operations(body or b"")]}
+
+    with requests_through(target, refuse):
+        [rejection] = target.write([drop])
+    assert rejection.event is drop
+    assert rejection.reason.startswith("routing_missing_exception")
+
+
 # What becomes of what fails
 
 
