@@ -205,6 +205,15 @@ class ChangeEvent:
         return self._field("documentKey")
 
     @property
+    def object_id(self) -> str:
+        """The document key's ``_id`` in hexadecimal where that takes no decoding: where it is an ObjectId, usually.
+
+        Empty where it is something else, or would have to be looked for.
+        """
+        envelope = self._envelope
+        return "" if envelope is None else envelope.object_id
+
+    @property
     def exact_id(self) -> Any:
         """The document key's ``_id``, with all that decoding gives up in what holds other values (see ``rawbson``).
 
@@ -264,13 +273,10 @@ class ChangeEvent:
             UnrenderableError: Extended JSON cannot say it.
         """
         if self._key is None:
-            envelope = self._envelope
-            if envelope is not None and envelope.object_id:
-                self._key = encoding.object_id_key(envelope.object_id)
-                return self._key
-            if self.document_key is None:
-                return None
-            self._key = encoding.key_json(self.exact_id)
+            if object_id := self.object_id:
+                self._key = encoding.object_id_key(object_id)
+            elif self.document_key is not None:
+                self._key = encoding.key_json(self.exact_id)
         return self._key
 
     @property
