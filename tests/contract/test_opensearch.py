@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -251,6 +252,33 @@ def test_a_replay_up_to_a_drop_may_be_cut_anywhere(domain: Domain, log: ChangeLo
     deliver(domain.target(), [*before[3:], drop])
     deliver(domain.target(), after)
     assert sorted(found["_id"] for found in domain.documents()) == ["0", "1"]
+
+
+def test_a_drop_waits_for_what_was_before_it(domain: Domain, log: ChangeLog) -> None:
+    seen: list[str] = []
+    reached, released = threading.Event(), threading.Event()
+
+    def answer(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        seen.append(path)
+        if len(seen) == 1:
+            reached.set()
+            assert released.wait(60)
+        result = send()
+        seen.append("answered")
+        return result
+
+    target = domain.target()
+    before, drop, after = log.inserts(2), log.drop(), log.inserts(1, first_id=1)
+    with requests_through(target, answer):
+        thread = threading.Thread(target=deliver, args=(target, [*before, drop, *after]), daemon=True)
+        thread.start()
+        assert reached.wait(60)
+        assert len(seen) == 1
+        released.set()
+        thread.join(60)
+    assert seen[1] == "answered"
+    assert seen[2].endswith("/_refresh")
+    assert [found["_id"] for found in domain.documents()] == ["1"]
 
 
 def test_a_rename_empties_the_old_index_and_what_it_replaced(domain: Domain, log: ChangeLog) -> None:
