@@ -22,7 +22,7 @@ from docdb_stream.targets._opensearch_client import OpenSearchClient, ResponseEr
 
 _PATH = "/_bulk?filter_path=errors,items.*.status,items.*.error"
 _REQUEST_BYTES = 1024 * 1024
-"""What a request is filled up to when much waits: larger ones gain nothing (bench/NOTES.md), and leave lanes idle."""
+"""What a request is filled up to when much waits: two thousand small documents, and something left for other lanes."""
 _WAITING_BYTES = 4 * BATCH_BYTES
 """Bytes of requests that may be under way or wait for a lane while the next ones are made ready."""
 
