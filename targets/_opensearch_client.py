@@ -52,7 +52,7 @@ class OpenSearchClient:
         secret: str | None,
         service: Literal["es", "aoss"],
         tls_ca: str | None,
-        connections: int,
+        connections: int = 1,
     ) -> None:
         self._library: Any = import_client("opensearchpy", "opensearch", "opensearch", "opensearchpy.trace")
         self._target = target

@@ -209,6 +209,7 @@ def test_a_large_batch_is_shared_between_the_lanes(domain: Domain) -> None:
 def test_after_an_error_nothing_more_is_sent(domain: Domain) -> None:
     sender = sender_of(domain, lanes=2)
     sender.send([operation("a", 1)])
+    domain.wait_for_open(1)
     sender.send([operation("b", 1)])
     first, second = domain.wait_for_open(2)
     sender.send([operation("a", 2), operation("b", 2), operation("c", 1)])
