@@ -13,7 +13,20 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import alone, cold_start, confluent, drain, follow, growth, machine, memory, results, streams, together
+from bench import (
+    alone,
+    bulks,
+    cold_start,
+    confluent,
+    drain,
+    follow,
+    growth,
+    machine,
+    memory,
+    results,
+    streams,
+    together,
+)
 from bench.figure import Figure
 from bench.places import TARGETS
 from bench.plan import Plan, SkippedError
@@ -22,6 +35,7 @@ from bench.table import table_of
 BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "drain": drain.measure,
     **{target: partial(alone.measure, target=target) for target in TARGETS},
+    "bulks": bulks.measure,
     "confluent": confluent.measure,
     "together": together.measure,
     "follow": follow.measure,

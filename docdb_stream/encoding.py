@@ -41,10 +41,12 @@ __all__ = [
     "DECODE_OPTIONS",
     "RAW_OPTIONS",
     "UnrenderableError",
+    "canonical_id",
     "decode",
     "decode_lossy",
     "extended_json",
     "extended_json_all",
+    "is_whole",
     "key_json",
     "plain_json",
     "plain_json_all",
@@ -179,19 +181,19 @@ def plain_json_all(raws: Sequence[bytes]) -> list[bytes | None]:
 
 
 def key_json(value: Any) -> str:
-    """Render a document key's `_id` for partitioning: relaxed Extended JSON of `{"_id": value}`.
+    """Render a document key's `_id` for partitioning: relaxed Extended JSON of `{"_id": canonical_id(value)}`.
 
-    Equal keys give equal text. The server takes numbers of different types for one `_id` when they are equal, and a
-    replacement may turn one into the other, so a number is written by its value alone.
+    Equal exactly for what the server takes for one `_id`: a replacement may turn one into the other.
+
+    Args:
+        value: the `_id`, decoded, or as `rawbson.read` has it.
 
     Raises:
         UnrenderableError: as `extended_json`.
     """
     if type(value) is ObjectId:  # by far the commonest, and every target asks
         return object_id_key(str(value))
-    if isinstance(value, float | Decimal128):
-        value = _plain_number(value)
-    return extended_json({"_id": value}).decode()
+    return _render_exact(_EXTENDED, {"_id": canonical_id(value)}).decode()
 
 
 def object_id_key(hexadecimal: str) -> str:
@@ -199,14 +201,70 @@ def object_id_key(hexadecimal: str) -> str:
     return f'{{"_id":{{"$oid":"{hexadecimal}"}}}}'
 
 
-def _plain_number(value: float | Decimal128) -> Any:
-    """The same number as an int where it is whole, else as a float where one is exactly it."""
-    number = Decimal(value) if isinstance(value, float) else value.to_decimal()
-    if not number.is_finite():
-        return value
-    if number == number.to_integral_value() and abs(number) < _INT64_LIMIT:
+def canonical_id(value: Any) -> Any:
+    """The one form of all values that are the same `_id` to the server, at any depth.
+
+    Numbers are equal by their value, whatever their types, as are a symbol and a string of the same text. Everything
+    else differs by its type, and documents by the order of their fields.
+
+    Args:
+        value: the `_id`, decoded, or as `rawbson.read` has it: decoding takes undefined for null, and a key that occurs
+            twice for one.
+
+    Returns:
+        A number as an int where it is whole and has 64 bits, else as a float where one is exactly it, else as a
+        fragment of Extended JSON; containers of such values; and what is neither, as it is.
+
+    Raises:
+        UnrenderableError: it is nested too deeply.
+    """
+    try:
+        return _canonical(value)
+    except RecursionError:
+        raise UnrenderableError("nested too deeply") from None
+
+
+def _canonical(value: Any) -> Any:
+    match value:
+        case bool():
+            return value
+        case int():
+            return int(value)
+        case float():
+            return _canonical_number(Decimal(value))
+        case Decimal128():
+            return _canonical_number(value.to_decimal())
+        case rawbson.Symbol():
+            return value.text
+        case rawbson.RegularExpression():  # the server compares options as they are stored, and not sorted
+            return orjson.Fragment(orjson.dumps({"$regularExpression": value._asdict()}))
+        case DBRef():
+            return _canonical(dict(value.as_doc()))
+        case dict():
+            return {key: _canonical(inner) for key, inner in value.items()}
+        case rawbson.Document():
+            return rawbson.Document((key, _canonical(inner)) for key, inner in value)
+        case list():
+            return [_canonical(inner) for inner in value]
+        case rawbson.CodeWithScope():
+            return rawbson.CodeWithScope(value.code, _canonical(value.scope))
+        case Code() if value.scope is not None:
+            return Code(str(value), _canonical(dict(value.scope)))
+    return value
+
+
+def _canonical_number(number: Decimal) -> Any:
+    if number.is_nan():
+        return math.nan
+    if -_INT64_LIMIT <= number < _INT64_LIMIT and number == int(number):
         return int(number)
-    return float(number) if Decimal(float(number)) == number else value
+    if float(number) == number:  # an exact comparison
+        return float(number)
+    sign, digits, exponent = number.as_tuple()
+    coefficient = "".join(map(str, digits))
+    shortest = coefficient.rstrip("0")
+    exponent = int(exponent) + len(coefficient) - len(shortest)
+    return orjson.Fragment(f'{{"$numberDecimal":"{"-" * sign}{shortest}E{exponent}"}}')
 
 
 class _Format(NamedTuple):
@@ -220,14 +278,22 @@ class _Format(NamedTuple):
 def _render(form: _Format, document: Mapping[str, Any], raw: bytes | None) -> bytes:
     try:
         rendered = orjson.dumps(document, form.default, _ORJSON_OPTIONS)
-        if not _is_proven(form, document, raw, rendered):
-            whole = _exact(form, document if raw is None else rawbson.read(raw), "")
-            rendered = orjson.dumps(whole, form.default, _ORJSON_OPTIONS)
+        if _is_proven(form, document, raw, rendered):
+            return rendered
     except RecursionError:
         raise UnrenderableError("nested too deeply") from None
     except orjson.JSONEncodeError as error:
         raise UnrenderableError(str(error)) from error
-    return rendered
+    return _render_exact(form, document if raw is None else rawbson.read(raw))
+
+
+def _render_exact(form: _Format, document: Mapping[str, Any] | rawbson.Document) -> bytes:
+    try:
+        return orjson.dumps(_exact(form, document, ""), form.default, _ORJSON_OPTIONS)
+    except RecursionError:
+        raise UnrenderableError("nested too deeply") from None
+    except orjson.JSONEncodeError as error:
+        raise UnrenderableError(str(error)) from error
 
 
 def _is_proven(form: _Format, document: Mapping[str, Any], raw: bytes | None, rendered: bytes) -> bool:
@@ -237,9 +303,14 @@ def _is_proven(form: _Format, document: Mapping[str, Any], raw: bytes | None, re
     # orjson writes NaN and the infinities as null.
     if b"null" in rendered and (raw is None or _NON_FINITE_BYTES.search(raw)):
         return False
-    # A document that encodes to the very bytes it came from has lost nothing: neither type, order nor repeated key.
+    return raw is None or is_whole(document, raw)
+
+
+def is_whole(document: Mapping[str, Any], raw: bytes) -> bool:
+    """Whether a document that was decoded from `raw` is known to have lost nothing. A false no costs time only."""
+    # What encodes to the very bytes it came from has kept them all: types, order and repeated keys.
     try:
-        return raw is None or bson.encode(document, codec_options=DECODE_OPTIONS) == raw
+        return bson.encode(document, codec_options=DECODE_OPTIONS) == raw
     except (BSONError, SystemError):  # PyMongo 4.9 cannot encode all that it decodes: Binary of subtype 255
         return False
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 import bson
 import orjson
-from bson import ObjectId, Timestamp
+from bson import Code, DBRef, ObjectId, Timestamp
 from bson.raw_bson import RawBSONDocument
 
-from docdb_stream import encoding, sample_payload
+from docdb_stream import encoding, rawbson, sample_payload
 from docdb_stream.chunk import Chunk, chunks
 from docdb_stream.envelope import Envelope
 
@@ -205,6 +205,30 @@ class ChangeEvent:
         return self._field("documentKey")
 
     @property
+    def object_id(self) -> str:
+        """The document key's ``_id`` in hexadecimal where that takes no decoding: where it is an ObjectId, usually.
+
+        Empty where it is something else, or would have to be looked for.
+        """
+        envelope = self._envelope
+        return "" if envelope is None else envelope.object_id
+
+    @property
+    def exact_id(self) -> Any:
+        """The document key's ``_id``, with all that decoding gives up in what holds other values (see ``rawbson``).
+
+        Raises:
+            UnrenderableError: It is not valid BSON.
+        """
+        key = self.document_key
+        found = None if key is None else key["_id"]
+        if isinstance(found, dict | DBRef | Code):
+            raw = self._raw_field("documentKey")
+            if raw is not None and not encoding.is_whole(key or {}, raw):
+                found = dict(rawbson.read(raw))["_id"]
+        return found
+
+    @property
     def full_document(self) -> Mapping[str, Any] | None:
         """The document after the change, or None: for deletes, or when it was gone before it could be looked up."""
         return self._field("fullDocument")
@@ -249,14 +273,10 @@ class ChangeEvent:
             UnrenderableError: Extended JSON cannot say it.
         """
         if self._key is None:
-            envelope = self._envelope
-            if envelope is not None and envelope.object_id:
-                self._key = encoding.object_id_key(envelope.object_id)
-                return self._key
-            key = self.document_key
-            if key is None:
-                return None
-            self._key = encoding.key_json(key["_id"])
+            if object_id := self.object_id:
+                self._key = encoding.object_id_key(object_id)
+            elif self.document_key is not None:
+                self._key = encoding.key_json(self.exact_id)
         return self._key
 
     @property
@@ -307,7 +327,9 @@ class ChangeEvent:
             return together
         full = self.full_document
         return (
-            None if full is None else self._once("plain", lambda: encoding.plain_json(full, self._raw_full_document()))
+            None
+            if full is None
+            else self._once("plain", lambda: encoding.plain_json(full, self._raw_field("fullDocument")))
         )
 
     @property
@@ -325,10 +347,14 @@ class ChangeEvent:
         found: Mapping[str, Any] | None = self.document.get(name)
         return found
 
-    def _raw_full_document(self) -> bytes | None:
+    def _raw_field(self, name: str) -> bytes | None:
+        """The bytes of a field that is a document, where they are known."""
+        envelope = self._envelope
+        if envelope is not None and (raw := envelope.document(name)) is not None:
+            return raw
         if self.raw is None:
             return None
-        found = bson.decode(self.raw, encoding.RAW_OPTIONS)["fullDocument"]
+        found = bson.decode(self.raw, encoding.RAW_OPTIONS)[name]
         return bytes(found.raw) if isinstance(found, RawBSONDocument) else None
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:

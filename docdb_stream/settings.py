@@ -269,6 +269,12 @@ class Settings(BaseModel):
         ge=1024,
         description="Largest bulk request: 10 MiB for small instances, 100 MiB for others (AWS service quotas).",
     )
+    opensearch_lanes: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Bulk requests side by side, at most; a document's changes keep their order.",
+    )
     opensearch_on_drop: Literal["delete", "keep"] = Field(
         default="delete",
         description="When the collection is dropped or renamed: delete its documents from the index, or keep them.",

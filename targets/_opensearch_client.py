@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ class OpenSearchClient:
         secret: Credentials for basic, read when connecting.
         service: The service that sigv4 signs for.
         tls_ca: Path of the CA bundle.
+        connections: Requests side by side, at most; it can be used by as many threads.
 
     Raises:
         ConfigError: opensearch-py is not installed, or the arguments make no sense.
@@ -51,6 +53,7 @@ class OpenSearchClient:
         secret: str | None,
         service: Literal["es", "aoss"],
         tls_ca: str | None,
+        connections: int = 1,
     ) -> None:
         self._library: Any = import_client("opensearchpy", "opensearch", "opensearch", "opensearchpy.trace")
         self._target = target
@@ -61,6 +64,8 @@ class OpenSearchClient:
             raise ConfigError("OPENSEARCH_AUTH basic needs credentials", hint="set OPENSEARCH_SECRET")
         self._secret = secret
         self._service = service
+        self._connections = connections
+        self._connecting = threading.Lock()
         self._client: Any = None
 
     def request(self, method: str, path: str, body: bytes | None = None, backoff: Backoff | None = None) -> Any:
@@ -122,22 +127,27 @@ class OpenSearchClient:
             client.close()
 
     def _connected(self) -> Any:
-        if self._client is None:
-            signer, headers = None, {}
-            if self._auth == "sigv4":
-                signer = self._signer()
-            elif self._auth == "basic" and self._secret is not None:
-                credentials = read_credentials(self._secret)
-                pair = f"{credentials.username}:{credentials.password}".encode()
-                headers = {"authorization": "Basic " + base64.b64encode(pair).decode()}
-            self._client = self._library.OpenSearch(
-                hosts=[self._host],
-                http_auth=signer,
-                headers=headers,
-                ssl_context=self._tls,
-                max_retries=0,  # retrying is Backoff's
-            )
-        return self._client
+        with self._connecting:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> Any:
+        signer, headers = None, {}
+        if self._auth == "sigv4":
+            signer = self._signer()
+        elif self._auth == "basic" and self._secret is not None:
+            credentials = read_credentials(self._secret)
+            pair = f"{credentials.username}:{credentials.password}".encode()
+            headers = {"authorization": "Basic " + base64.b64encode(pair).decode()}
+        return self._library.OpenSearch(
+            hosts=[self._host],
+            http_auth=signer,
+            headers=headers,
+            ssl_context=self._tls,
+            pool_maxsize=self._connections,
+            max_retries=0,  # retrying is Backoff's
+        )
 
     def _signer(self) -> Any:
         from docdb_stream import aws

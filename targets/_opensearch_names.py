@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from decimal import Decimal
 from typing import Any
 
-from bson import Decimal128, ObjectId, Timestamp
+from bson import ObjectId, Timestamp
 
 from docdb_stream import encoding
 from docdb_stream.events import Namespace
@@ -41,15 +41,18 @@ def index_name(prefix: str, namespace: Namespace) -> str:
 
 
 def document_id(value: Any) -> str:
-    """The text of a document's ``_id``: different for different ids, whatever their types.
+    """The text of a document's ``_id``: one text for what MongoDB takes for one id (see ``encoding.canonical_id``), and
+    different ones for different ids, whatever their types.
 
     - ObjectId: its 24 hexadecimal digits.
     - Text: itself, unless it could be taken for an id of another type (it looks like a number, 24 hexadecimal digits,
       ``true``, or starts as JSON does); then quoted as JSON.
-    - Numbers: their value, so that ``1``, ``1.0`` and ``Decimal128("1.00")``, which are one ``_id`` to MongoDB, are one
-      here.
+    - Numbers: their value, the same for ``1``, ``1.0`` and ``Decimal128("1.00")``.
     - Anything else: relaxed Extended JSON.
     - Longer than OpenSearch's 512 bytes: ``sha256:`` and the hexadecimal SHA-256 of all that.
+
+    Args:
+        value: The ``_id``, as ``ChangeEvent.exact_id`` has it.
 
     Raises:
         UnrenderableError: Extended JSON cannot say it without altering it.
@@ -71,27 +74,11 @@ def document_version(time: Timestamp) -> int:
 def _text(value: Any) -> str:
     if isinstance(value, ObjectId):
         return str(value)
+    value = encoding.canonical_id(value)
     if type(value) is str:  # not Code, which is a kind of str
         return json.dumps(value, ensure_ascii=False) if _AMBIGUOUS.fullmatch(value) else value
-    if isinstance(value, Decimal128):
-        return _number(value.to_decimal())
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _number(Decimal(value))  # exact
+    if type(value) is int:
+        return str(value)
+    if type(value) is float:
+        return repr(value) if math.isfinite(value) else encoding.non_finite_name(value)
     return encoding.key_json(value).removeprefix('{"_id":').removesuffix("}")
-
-
-def _number(value: Decimal) -> str:
-    """Equal numbers have equal text: which of the forms is taken depends on the value alone."""
-    if value.is_nan():
-        return "NaN"
-    if value.is_infinite():
-        return "Infinity" if value > 0 else "-Infinity"
-    if -(2**63) <= value < 2**63 and value == int(value):
-        return str(int(value))
-    if float(value) == value:  # an exact comparison
-        return repr(float(value))
-    sign, digits, exponent = value.as_tuple()
-    coefficient = "".join(map(str, digits))
-    shortest = coefficient.rstrip("0")
-    exponent = int(exponent) + len(coefficient) - len(shortest)
-    return f'{{"$numberDecimal":"{"-" * sign}{shortest}E{exponent}"}}'

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.local import OpenSearchServer
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.target import Checkable, Target
+from docdb_stream.target import Checkable, Rejection, Target
 from docdb_stream.targets._opensearch_names import document_id, document_version, index_name
 from docdb_stream.targets.opensearch import OpenSearchTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
@@ -81,6 +82,11 @@ def log() -> ChangeLog:
 def event_document_id(event: ChangeEvent) -> str:
     assert event.document_key is not None
     return document_id(event.document_key["_id"])
+
+
+def deliver(target: OpenSearchTarget, events: Sequence[ChangeEvent]) -> list[Rejection]:
+    """Write the events and make them durable; returns what was rejected."""
+    return [*target.write(events), *target.flush()]
 
 
 @contextmanager
@@ -177,13 +183,13 @@ class TestOpenSearchTarget(TargetContract):
 
 def test_a_document_is_read_without_its_id_field(domain: Domain, log: ChangeLog) -> None:
     event = log.insert({"_id": ObjectId(), "status": "new", "_id2": 1})
-    domain.target().write([event])
+    deliver(domain.target(), [event])
     assert domain.get(event) == {"status": "new", "_id2": 1}
 
 
 def test_an_id_that_is_not_stored_first_is_left_out_too(domain: Domain, log: ChangeLog) -> None:
     event = log.event("insert", 1, fullDocument={"status": "new", "_id": 1, "total": 2})
-    domain.target().write([event])
+    deliver(domain.target(), [event])
     assert domain.get(event) == {"status": "new", "total": 2}
 
 
@@ -191,13 +197,13 @@ def test_a_document_is_deleted_and_a_delete_may_come_twice(domain: Domain, log: 
     events = [log.insert({"_id": 1}), log.delete(1), log.delete(2)]
     target = domain.target()
     for _ in range(2):
-        assert target.write(events) == []
+        assert deliver(target, events) == []
         assert domain.documents() == []
 
 
 def test_an_update_whose_document_is_gone_does_nothing(domain: Domain, log: ChangeLog) -> None:
     first = log.insert({"_id": 1, "status": "new"})
-    assert domain.target().write([first, log.update({"_id": 1}, {"status": "paid"}, gone=True)]) == []
+    assert deliver(domain.target(), [first, log.update({"_id": 1}, {"status": "paid"}, gone=True)]) == []
     assert domain.get(first) == {"status": "new"}
 
 
@@ -205,8 +211,8 @@ def test_an_older_event_never_replaces_a_newer_one(domain: Domain, log: ChangeLo
     old, new = log.insert({"_id": 1, "version": 1}), log.update({"_id": 1, "version": 2})
     gone = [log.insert({"_id": 2}), log.delete(2)]
     target = domain.target()
-    target.write([old, new, *gone])
-    assert target.write([old, gone[0]]) == []
+    deliver(target, [old, new, *gone])
+    assert deliver(target, [old, gone[0]]) == []
     assert domain.get(new) == {"version": 2}
     assert domain.get(gone[0]) is None
 
@@ -214,7 +220,7 @@ def test_an_older_event_never_replaces_a_newer_one(domain: Domain, log: ChangeLo
 def test_the_last_event_of_a_transaction_wins(domain: Domain, log: ChangeLog) -> None:
     with log.transaction():
         events = [log.insert({"_id": 1, "version": 1}), log.update({"_id": 1, "version": 2})]
-    domain.target().write(events)
+    deliver(domain.target(), events)
     assert domain.get(events[1]) == {"version": 2}
 
 
@@ -222,7 +228,7 @@ def test_every_collection_has_its_own_index(domain: Domain) -> None:
     events = [
         ChangeLog("shop", coll).insert({"_id": 1, "coll": coll}) for coll in ("orders", "Orders", "ORDERS", "a*b")
     ]
-    domain.target().write(events)
+    deliver(domain.target(), events)
     assert sorted(found["_source"]["coll"] for found in domain.documents()) == ["ORDERS", "Orders", "a*b", "orders"]
     assert len({found["_index"] for found in domain.documents()}) == 4
 
@@ -235,35 +241,62 @@ def test_a_drop_deletes_what_was_there_before_it(domain: Domain, log: ChangeLog)
     events = [*log.inserts(2500), log.drop(), *log.inserts(3, first_id=1)]
     target = domain.target()
     for _ in range(2):  # a replay arrives at the same, although its drop is older than the documents it meets
-        assert target.write([other, *events]) == []
+        assert deliver(target, [other, *events]) == []
         assert sorted(found["_id"] for found in domain.documents("shop-orders")) == ["1", "2", "3"]
         assert len(domain.documents("shop-carts")) == 1
 
 
 def test_a_replay_up_to_a_drop_may_be_cut_anywhere(domain: Domain, log: ChangeLog) -> None:
     before, drop, after = log.inserts(5), log.drop(), log.inserts(2)
-    domain.target().write([*before, drop, *after])
-    domain.target().write([*before[3:], drop])
-    domain.target().write(after)
+    deliver(domain.target(), [*before, drop, *after])
+    deliver(domain.target(), [*before[3:], drop])
+    deliver(domain.target(), after)
     assert sorted(found["_id"] for found in domain.documents()) == ["0", "1"]
+
+
+def test_a_drop_waits_for_what_was_before_it(domain: Domain, log: ChangeLog) -> None:
+    seen: list[str] = []
+    reached, released = threading.Event(), threading.Event()
+
+    def answer(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        seen.append(path)
+        if len(seen) == 1:
+            reached.set()
+            assert released.wait(60)
+        result = send()
+        seen.append("answered")
+        return result
+
+    target = domain.target()
+    before, drop, after = log.inserts(2), log.drop(), log.inserts(1, first_id=1)
+    with requests_through(target, answer):
+        thread = threading.Thread(target=deliver, args=(target, [*before, drop, *after]), daemon=True)
+        thread.start()
+        assert reached.wait(60)
+        assert len(seen) == 1
+        released.set()
+        thread.join(60)
+    assert seen[1] == "answered"
+    assert seen[2].endswith("/_refresh")
+    assert [found["_id"] for found in domain.documents()] == ["1"]
 
 
 def test_a_rename_empties_the_old_index_and_what_it_replaced(domain: Domain, log: ChangeLog) -> None:
     archive = ChangeLog("shop", "archive").inserts(2)
     events = [*log.inserts(3), log.rename("archive")]
     moved = ChangeLog("shop", "archive", start=log._time).insert({"_id": 7})
-    assert domain.target().write([*archive, *events, moved]) == []
+    assert deliver(domain.target(), [*archive, *events, moved]) == []
     assert [found["_id"] for found in domain.documents()] == ["7"]
 
 
 def test_documents_of_a_dropped_collection_can_be_kept(domain: Domain, log: ChangeLog) -> None:
-    domain.target(on_drop="keep").write([*log.inserts(3), log.drop(), log.rename("archive")])
+    deliver(domain.target(on_drop="keep"), [*log.inserts(3), log.drop(), log.rename("archive")])
     assert len(domain.documents()) == 3
 
 
 def test_events_about_no_document_do_nothing(domain: Domain, log: ChangeLog) -> None:
     first = log.insert({"_id": 1})
-    assert domain.target().write([first, log.drop_database(), log.invalidate(), log.unknown()]) == []
+    assert deliver(domain.target(), [first, log.drop_database(), log.invalidate(), log.unknown()]) == []
     assert domain.get(first) == {}
 
 
@@ -278,11 +311,60 @@ def test_a_page_whose_answer_got_lost_is_not_skipped(domain: Domain, log: Change
         return result
 
     target = domain.target()
-    target.write(log.inserts(2500))
+    deliver(target, log.inserts(2500))
     with requests_through(target, answer):
-        target.write([log.drop()])
+        deliver(target, [log.drop()])
     assert not lost
     assert domain.documents() == []
+
+
+@pytest.mark.parametrize("coll", ["%2a", "%2A%3f", "a%2Cshop-orders", "%2e%2e", "ü %", "a;b&c=d+e", "x\ny", "%252a"])
+def test_a_drop_reaches_its_own_index_alone_whatever_its_name(domain: Domain, log: ChangeLog, coll: str) -> None:
+    others = [log.insert({"_id": 1}), ChangeLog("shop", "carts").insert({"_id": 1})]
+    dropped = ChangeLog("shop", coll, start=log._time)
+    seen: list[str] = []
+
+    def answer(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        seen.append(path)
+        return send()
+
+    target = domain.target()
+    assert deliver(target, [*others, dropped.insert({"_id": 1})]) == []
+    assert len(domain.documents()) == 3
+    with requests_through(target, answer):
+        assert deliver(target, [dropped.drop()]) == []
+    assert len(seen) < 10
+    assert sorted(found["_index"] for found in domain.documents()) == sorted(
+        domain.prefix + index_name("", event.namespace) for event in others
+    )
+
+
+def test_a_drop_whose_documents_stay_ends(domain: Domain, log: ChangeLog) -> None:
+    target = domain.target()
+    deliver(target, log.inserts(3))
+
+    def keep(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        return {"errors": False} if path.startswith("/_bulk") else send()
+
+    with requests_through(target, keep):
+        assert deliver(target, [log.drop()]) == []
+
+
+def test_a_drop_whose_documents_cannot_be_deleted_is_rejected_once(domain: Domain, log: ChangeLog) -> None:
+    target = domain.target()
+    deliver(target, log.inserts(3))
+    drop = log.drop()
+
+    def refuse(send: Request, method: str, path: str, body: bytes | None) -> Any:
+        if not path.startswith("/_bulk"):
+            return send()
+        error = {"type": "routing_missing_exception", "reason": "routing is required"}
+        return {"errors": True, "items": [{"delete": {"status": 400, "error": error}} for _ in operations(body or b"")]}
+
+    with requests_through(target, refuse):
+        [rejection] = deliver(target, [drop])
+    assert rejection.event is drop
+    assert rejection.reason.startswith("routing_missing_exception")
 
 
 # What becomes of what fails
@@ -290,7 +372,7 @@ def test_a_page_whose_answer_got_lost_is_not_skipped(domain: Domain, log: Change
 
 def test_a_real_mapping_conflict_is_rejected_without_quoting_the_document(domain: Domain, log: ChangeLog) -> None:
     events = [log.insert({"_id": 1, "age": 7}), log.insert({"_id": 2, "age": "it's 'hunter2'"}), log.insert({"_id": 3})]
-    [rejection] = domain.target().write(events)
+    [rejection] = deliver(domain.target(), events)
     assert rejection.event is events[1]
     assert rejection.reason.startswith("mapper_parsing_exception: failed to parse field [age] of type [long]")
     assert "hunter2" not in rejection.reason
@@ -300,13 +382,13 @@ def test_a_real_mapping_conflict_is_rejected_without_quoting_the_document(domain
 def test_a_strict_mapping_rejects_unknown_fields(domain: Domain, log: ChangeLog) -> None:
     domain.ask("PUT", "shop-orders", {"mappings": {"dynamic": "strict", "properties": {"a": {"type": "long"}}}})
     events = [log.insert({"_id": 1, "a": 1}), log.insert({"_id": 2, "b": 1})]
-    [rejection] = domain.target().write(events)
+    [rejection] = deliver(domain.target(), events)
     assert rejection.event is events[1]
     assert rejection.reason.startswith("strict_dynamic_mapping_exception")
 
 
 def test_a_metadata_field_is_left_to_the_servers_verdict(domain: Domain, log: ChangeLog) -> None:
-    rejections = domain.target().write([log.insert({"_id": 1, "_source": 1}), log.insert({"_id": 2, "_index": "x"})])
+    rejections = deliver(domain.target(), [log.insert({"_id": 1, "_source": 1}), log.insert({"_id": 2, "_index": "x"})])
     assert [rejection.event.document["documentKey"]["_id"] for rejection in rejections] in ([1, 2], [])
 
 
@@ -320,7 +402,7 @@ def test_requests_stay_below_the_limit(domain: Domain, log: ChangeLog) -> None:
     target = domain.target(request_bytes=4096)
     events = [*log.inserts(50, size_bytes=500), log.insert({"_id": "large", "note": "x" * 4096})]
     with requests_through(target, answer):
-        [rejection] = target.write(events)
+        [rejection] = deliver(target, events)
     assert rejection.event is events[-1]
     assert len(domain.documents()) == 50
     assert max(sizes) <= 4096
@@ -337,7 +419,7 @@ def test_a_request_that_is_too_large_for_the_domain_is_halved(domain: Domain, lo
     events = log.inserts(20, size_bytes=400)
     large = log.insert({"_id": "large", "note": "x" * 3000})
     with requests_through(target, answer):
-        [rejection] = target.write([*events[:7], large, *events[7:]])
+        [rejection] = deliver(target, [*events[:7], large, *events[7:]])
     assert rejection.event is large
     assert len(domain.documents()) == 20
 
@@ -356,7 +438,7 @@ def test_the_deletes_of_a_busy_item_follow_it(domain: Domain, log: ChangeLog) ->
 
     target = domain.target()
     with requests_through(target, answer):
-        assert target.write(events) == []
+        assert deliver(target, events) == []
     assert sent == [["1", "1", "2"], ["1", "1"]]
     assert [found["_id"] for found in domain.documents()] == ["2"]
 
@@ -368,7 +450,7 @@ def test_an_index_that_is_at_fault_rejects_no_document(domain: Domain, log: Chan
 
     target = domain.target()
     with requests_through(target, answer), pytest.raises(TargetError, match=kind):
-        target.write([log.insert({"_id": 1})])
+        deliver(target, [log.insert({"_id": 1})])
 
 
 @pytest.mark.parametrize(
@@ -387,7 +469,7 @@ def test_a_refused_request_is_an_error_with_a_hint(
 
     target = domain.target()
     with requests_through(target, answer), pytest.raises(TargetError, match=expected) as caught:
-        target.write(log.inserts(1))
+        deliver(target, log.inserts(1))
     assert hint in caught.value.hint
 
 
@@ -397,7 +479,7 @@ def test_a_forbidden_index_is_an_error_with_a_hint(domain: Domain, log: ChangeLo
 
     target = domain.target()
     with requests_through(target, answer), pytest.raises(TargetError, match="403 security_exception, index") as caught:
-        target.write(log.inserts(1))
+        deliver(target, log.inserts(1))
     assert "may write" in caught.value.hint
 
 
@@ -406,7 +488,7 @@ def test_a_forbidden_index_is_an_error_with_a_hint(domain: Domain, log: ChangeLo
 
 def test_a_domain_that_is_not_there_is_an_error_with_a_hint(log: ChangeLog) -> None:
     target = OpenSearchTarget("http://127.0.0.1:1")
-    for act in (target.check, lambda: target.write(log.inserts(1))):
+    for act in (target.check, lambda: deliver(target, log.inserts(1))):
         with deadline(Deadline.after(0.3)), pytest.raises(TargetError, match="does not answer") as caught:
             act()
         assert "ELASTICSEARCH_URI" in caught.value.hint
@@ -417,7 +499,7 @@ def test_a_domain_that_comes_back_is_waited_for(log: ChangeLog) -> None:
     with OpenSearchServer() as server:
         domain = Domain(server)
         target = domain.target()
-        target.write(log.inserts(1))
+        deliver(target, log.inserts(1))
         server.kill()
         attempts = []
 
@@ -428,7 +510,7 @@ def test_a_domain_that_comes_back_is_waited_for(log: ChangeLog) -> None:
             return send()
 
         with requests_through(target, answer):
-            target.write(log.inserts(3))
+            deliver(target, log.inserts(3))
         assert len(domain.documents()) == 3
         target.close()
 
@@ -439,7 +521,7 @@ def test_something_else_than_opensearch_is_an_error(domain: Domain, log: ChangeL
 
     target = domain.target()
     with requests_through(target, answer), pytest.raises(TargetError, match="not OpenSearch"):
-        target.write(log.inserts(1))
+        deliver(target, log.inserts(1))
 
 
 def test_checking_writes_nothing(domain: Domain) -> None:
@@ -473,7 +555,7 @@ def test_requests_are_signed(
     real = pool.urlopen
     headers: list[dict[str, str]] = []
     monkeypatch.setattr(pool, "urlopen", lambda *args, **more: headers.append(more["headers"]) or real(*args, **more))
-    target.write([event])
+    deliver(target, [event])
     assert domain.documents()[0]["_id"] == "ü"
     sent = {name.lower(): value for name, value in headers[0].items()}["authorization"]
     assert sent.encode().startswith(start)
@@ -483,7 +565,7 @@ def test_requests_are_signed(
 
 def test_nothing_is_logged(domain: Domain, log: ChangeLog, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        domain.target().write([log.insert({"_id": 1, "a": 1}), log.insert({"_id": 2, "a": "hunter2"}), log.drop()])
+        deliver(domain.target(), [log.insert({"_id": 1, "a": 1}), log.insert({"_id": 2, "a": "hunter2"}), log.drop()])
     assert [record for record in caplog.records if record.name.startswith("opensearch")] == []
 
 
