@@ -77,13 +77,14 @@ class MongoCheckpointStore:
             "$setOnInsert": {
                 "stream": entry.stream,
                 "kind": entry.kind,
-                "before": before or None,
+                "before": _without_large_token(before) or None,
                 "before_time": None if entry.before is None else entry.before.time,
             },
             "$set": {"reason": entry.reason},
         }
         if entry.after is not None:
-            update["$set"] |= {"after": position_document(entry.after), "after_time": entry.after.time}
+            after = _without_large_token(position_document(entry.after))
+            update["$set"] |= {"after": after, "after_time": entry.after.time}
 
         def attempt() -> None:
             now = entry.found_at or self._server_now()
@@ -284,6 +285,16 @@ def position_document(position: Position) -> dict[str, Any]:
     if position.after_invalidate:
         document["after_invalidate"] = True
     return document
+
+
+def _without_large_token(stored: dict[str, Any]) -> dict[str, Any]:
+    """A position for the ledger, of which an entry has two: a token holds its document's ``_id``, and two of 8 MB each
+    are more than a document holds. The time says as much to whoever reads it."""
+    is_large = len(bson.encode(stored)) > _LEDGER_POSITION_BYTES
+    return {name: value for name, value in stored.items() if name != "token" or not is_large}
+
+
+_LEDGER_POSITION_BYTES = 1024 * 1024
 
 
 def checkpoint_from_document(document: Mapping[str, Any]) -> Checkpoint:
