@@ -22,7 +22,7 @@ import typer
 from docdb_stream import __version__
 from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.connection import Connection, Connections
-from docdb_stream.errors import ConfigError, DocdbStreamError
+from docdb_stream.errors import ConfigError, DocdbStreamError, TargetError
 from docdb_stream.poller import Poller
 from docdb_stream.report import (
     log_to_stderr,
@@ -229,11 +229,16 @@ def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, 
 
 @dead_letters_app.command("redrive")
 def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = None) -> None:
-    """Deliver the dead letters to the targets that refused them; those taken this time are removed."""
+    """Deliver the dead letters to the targets that refused them; those taken this time are removed.
+
+    Exits with 0 when none is left, and with 4 when some stay: refused again, without their event, or for a target that
+    is off.
+    """
     from docdb_stream.dead_letters import dead_letters_for
     from docdb_stream.redrive import redrive
     from docdb_stream.targets import build_targets
 
+    left = 0
     with _reported():
         for settings in _chosen(_settings(config), stream):
             targets = build_targets(settings)
@@ -247,6 +252,10 @@ def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = Non
                 f"{settings.stream_name}: {result.delivered} delivered, {result.refused} refused again, "
                 f"{result.without_event} without their event, {result.other_target} for a target that is off"
             )
+            left += result.left
+    if left:
+        typer.echo(f"hint: {left} stay; docdb-stream dead-letters list says why each was refused", err=True)
+        raise typer.Exit(TargetError.exit_code)
 
 
 @app.command()

@@ -1,40 +1,38 @@
 """Keeps the events that a target refused for good, so that a stream can go on without losing them.
 
-Owns the contract, what a letter says, and the two places that need no AWS: a collection beside the checkpoints (the
-default) and a file. Those in AWS are in ``dead_letters_aws``.
+Owns the contract and the two places that need no AWS: a collection beside the checkpoints (the default) and a file.
+Those in AWS are in ``dead_letters_aws``; what a letter says is ``letter``'s.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import datetime as dt
+import fcntl
 import json
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import bson
-from bson import json_util
 from bson.errors import BSONError
-from pymongo import WriteConcern
+from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import PyMongoError
 
 from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import unavailable
-from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.letter import Letter, letter, letter_from, letter_from_json
+from docdb_stream.server_errors import Verdict, classify
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
 
-Letter = dict[str, Any]
-"""A rejection as JSON values: id, stream, target, event_id, reason, operation, namespace, cluster_time, found_at,
-document_key (for events about a document), and one of ``event`` (its Extended JSON, as text), ``raw`` (its BSON, as
-Base64, where that text would not say all of it) or ``event_omitted`` (why neither is there)."""
+T = TypeVar("T")
 
 
 class DeadLetters(Protocol):
@@ -62,77 +60,10 @@ class DeadLetters(Protocol):
         ...
 
 
-def letter(stream: str, rejection: Rejection, *, limit_bytes: int) -> Letter:
-    """A rejection as a letter.
-
-    Args:
-        stream: The stream's name.
-        rejection: The event and the target's verdict.
-        limit_bytes: What the place takes; an event above it is left out, and its key says where to find it.
-    """
-    event = rejection.event
-    found: Letter = {
-        "id": f"{stream}/{rejection.target}/{event.event_id}",
-        "stream": stream,
-        "target": rejection.target,
-        "event_id": event.event_id,
-        "reason": rejection.reason,
-        "operation": event.operation,
-        "namespace": str(event.namespace),
-        "cluster_time": event.cluster_time.as_datetime().isoformat(),
-        "found_at": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
-    }
-    try:
-        key = event.key
-    except UnrenderableError:  # which may be why it was rejected
-        key = None
-    if key is not None:
-        found["document_key"] = key
-    found |= _content(event, limit_bytes)
-    return found
-
-
-def _content(event: ChangeEvent, limit_bytes: int) -> Letter:
-    try:
-        rendered = event.extended_json()
-    except UnrenderableError:
-        rendered = b""
-    if 0 < len(rendered) <= limit_bytes:
-        content = {"event": rendered.decode()}
-        if _says_all(content, rendered):
-            return content
-    if event.raw is not None and len(event.raw) * 4 // 3 + 4 <= limit_bytes:
-        return {"raw": base64.b64encode(event.raw).decode()}
-    return {"event_omitted": "larger than a dead letter holds here; read the document by its document_key"}
-
-
-def _says_all(content: Letter, rendered: bytes) -> bool:
-    """Whether the event read back from its text is the same: not with symbols or a key that occurs twice, say."""
-    try:
-        found = event_of(content)
-        return found is not None and found.extended_json() == rendered
-    except (ValueError, TypeError, ArithmeticError, BSONError):
-        return False
-
-
-def event_of(found: Mapping[str, Any]) -> ChangeEvent | None:
-    """The event of a letter, to be delivered again; None where the letter does not hold it."""
-    if "raw" in found:
-        return ChangeEvent(base64.b64decode(found["raw"]))
-    if "event" in found:
-        return ChangeEvent(bson.encode(json_util.loads(found["event"], json_options=_READ_OPTIONS)))
-    return None
-
-
-_READ_OPTIONS = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.RELAXED,
-    tz_aware=False,
-    datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO,
-)
-
-
 class MongoDeadLetters:
     """Dead letters in ``STATE_DB``, collection STATE_COLLECTION + ``_dead_letters``: one document per event and target.
+
+    An event that is too large for a document is in further documents, its parts (``part_of``, ``content``).
 
     Args:
         settings: The cluster and the state database.
@@ -140,7 +71,7 @@ class MongoDeadLetters:
     """
 
     LIMIT_BYTES = 15 * 1024 * 1024
-    """A document holds 16 MiB (MongoDB limits), and a letter has other fields."""
+    """Of an event, or of a part of it. A document holds 16 MiB (MongoDB limits), and a letter has other fields."""
 
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
@@ -148,95 +79,174 @@ class MongoDeadLetters:
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
-        try:
-            for rejection in rejections:  # one by one: each may be near the size limit of a request
-                found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
-                self._collection().replace_one({"_id": found["id"]}, found, upsert=True)
-        except PyMongoError as error:
-            raise self._trouble(error) from error
+        for rejection in rejections:
+            found = letter(stream, rejection, content_bytes=math.inf)
+            for document in [*self._split(found), {"_id": found["id"], **found}]:
+                # One by one: each may be near the size limit of a request.
+                self._ask(
+                    lambda document=document: self._collection().replace_one(  # type: ignore[misc]
+                        {"_id": document["_id"]}, document, upsert=True
+                    )
+                )
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters."""
-        try:
-            yield from self._collection().find({} if stream is None else {"stream": stream}, {"_id": 0})
-        except PyMongoError as error:
-            raise self._trouble(error) from error
+        query = {"part_of": {"$exists": False}} | ({} if stream is None else {"stream": stream})
+        # Their names first, so that a failover while they are worked on neither ends the list nor hides its end.
+        for named in self._ask(lambda: list(self._collection().find(query, {"_id": 1}))):
+            document = self._ask(lambda named=named: self._collection().find_one(named, {"_id": 0}))  # type: ignore[misc]
+            found = letter_from(document)
+            if found is not None:
+                yield self._whole(found)
+            elif document is not None:
+                logger.warning("dead letters: a document of %s is none", self._settings.dead_letters_collection)
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
-        try:
-            self._collection().delete_one({"_id": letter["id"]})
-        except PyMongoError as error:
-            raise self._trouble(error) from error
+        id_ = letter["id"]
+        parts = {"_id": {"$gt": f"{id_}/", "$lt": f"{id_}0"}, "part_of": id_}  # "0" is what follows "/"
+        self._ask(lambda: self._collection().delete_many({"$or": [{"_id": id_}, parts]}))
+
+    def _split(self, found: Letter) -> Iterator[dict[str, Any]]:
+        """Take an event that is too large out of its letter; returns its parts."""
+        for name in {"event", "raw"} & found.keys():
+            content = found[name].encode()
+            if len(content) > self.LIMIT_BYTES:
+                parts = [content[at : at + self.LIMIT_BYTES] for at in range(0, len(content), self.LIMIT_BYTES)]
+                del found[name]
+                found[_PARTS] = {"of": name, "count": len(parts)}
+                for number, part in enumerate(parts):
+                    yield {"_id": _part_id(found, number), "part_of": found["id"], "content": part}
+
+    def _whole(self, found: Letter) -> Letter:
+        """Put an event that is in parts into its letter."""
+        parts = found.pop(_PARTS, None)
+        if parts is not None:
+            ids = [_part_id(found, number) for number in range(parts["count"])]
+            read = [self._ask(lambda id_=id_: self._collection().find_one({"_id": id_})) for id_ in ids]  # type: ignore[misc]
+            if None in read:
+                found["event_omitted"] = "a part of it is not there any more"
+            else:
+                found[parts["of"]] = b"".join(part["content"] for part in read).decode()
+        return found
 
     def _collection(self) -> Any:
         return self._connection.client[self._settings.state_db].get_collection(
-            self._settings.dead_letters_collection, write_concern=WriteConcern(w="majority")
+            self._settings.dead_letters_collection,
+            write_concern=WriteConcern(w="majority"),
+            read_preference=ReadPreference.PRIMARY,
         )
 
-    def _trouble(self, error: PyMongoError) -> StateStoreError:
-        trouble = unavailable(error, self._connection.uri)
-        return StateStoreError(f"dead letters: {trouble}", hint=trouble.hint)
+    def _ask(self, request: Callable[[], T]) -> T:
+        """The answer to a request that is safe to repeat, which is done while its trouble passes."""
+        try:
+            return self._connection.patiently(request, passes=lambda error: classify(error) is Verdict.RESUME)
+        except PyMongoError as error:
+            trouble = unavailable(error, self._connection.uri)
+            raise StateStoreError(f"dead letters: {trouble}", hint=trouble.hint) from error
+        except (BSONError, ValueError, OverflowError) as error:  # PyMongo's own errors are not all PyMongoErrors
+            raise StateStoreError(f"dead letters: {type(error).__name__}", hint=_UNEXPECTED_HINT) from error
+
+
+_PARTS = "event_in_parts"
+_UNEXPECTED_HINT = "set DEAD_LETTERS to a file, s3://bucket/prefix or an SQS queue URL to go on, and report this"
+
+
+def _part_id(found: Letter, number: int) -> str:
+    return f"{found['id']}/{number}"
 
 
 class FileDeadLetters:
     """Dead letters appended to a file as JSON Lines. A letter that was delivered after all stays, with a line after it
-    that says so: nothing is ever rewritten, so a run may add letters meanwhile, and a crash loses none.
+    that says so: nothing is ever rewritten, so a run may add letters meanwhile, and a crash loses none. Several
+    processes may write to one file.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder must exist. It may be a pipe or a device, which nothing can be read from again.
     """
-
-    LIMIT_BYTES = 1 << 40
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
-        self._append([letter(stream, each, limit_bytes=self.LIMIT_BYTES) for each in rejections])
+        if rejections:
+            self._append([letter(stream, each, content_bytes=math.inf) for each in rejections])
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters. A line that a crash has torn is passed over: what it was of, is written again."""
-        try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._trouble(error) from error
         kept: dict[str, Letter] = {}
-        for line in lines:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                if line:
-                    logger.warning("dead letters: a line of %s is torn", self._path)
-                continue
-            if "removed" in found:
-                kept.pop(found["removed"], None)
-            else:
+        for line in self._lines():
+            found = letter_from_json(line)
+            if found is not None:
                 kept[found["id"]] = found
+            elif (removed := _removed(line)) is not None:
+                kept.pop(removed, None)
+            elif line.strip():
+                logger.warning("dead letters: a line of %s is torn", self._path)
         yield from (found for found in kept.values() if stream in (None, found["stream"]))
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
         self._append([{"removed": letter["id"], "removed_at": dt.datetime.now(dt.UTC).isoformat()}])
 
-    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def _lines(self) -> Iterator[bytes]:
         try:
-            with self._path.open("ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # a crash tore the last line; it must not spoil the next one
-                        file.write(b"\n")
-                file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
+            if self._path.is_file() or self._path.is_dir():  # reading a pipe or a terminal would wait for ever
+                with self._path.open("rb") as file:
+                    yield from file
         except OSError as error:
             raise self._trouble(error) from error
 
-    def _trouble(self, error: OSError) -> StateStoreError:
-        return StateStoreError(f"dead letters: {self._path}: {error.strerror}", hint="check DEAD_LETTERS")
+    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        try:
+            is_new = not self._path.exists()
+            with open(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666), "wb", buffering=0) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    _write_all(file.fileno(), text)
+                    return
+                with contextlib.suppress(OSError):  # a file system without locks: for one process it will do
+                    fcntl.flock(file, fcntl.LOCK_EX)  # another process's line in the making would look torn
+                size_bytes = os.fstat(file.fileno()).st_size
+                if size_bytes and os.pread(file.fileno(), 1, size_bytes - 1) != b"\n":
+                    text = b"\n" + text  # a crash tore the last line; it must not spoil the next one
+                _write_all(file.fileno(), text)
+                os.fsync(file.fileno())
+            if is_new:
+                _make_entry_durable(self._path.parent)
+        except (OSError, ValueError) as error:  # ValueError: the path holds a NUL
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: OSError | ValueError) -> StateStoreError:
+        return StateStoreError(
+            f"dead letters: {self._path}: {getattr(error, 'strerror', None) or error}",
+            hint="check DEAD_LETTERS: its folder must exist, may be written to, and has room",
+        )
+
+
+def _removed(line: bytes) -> str | None:
+    """The id of the letter that a line says is removed; None where it says something else."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found["removed"] if isinstance(found, dict) and isinstance(found.get("removed"), str) else None
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    rest = memoryview(text)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _make_entry_durable(folder: Path) -> None:
+    # fsync of a new file does not cover its entry in the folder (fsync(2)).
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def dead_letters_for(settings: Settings, connection: Connection | None) -> DeadLetters:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+from botocore.exceptions import ClientError
+
 from docdb_stream import aws
-from docdb_stream.dead_letters import Letter, letter
 from docdb_stream.errors import StateStoreError
+from docdb_stream.letter import SHORT_TEXT_BYTES, TEXT_BYTES, Letter, bounded, letter, letter_from_json
 from docdb_stream.target import Rejection
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -31,7 +37,10 @@ class S3DeadLetters:
         place: ``s3://bucket/prefix``.
     """
 
-    LIMIT_BYTES = 1 << 30
+    KEY_BYTES = 1024
+    """S3 user guide, "Naming Amazon S3 objects"."""
+    TARGET_BYTES = 128
+    """How much of a key a target's name may take; a stream's takes what is left."""
     HINT = "check DEAD_LETTERS; the role needs s3:PutObject on it (to list and redrive also ListBucket, Get and Delete)"
 
     def __init__(self, place: str) -> None:
@@ -47,7 +56,7 @@ class S3DeadLetters:
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
         for rejection in rejections:
-            found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
+            found = letter(stream, rejection, content_bytes=math.inf)  # an object holds 5 GB, many times an event
             body = json.dumps(found).encode()
             self._ask(
                 lambda found=found, body=body: self._client.put_object(  # type: ignore[misc]
@@ -57,10 +66,14 @@ class S3DeadLetters:
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters."""
-        prefix = self._prefix if stream is None else f"{self._prefix}{quote(stream, safe='.')}/"
+        prefix = self._prefix if stream is None else self._folder(stream)
         for key in self._ask(lambda: self._keys(prefix)):
             read = self._ask(lambda key=key: self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())  # type: ignore[misc]
-            yield json.loads(read)
+            found = letter_from_json(read)
+            if found is None:
+                logger.warning("dead letters: %s holds none: %s", self._place, key)
+            else:
+                yield found
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
@@ -72,7 +85,13 @@ class S3DeadLetters:
 
     def _key(self, found: Letter) -> str:
         name = hashlib.sha256(found["event_id"].encode()).hexdigest()[:32]
-        return f"{self._prefix}{quote(found['stream'], safe='.')}/{quote(found['target'], safe='')}/{name}.json"
+        return (
+            f"{self._folder(found['stream'])}{bounded(quote(found['target'], safe=''), self.TARGET_BYTES)}/{name}.json"
+        )
+
+    def _folder(self, stream: str) -> str:
+        room = self.KEY_BYTES - len(self._prefix.encode()) - self.TARGET_BYTES - len("//" + 32 * "0" + ".json")
+        return f"{self._prefix}{bounded(quote(stream, safe='.'), room)}/"
 
     def _ask(self, request: Callable[[], T]) -> T:
         return _asked(self._place, self.HINT, request)
@@ -85,9 +104,15 @@ class SqsDeadLetters:
         url: The queue's URL.
     """
 
-    LIMIT_BYTES = 200 * 1024
-    """Below the 256 KiB that a queue may still be limited to, with the letter's other fields and JSON's escaping of
-    the event's own quotes; an event above it is left out."""
+    MESSAGE_BYTES = 256 * 1024
+    """What a queue takes unless its MaximumMessageSize says otherwise (SQS developer guide, "Amazon SQS message
+    quotas"; 1 MiB since August 2025, for queues made since). A letter above it is sent without its event."""
+    SIZES = ((MESSAGE_BYTES, TEXT_BYTES), (0, TEXT_BYTES), (0, SHORT_TEXT_BYTES))
+    """What a letter may hold of the event and of each text, tried in this order until the queue takes it."""
+    TOO_LARGE = frozenset(
+        {"InvalidParameterValue", "InvalidMessageContents", "BatchRequestTooLong", "InvalidParameter"}
+    )
+    """What SQS calls a message that is larger than the queue's MaximumMessageSize, or that it cannot take otherwise."""
     HINT = "check DEAD_LETTERS; the role needs sqs:SendMessage (to list and redrive also ReceiveMessage, DeleteMessage)"
     READING_S = 30
     """How long a message that was listed stays hidden from other readers."""
@@ -107,19 +132,26 @@ class SqsDeadLetters:
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
         for rejection in rejections:
-            # Quotes and backslashes inside the event double when the letter is made JSON.
-            found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
-            if len(json.dumps(found)) > 256 * 1024:
-                found = letter(stream, rejection, limit_bytes=0)
+            self._ask(lambda rejection=rejection: self._send(stream, rejection))  # type: ignore[misc]
+
+    def _send(self, stream: str, rejection: Rejection) -> None:
+        """Send as much of a letter as the queue takes."""
+        for content_bytes, text_bytes in self.SIZES:
+            found = letter(stream, rejection, content_bytes=content_bytes, text_bytes=text_bytes)
+            body = json.dumps(found)
+            is_last = text_bytes == SHORT_TEXT_BYTES
+            if len(body) > self.MESSAGE_BYTES and not is_last:  # ASCII: a byte a character
+                continue
             fifo: dict[str, str] = {}
             if self._url.endswith(".fifo"):
                 name = hashlib.sha256(found["id"].encode()).hexdigest()
                 fifo = {"MessageGroupId": name, "MessageDeduplicationId": name}
-            self._ask(
-                lambda found=found, fifo=fifo: self._client.send_message(  # type: ignore[misc]
-                    QueueUrl=self._url, MessageBody=json.dumps(found), **fifo
-                )
-            )
+            try:
+                self._client.send_message(QueueUrl=self._url, MessageBody=body, **fifo)
+                return
+            except ClientError as error:
+                if aws.error_code(error) not in self.TOO_LARGE or is_last:
+                    raise
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters. The messages stay in the queue, hidden from other readers for READING_S."""
@@ -137,10 +169,13 @@ class SqsDeadLetters:
             if seen.issuperset(message["MessageId"] for message in messages):
                 return  # none, or those that were hidden long enough
             for message in messages:
-                found = json.loads(message["Body"])
-                self._handles.setdefault(found["id"], {})[message["MessageId"]] = message["ReceiptHandle"]
-                if message["MessageId"] not in seen and stream in (None, found["stream"]):
-                    yield found
+                found = letter_from_json(message["Body"])
+                if found is None:
+                    logger.warning("dead letters: a message of %s is none: %s", self._url, message["MessageId"])
+                else:
+                    self._handles.setdefault(found["id"], {})[message["MessageId"]] = message["ReceiptHandle"]
+                    if message["MessageId"] not in seen and stream in (None, found["stream"]):
+                        yield found
                 seen.add(message["MessageId"])
 
     def remove(self, letter: Letter) -> None:

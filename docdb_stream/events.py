@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import bson
 import orjson
@@ -21,6 +21,8 @@ from bson.raw_bson import RawBSONDocument
 from docdb_stream import encoding, rawbson, sample_payload
 from docdb_stream.chunk import Chunk, chunks
 from docdb_stream.envelope import Envelope
+
+T = TypeVar("T")
 
 PayloadFormat = Literal["extended", "document"]
 """How an event is written for a target: the whole change event as Extended JSON, or the AWS sample's flat document."""
@@ -276,7 +278,7 @@ class ChangeEvent:
             if object_id := self.object_id:
                 self._key = encoding.object_id_key(object_id)
             elif self.document_key is not None:
-                self._key = encoding.key_json(self.exact_id)
+                self._key = _surely(lambda: encoding.key_json(self.exact_id))
         return self._key
 
     @property
@@ -366,8 +368,19 @@ class ChangeEvent:
         if done is None:
             if self.document and self._problem is not None:
                 raise encoding.UnrenderableError(self._problem)
-            done = rendered[name] = make()
+            done = rendered[name] = _surely(make)
         return done
+
+
+def _surely(make: Callable[[], T]) -> T:
+    """What ``make`` makes of an event. Whatever it raises, it would raise at every attempt: the event is rejected then,
+    where any other error would have its stream end here for ever."""
+    try:
+        return make()
+    except (encoding.UnrenderableError, MemoryError):
+        raise
+    except Exception as error:
+        raise encoding.UnrenderableError(f"cannot be rendered: {type(error).__name__}") from error
 
 
 @lru_cache(1024)

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from docdb_stream.dead_letters import DeadLetters, event_of
-from docdb_stream.target import Target
+from docdb_stream.dead_letters import DeadLetters
+from docdb_stream.errors import DocdbStreamError, TargetError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.letter import event_of
+from docdb_stream.target import Rejection, Target
+
+_SOURCE = "source"
+"""In place of a target where the cluster could not send an event: the letter says which one it is, and no more."""
 
 
 @dataclass(slots=True)
@@ -16,7 +22,7 @@ class RedriveResult:
     Attributes:
         delivered: Taken by their target this time, and removed.
         refused: Refused again; they stay.
-        without_event: Without the event's content; they stay.
+        without_event: Without the event's content, or with one that the cluster could not send; they stay.
         other_target: For a target that is not switched on; they stay.
     """
 
@@ -24,6 +30,11 @@ class RedriveResult:
     refused: int = 0
     without_event: int = 0
     other_target: int = 0
+
+    @property
+    def left(self) -> int:
+        """Letters that stay, for whichever reason."""
+        return self.refused + self.without_event + self.other_target
 
 
 def redrive(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -> RedriveResult:
@@ -41,13 +52,22 @@ def redrive(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -
     # A queue may hold one twice.
     for letter in {each["id"]: each for each in dead_letters.letters(stream)}.values():
         target, event = by_name.get(letter["target"]), event_of(letter)
-        if target is None:
-            result.other_target += 1
-        elif event is None:
+        if event is None or letter["target"] == _SOURCE:
             result.without_event += 1
-        elif [*target.write([event]), *target.flush()]:
+        elif target is None:
+            result.other_target += 1
+        elif _refused(target, event):
             result.refused += 1
         else:
             dead_letters.remove(letter)
             result.delivered += 1
     return result
+
+
+def _refused(target: Target, event: ChangeEvent) -> list[Rejection]:
+    try:
+        return [*target.write([event]), *target.flush()]
+    except DocdbStreamError:
+        raise
+    except Exception as error:
+        raise TargetError(target.name, f"{type(error).__name__}: {error}") from error

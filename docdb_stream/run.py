@@ -287,7 +287,7 @@ class Run:
         self._passed_over.clear()
         for each in rejections:
             logger.warning(
-                "event rejected: stream=%s target=%s event_id=%s reason=%s",
+                "event rejected: stream=%s target=%s event_id=%.300s reason=%.300s",
                 name,
                 each.target,
                 each.event.event_id[:LOGGED_ID_DIGITS],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import hashlib
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -85,8 +86,25 @@ def refusals(results: Sequence[dict[str, Any]], at_fault: Collection[str] = ()) 
 
 
 def within(text: str, characters: int) -> str:
-    """``text`` where it is short enough for a service, else the hexadecimal SHA-256 of it."""
-    return text if len(text) <= characters else hashlib.sha256(text.encode()).hexdigest()
+    """``text`` where it is short enough for a service, else the hexadecimal SHA-256 of it.
+
+    Characters are UTF-16's: a service written in Java counts those beyond U+FFFF twice.
+    """
+    is_short = len(text) <= characters // 2 or len(text.encode("utf-16-le")) <= 2 * characters
+    return text if is_short else hashlib.sha256(text.encode()).hexdigest()
+
+
+def xml_text(text: str) -> str:
+    r"""``text`` with what XML 1.0 has not (controls, U+FFFE, U+FFFF) written as JSON writes it, such as ``\u0001``.
+
+    Names of collections may hold any character but NUL. One that a service does not take would have it refuse the whole
+    event, or the request that it is in.
+    """
+    return _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+# Extensible Markup Language (XML) 1.0, "Characters".
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class BatchSender:

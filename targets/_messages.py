@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from docdb_stream.events import ChangeEvent
-from docdb_stream.targets._aws import Record, Refusal
+from docdb_stream.targets._aws import Record, Refusal, xml_text
 
 REQUEST_MESSAGES = 10
 """API references of Amazon SQS, SendMessageBatch, and Amazon SNS, PublishBatch."""
@@ -23,7 +23,8 @@ def message(
 ) -> Record:
     """An event as an entry of a request.
 
-    The message attributes ``event_id``, ``operation`` and, where there is one, ``namespace`` say which event it is.
+    The message attributes ``event_id``, ``operation`` and, where there is one, ``namespace`` say which event it is;
+    characters that XML has not are in them as JSON escapes them.
     In a FIFO queue or topic, MessageDeduplicationId is the event_id, so that an event sent again within five minutes
     arrives once. What does not fit an id is sent as its SHA-256.
 
@@ -34,9 +35,9 @@ def message(
         group: FIFO: what shares an order. None: nothing does.
     """
     event_id = event.event_id
-    texts = {"event_id": event_id, "operation": event.operation}
-    if event.namespace.db:
-        texts["namespace"] = _without_noncharacters(str(event.namespace).encode()).decode()
+    # Amazon SQS and SNS API references, MessageAttributeValue: as a body, and not empty.
+    given = {"event_id": event_id, "operation": event.operation, "namespace": str(event.namespace)}
+    texts = {name: xml_text(text) for name, text in given.items() if text}
     body = _without_noncharacters(payload)
     entry: dict[str, Any] = {
         body_name: body.decode(),

@@ -9,7 +9,7 @@ from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws import Limits, Record, Refusal, refusals
+from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, xml_text
 from docdb_stream.targets._aws_client import Place
 from docdb_stream.targets._aws_target import BatchTarget
 
@@ -30,7 +30,8 @@ class EventBridgeTarget(BatchTarget):
     """Puts every change event, of every operation, on a bus.
 
     Source is ``docdb-stream``, DetailType the operation, Detail the payload, Time the cluster time, and Resources holds
-    the namespace (``db.coll``), where there is one: rules can match all of them.
+    the namespace (``db.coll``), where there is one: rules can match all of them. Control characters in a name are
+    written as JSON escapes them.
 
     EventBridge delivers in no promised order, and an event can arrive more than once. So no order is kept on the way
     either: several events of a document may share a request.
@@ -115,16 +116,17 @@ class EventBridgeTarget(BatchTarget):
         return Limits(REQUEST_EVENTS, self._event_bytes - 1, self._event_bytes - 1)
 
     def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
-        resources = [str(event.namespace)] if event.namespace.db else []
+        resources = [xml_text(str(event.namespace))] if event.namespace.db else []
+        operation = xml_text(event.operation)
         entry = {
             "EventBusName": self._bus,
             "Source": SOURCE,
-            "DetailType": event.operation,
+            "DetailType": operation,
             "Detail": payload.decode(),
             "Resources": resources,
             "Time": event.cluster_time.as_datetime(),
         }
-        texts = (SOURCE, event.operation, *resources)
+        texts = (SOURCE, operation, *resources)
         size_bytes = len(payload) + TIME_BYTES + sum(len(text.encode()) for text in texts)
         return Record(event, event.event_id, size_bytes, entry)
 

@@ -28,6 +28,7 @@ from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import Place, client
+from docdb_stream.targets._names import distinct_name
 from docdb_stream.targets._payload import render_all
 
 OBJECT_BYTES = 64 * 1024 * 1024
@@ -37,6 +38,8 @@ OBJECT_BYTES = 64 * 1024 * 1024
 _ACTION = "s3:PutObject"
 
 _DAY_S = 86_400
+_KEY_BYTES = 1024
+"""S3 user guide, "Naming Amazon S3 objects". A collection's name has up to 255 bytes, and three times that quoted."""
 _COMPRESS_BYTES = 256 * 1024
 """As much as zlib's own state takes (zlib.h, deflateInit2): collections with fewer bytes than that, and a stream may
 have thousands of them, are compressed at the end, so that memory stays in proportion to what is held."""
@@ -59,7 +62,8 @@ class S3Target:
     namespace and day, sorted by key, have the stream's order, and so have the lines within one. (Two objects that begin
     within one transaction are sorted by their hashes.)
 
-    Names that a path could not hold as they are, are percent-encoded. There is no Content-Encoding: clients that
+    Names that a path could not hold as they are, are percent-encoded; with a hash at its end, a path is cut that would
+    make the key longer than S3's 1,024 bytes. There is no Content-Encoding: clients that
     honour it would unpack the object and keep its name, while Athena, Spark and zcat go by the ``.gz``.
 
     Args:
@@ -132,7 +136,7 @@ class S3Target:
             if lines is None:
                 lines = groups[group] = []
                 if group not in self._objects:
-                    self._objects[group] = _Object(f"{self._prefix}{object_key(event)}")
+                    self._objects[group] = _Object(object_key(event, self._prefix))
             lines.append(payload)
         for group, lines in groups.items():
             self._objects[group].append(b"\n".join([*lines, b""]))
@@ -229,10 +233,11 @@ def _compressor() -> Any:
     return isal_zlib.compressobj(_ISAL_LEVEL, wbits=_GZIP_WINDOW_BITS)
 
 
-def object_key(first: ChangeEvent) -> str:
-    """The key, without the path's prefix, of an object whose first event is this one."""
+def object_key(first: ChangeEvent, prefix: str = "") -> str:
+    """The key of an object whose first event is this one; a name that does not fit is cut (see ``distinct_name``)."""
     time = first.cluster_time
-    names = [quote(name, safe="") for name in first.namespace if name] or ["_"]
     day = time.as_datetime().strftime("%Y/%m/%d")
     digest = hashlib.sha256(first.event_id.encode()).hexdigest()[:16]
-    return f"{'/'.join(names)}/{day}/{time.time:010}-{time.inc:010}-{digest}.jsonl.gz"
+    rest = f"/{day}/{time.time:010}-{time.inc:010}-{digest}.jsonl.gz"
+    names = "/".join([quote(name, safe="") for name in first.namespace if name] or ["_"])
+    return prefix + distinct_name(names, names, _KEY_BYTES - len(f"{prefix}{rest}".encode())) + rest

@@ -5,25 +5,34 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Timestamp
+from bson.errors import InvalidDocument
+from pymongo import MongoClient
+from pymongo.errors import AutoReconnect, DocumentTooLarge, NotPrimaryError
 
 from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import DeadLetters, Letter, dead_letters_for, event_of
+from docdb_stream.dead_letters import DeadLetters, FileDeadLetters, MongoDeadLetters, dead_letters_for
 from docdb_stream.dead_letters_aws import SqsDeadLetters
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.letter import Letter, event_of
 from docdb_stream.local import AwsServer, ReplicaSet
 from docdb_stream.redrive import redrive
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.events import ChangeLog, change_event
 
 pytestmark = pytest.mark.integration
+
+Mongo = MongoClient[dict[str, Any]]
 
 _numbers = itertools.count(1)
 STREAM = "shop.orders"
@@ -177,8 +186,77 @@ class DeadLettersContract:
         self.let_others_read(again)
         assert {letter["event_id"] for letter in place.letters()} == {refused.event_id, other.event_id}
 
+    @pytest.mark.parametrize("size", [20_000, 60_000, 210_000, 2_300_000])
+    def test_an_id_of_any_size_makes_a_letter_that_fits(
+        self, place: DeadLetters, again: DeadLetters, size: int
+    ) -> None:
+        """The token holds the id, in hexadecimal digits."""
+        ids = ["k" * size + end for end in ("", "a", "b")]
+        events = [event_with_its_id_in_the_token(id_) for id_ in ids]
+        for _ in range(2):
+            place.write(STREAM, [Rejection(event, "list", "too large") for event in events])
+        found = {letter["id"]: letter for letter in again.letters(STREAM)}
+        assert len(found) == 3
+        for letter in found.values():
+            texts = {name: text for name, text in letter.items() if name not in ("event", "raw")}
+            assert len(json.dumps(texts)) < 32 * 1024
+            assert letter["document_key"].startswith('{"_id":"kkk')
+        if not isinstance(place, SqsDeadLetters):
+            assert {back.event_id for letter in found.values() if (back := event_of(letter))} == {
+                event.event_id for event in events
+            }
+        elif size > 200_000:
+            assert all("see what changed at cluster_time" in letter["event_omitted"] for letter in found.values())
+        for letter in found.values():
+            again.remove(letter)
+        self.let_others_read(again)
+        assert list(place.letters()) == []
+
+    def test_any_text_fits(self, place: DeadLetters, again: DeadLetters, log: ChangeLog) -> None:
+        """A reason can quote a key, and a name have any characters."""
+        coll, target = "\u8868" * 85, "\u00fc" * 100 + "/\x00?"
+        stream, text = f"{'d' * 63}.{coll}", "\u8868\x01\ufffe\U0001f600" * 300_000
+        event = ChangeLog("d" * 63, coll).insert({"_id": text[:200_000]})
+        place.write(stream, [Rejection(event, target, text)])
+        [found] = again.letters(stream)
+        assert (found["stream"], found["target"], found["namespace"]) == (stream, target, stream)
+        assert found["reason"].startswith(text[:100])
+        assert len(found["reason"].encode()) <= 1024
+        again.remove(found)
+        self.let_others_read(again)
+        assert list(place.letters()) == []
+
+    def test_a_letter_whose_event_cannot_be_read_does_not_stop_a_redrive(
+        self, place: DeadLetters, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        events = log.inserts(4)
+        place.write(STREAM, [Rejection(event, "list", "no") for event in events])
+        letters = list(place.letters(STREAM))
+        for letter, content in zip(
+            letters, ({"event": "{"}, {"raw": "?"}, {"event": '{"a":{"$date":{}}}'}), strict=False
+        ):
+            letter.pop("event")
+            letter |= content
+        monkeypatch.setattr(place, "letters", lambda stream: iter(letters))
+        result = redrive(place, STREAM, [Target(set())])
+        assert (result.delivered, result.without_event, result.left) == (1, 3, 3)
+
     def let_others_read(self, place: DeadLetters) -> None:
         """What a reader has seen may be hidden from others for a while."""
+
+
+def event_with_its_id_in_the_token(id_: str) -> ChangeEvent:
+    data = f"82{1_769_860_800:08X}{1:08X}2B022C0100296E5A1004{id_.encode().hex().upper()}04"
+    return change_event(
+        {
+            "_id": {"_data": data},
+            "operationType": "insert",
+            "clusterTime": Timestamp(1_769_860_800, 1),
+            "fullDocument": {"_id": id_},
+            "ns": {"db": "shop", "coll": "orders"},
+            "documentKey": {"_id": id_},
+        }
+    )
 
 
 def rendered(event: ChangeEvent) -> bytes:
@@ -206,6 +284,20 @@ class Target:
         pass
 
 
+class Raising:
+    """Gives a collection, but raises first, once each of these."""
+
+    def __init__(self, errors: list[Exception], collection: Callable[[], Any] | None = None) -> None:
+        self._errors = errors
+        self._collection = collection
+
+    def __call__(self) -> Any:
+        if self._errors:
+            raise self._errors.pop(0)
+        assert self._collection is not None
+        return self._collection()
+
+
 class TestCollection(DeadLettersContract):
     @pytest.fixture
     def settings(self, replica_set: ReplicaSet, db_name: str) -> Settings:
@@ -222,7 +314,57 @@ class TestCollection(DeadLettersContract):
         place.write(STREAM, [Rejection(event, "kinesis", "too large") for event in (kept, beyond)])
         found = {letter["document_key"]: letter for letter in place.letters()}
         assert found['{"_id":1}']["event"] == kept.extended_json().decode()
-        assert "read the document by its document_key" in found['{"_id":2}']["event_omitted"]
+        assert found['{"_id":2}']["event"] == beyond.extended_json().decode()
+
+    def test_an_event_beyond_it_is_kept_in_parts_which_go_with_it(
+        self, place: DeadLetters, again: DeadLetters, log: ChangeLog, mongo: Mongo, settings: Settings
+    ) -> None:
+        """As one that the server sent split."""
+        text = "\u20ac" * 6_000_000  # no part ends between two characters by chance only
+        event = log.update({"_id": 1, "text": text})
+        kept = mongo[settings.state_db][settings.dead_letters_collection]
+        for _ in range(2):
+            place.write(STREAM, [Rejection(event, "kinesis", "too large")])
+        place.write(STREAM, [Rejection(log.insert({"_id": 2}), "kinesis", "no")])
+        large, small = sorted(again.letters(STREAM), key=lambda letter: letter["document_key"])
+        back = event_of(large)
+        assert back is not None
+        assert back.extended_json() == event.extended_json()
+        assert kept.count_documents({}) > 2
+        again.remove(large)
+        assert [letter["id"] for letter in place.letters()] == [small["id"]]
+        assert kept.count_documents({}) == 1
+
+    def test_a_document_that_is_no_letter_is_passed_over(
+        self, place: DeadLetters, log: ChangeLog, mongo: Mongo, settings: Settings
+    ) -> None:
+        place.write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        mongo[settings.state_db][settings.dead_letters_collection].insert_one({"stream": STREAM})
+        assert len(list(place.letters(STREAM))) == 1
+
+    @pytest.mark.parametrize("raised", [InvalidDocument("x"), DocumentTooLarge("x"), OverflowError(), ValueError()])
+    def test_whatever_the_driver_raises_is_told_with_a_way_out(
+        self, place: DeadLetters, log: ChangeLog, monkeypatch: pytest.MonkeyPatch, raised: Exception
+    ) -> None:
+        monkeypatch.setattr(place, "_collection", Raising([raised]))
+        with pytest.raises(StateStoreError, match=type(raised).__name__) as error:
+            place.write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        assert "DEAD_LETTERS" in error.value.hint
+
+    def test_a_failover_is_bridged(self, place: DeadLetters, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert isinstance(place, MongoDeadLetters)
+        for method in (
+            lambda: place.write(STREAM, [Rejection(event, "list", "no") for event in log.inserts(2)]),
+            lambda: [place.remove(letter) for letter in place.letters()],
+        ):
+            monkeypatch.setattr(
+                place,
+                "_collection",
+                Raising([NotPrimaryError("stepped down"), AutoReconnect("gone")], place._collection),
+            )
+            method()
+            monkeypatch.undo()
+        assert list(place.letters()) == []
 
 
 class TestFile(DeadLettersContract):
@@ -244,6 +386,35 @@ class TestFile(DeadLettersContract):
         assert [letter["event_id"] for letter in place.letters()] == [first.event_id]
         place.write(STREAM, [Rejection(second, "list", "no")])
         assert [letter["event_id"] for letter in place.letters()] == [first.event_id, second.event_id]
+
+    def test_lines_that_are_no_letters_are_passed_over(self, place: DeadLetters, path: Path, log: ChangeLog) -> None:
+        place.write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        with path.open("ab") as file:
+            file.write(b'5\n{}\n\xff\xfe\n\n{"id": 7}\n{"removed": []}\n' + b"[" * 100_000 + b"\n")
+        place.write(STREAM, [Rejection(log.insert({"_id": 2}), "list", "no")])
+        assert [letter["document_key"] for letter in place.letters()] == ['{"_id":1}', '{"_id":2}']
+
+    def test_a_pipe_or_a_device_will_do(self, place: DeadLetters, path: Path, log: ChangeLog) -> None:
+        """There is nothing to sync, and nothing to be read from it again."""
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        place.write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        assert json.loads(os.read(reader, 1 << 16))["document_key"] == '{"_id":1}'
+        os.close(reader)
+        assert list(place.letters()) == []
+        FileDeadLetters("/dev/null").write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        with pytest.raises(StateStoreError, match="No space left on device"):
+            FileDeadLetters("/dev/full").write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+
+    def test_several_may_write_at_once(self, settings: Settings, place: DeadLetters) -> None:
+        def write(number: int) -> None:
+            mine, log = dead_letters_for(settings, None), ChangeLog(coll=f"c{number}")
+            for event in log.inserts(20, size_bytes=100_000):
+                mine.write(STREAM, [Rejection(event, "list", "no")])
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(write, range(4)))
+        assert len(list(place.letters())) == 80
 
     def test_a_letter_written_while_another_is_removed_stays(
         self, place: DeadLetters, again: DeadLetters, log: ChangeLog
@@ -285,6 +456,14 @@ class TestS3(DeadLettersContract):
         place.remove(found)
         assert list(place.letters()) == []
 
+    def test_an_object_that_is_no_letter_is_passed_over(
+        self, settings: Settings, aws: AwsServer, place: DeadLetters, log: ChangeLog
+    ) -> None:
+        place.write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        bucket = str(settings.dead_letters).removesuffix(self.path).removeprefix("s3://")
+        aws.client("s3").put_object(Bucket=bucket, Key=f"a/b/{STREAM}/README", Body=b"\xff")
+        assert len(list(place.letters(STREAM))) == 1
+
     def test_a_bucket_that_is_not_there_is_an_error_with_a_hint(self, log: ChangeLog) -> None:
         settings = Settings(documentdb_uri="mongodb://x/", watched_db_name="shop", dead_letters="s3://nowhere/x")
         place = dead_letters_for(settings, None)
@@ -317,6 +496,27 @@ class SqsContract(DeadLettersContract):
         for handles in place._handles.values():
             for handle in handles.values():
                 place._client.change_message_visibility(QueueUrl=place._url, ReceiptHandle=handle, VisibilityTimeout=0)
+
+    def test_a_message_that_is_no_letter_is_passed_over_and_stays(
+        self, settings: Settings, aws: AwsServer, place: DeadLetters, again: DeadLetters, log: ChangeLog
+    ) -> None:
+        fifo = {"MessageGroupId": "a", "MessageDeduplicationId": "a"} if self.suffix else {}
+        aws.client("sqs").send_message(QueueUrl=settings.dead_letters, MessageBody="hello", **fifo)
+        place.write(STREAM, [Rejection(log.insert({"_id": 1}), "list", "no")])
+        [found] = again.letters(STREAM)
+        again.remove(found)
+
+    def test_a_queue_for_small_messages_takes_small_letters(self, aws: AwsServer, log: ChangeLog) -> None:
+        name = f"small-{next(_numbers)}{self.suffix}"
+        attributes = {"MaximumMessageSize": "4096"} | ({"FifoQueue": "true"} if self.suffix else {})
+        url = aws.client("sqs").create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+        place = SqsDeadLetters(url)
+        place.write(STREAM, [Rejection(log.insert({"_id": 1, "text": "x" * 5_000}), "list", "no")])
+        place.write(STREAM, [Rejection(log.insert({"_id": 2}), "list", "no")])
+        place.write(STREAM, [Rejection(log.insert({"_id": "x" * 9_000}), "list", "y" * 9_000)])
+        found = sorted(place.letters(STREAM), key=lambda letter: letter["document_key"])
+        assert [len(letter["document_key"]) < 2_000 for letter in found] == [True, True, True]
+        assert ["event" in letter for letter in found] == [False, False, True]
 
     def test_a_queue_that_takes_long_to_read_is_read_once(
         self, place: DeadLetters, log: ChangeLog, monkeypatch: pytest.MonkeyPatch

@@ -39,3 +39,15 @@ class TestMongoCheckpointStore(CheckpointStoreContract):
         store.record(LedgerEntry("orders", "stepped-past", before, "too large", after=after))
         [found] = store.ledger()
         assert (found.before, found.after) == (Position(operation_time=Timestamp(1, 1)),) * 2
+
+    def test_the_ledger_holds_positions_of_any_size(self) -> None:
+        """A token holds its document's ``_id``; two of them can be more than a document of the ledger holds."""
+        before, after = (
+            Position.at_token(ResumeToken({"_data": f"82{1_769_860_800 + number:08X}{1:08X}" + "6B" * 4_500_000}))
+            for number in range(2)
+        )
+        store = self.make_store()
+        store.record(LedgerEntry("s", "stepped-past", before, "too large", after=after))
+        store.record(LedgerEntry("s", "stepped-past", after, "too large", after=after))
+        times = [(entry.before.time, entry.after.time) for entry in store.ledger("s") if entry.before and entry.after]
+        assert times == [(before.time, after.time), (after.time, after.time)]

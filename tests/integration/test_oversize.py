@@ -295,10 +295,13 @@ def test_what_a_target_does_not_take_goes_to_the_dead_letters_and_comes_when_it_
     [line] = cli("list", "--json").stdout.splitlines()
     assert json.loads(line) == letter
     still = cli("redrive", KINESIS_RECORD_BYTES="2048")
+    assert still.exit_code == 4, "some stay"
     assert "0 delivered, 1 refused again" in still.stdout
+    assert "1 stay" in still.stderr
     done = cli("redrive")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "1 delivered, 0 refused again" in done.stdout
+    assert cli("redrive").exit_code == 0, "none is left"
     assert delivered(kinesis, db_name) == [1, 3, 2]
     assert letters(settings) == []
     kinesis.close()

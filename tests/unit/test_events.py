@@ -267,3 +267,22 @@ def parts(batch: Batch, limit_bytes: int) -> list[Batch]:
         part, rest = rest.split(limit_bytes)
         found.append(part)
     return found
+
+
+@pytest.mark.parametrize("raised", [OverflowError("x"), KeyError("x"), TypeError(), RecursionError(), SystemError()])
+def test_whatever_rendering_raises_rejects_the_event_and_quotes_nothing(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """It would be raised at every attempt, and each would end the run."""
+
+    def fail(*_: object) -> bytes:
+        raise raised
+
+    event = ChangeLog().insert({"_id": "s3cret", "a": 1})
+    for name in ("extended_json", "plain_json", "key_json"):
+        monkeypatch.setattr(encoding, name, fail)
+    monkeypatch.setattr(sample_payload, "document_json", fail)
+    for rendering in (event.extended_json, event.document_json, event.full_document_json, lambda: event.ordering_key):
+        with pytest.raises(UnrenderableError, match=type(raised).__name__) as error:
+            rendering()
+        assert "s3cret" not in str(error.value)
