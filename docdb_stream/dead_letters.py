@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import bson
 from bson import json_util
 from bson.errors import BSONError
-from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
 from docdb_stream.connection import Connection
@@ -27,6 +26,7 @@ from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.settings import Settings
+from docdb_stream.state import StateCollection
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
@@ -143,36 +143,31 @@ class MongoDeadLetters:
     """A document holds 16 MiB (MongoDB limits), and a letter has other fields."""
 
     def __init__(self, settings: Settings, connection: Connection) -> None:
-        self._settings = settings
         self._connection = connection
+        self._letters = StateCollection(connection, settings.state_db, settings.dead_letters_collection)
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
         try:
             for rejection in rejections:  # one by one: each may be near the size limit of a request
                 found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
-                self._collection().replace_one({"_id": found["id"]}, found, upsert=True)
+                self._letters.replace_one({"_id": found["id"]}, found, upsert=True)
         except PyMongoError as error:
             raise self._trouble(error) from error
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters."""
         try:
-            yield from self._collection().find({} if stream is None else {"stream": stream}, {"_id": 0})
+            yield from self._letters.find({} if stream is None else {"stream": stream}, {"_id": 0})
         except PyMongoError as error:
             raise self._trouble(error) from error
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
         try:
-            self._collection().delete_one({"_id": letter["id"]})
+            self._letters.delete_one({"_id": letter["id"]})
         except PyMongoError as error:
             raise self._trouble(error) from error
-
-    def _collection(self) -> Any:
-        return self._connection.client[self._settings.state_db].get_collection(
-            self._settings.dead_letters_collection, write_concern=WriteConcern(w="majority")
-        )
 
     def _trouble(self, error: PyMongoError) -> StateStoreError:
         trouble = unavailable(error, self._connection.uri)

@@ -23,6 +23,7 @@ from docdb_stream.handlers._runtime import deadline_of, emit, log_failure, logge
 from docdb_stream.metrics import Metric
 from docdb_stream.retry import deadline
 from docdb_stream.settings import Settings
+from docdb_stream.state import StateEvents
 from docdb_stream.target import Target
 from docdb_stream.targets import build_targets
 
@@ -40,7 +41,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     try:
         events = _events(event)
         parts = _parts()
-        return _deliver(parts, events, context)
+        return _deliver(parts, [each for each in events if not parts.state_events.has(each)], context)
     except Exception as error:
         log_failure(error)
         if parts is not None:
@@ -56,6 +57,7 @@ class _Parts:
         self.settings = _settings()
         self.alerts = Alerts(self.settings)
         self.targets: list[Target] = build_targets(self.settings)
+        self.state_events = StateEvents(self.settings)
         self._connection: Connection | None = None
 
     def dead_letters(self) -> DeadLetters:
