@@ -81,7 +81,7 @@ class MongoCheckpointStore:
             update["$set"] |= {"after": position_document(entry.after), "after_time": entry.after.time}
 
         def attempt() -> None:
-            update["$setOnInsert"]["found_at"] = entry.found_at or self._clock.latest()
+            update["$setOnInsert"]["found_at"] = entry.found_at or self._server_now()
             self._ledger.update_one({"_id": key}, update, upsert=True)
 
         self._patiently(attempt)
@@ -109,7 +109,7 @@ class MongoCheckpointStore:
         """
 
         def attempt() -> bool:
-            now = self._clock.latest()
+            now = self._server_now()
             field = f"alerts.{kind}"
             result = self._checkpoints.update_one(
                 {
@@ -197,7 +197,7 @@ class MongoCheckpointStore:
         values = {"position": position_document(position)}
 
         def attempt() -> None:
-            self._update_held(lease, {**values, "updated_at": self._clock.latest()}, {"events": events})
+            self._update_held(lease, {**values, "updated_at": self._server_now()}, {"events": events})
 
         self._patiently(attempt)
 
@@ -211,7 +211,7 @@ class MongoCheckpointStore:
 
     def _update_held(self, lease: Lease, values: Mapping[str, Any], increments: Mapping[str, Any]) -> None:
         """Write only while the lease is held: same epoch, same owner, not run out."""
-        now = self._clock.latest()
+        now = self._server_now()
         # The later of two times, so that a renewal under way beside a save does not shorten the lease.
         update: dict[str, Any] = {"$set": dict(values), "$max": {"lease.expires_at": _expiry(lease, now)}}
         if increments:
@@ -235,7 +235,7 @@ class MongoCheckpointStore:
         process = this_process()
         return {
             "owner": lease.owner,
-            "expires_at": _expiry(lease, self._clock.latest()),
+            "expires_at": _expiry(lease, self._server_now()),
             **({} if process is None else {"process": process}),
         }
 
@@ -245,6 +245,10 @@ class MongoCheckpointStore:
             f"stream {known.stream} is being worked on by {known.owner}",
             hint=f"let that run end; if it died, its lease runs out in {max(0.0, left_s):.0f} s",
         )
+
+    def _server_now(self) -> dt.datetime:
+        """The server's time: the latest that it can be, where that is not certain."""
+        return self._clock.latest()
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt`` again while the connection is in trouble: each is safe to repeat."""
