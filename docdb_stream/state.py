@@ -130,9 +130,9 @@ class StateEvents:
     """Knows the events of the state, of this deployment and of all others, in a stream that covers it.
 
     A stream would otherwise deliver every checkpoint, and each delivery makes one; two streams, each other's. The
-    collections of other deployments become known by the marks of their documents; from then on all their events are
-    recognised, deletes too. Before, an event that shows no document is a user's: such events come one by one, by an
-    operator's hand, and none makes another.
+    documents of other deployments are known by their marks. What shows no document (a delete) goes by its collection:
+    it is the state's while it has shown marked documents and no other. From a collection that has shown none yet it is
+    taken for a user's: such events come one by one, by an operator's hand, and none makes another.
 
     Args:
         settings: Where this deployment keeps its state, which is known from the start.
@@ -140,18 +140,27 @@ class StateEvents:
 
     def __init__(self, settings: Settings) -> None:
         names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
-        self._known = {Namespace(settings.state_db, name) for name in names}
+        self._own = {Namespace(settings.state_db, name) for name in names}
+        self._others: set[Namespace] = set()
+        self._mixed: set[Namespace] = set()
 
     def has(self, event: ChangeEvent) -> bool:
-        """Whether the event is about the state."""
-        if event.namespace in self._known:
+        """Whether the event is about the state. Events are shown in their order."""
+        namespace = event.namespace
+        if namespace in self._own:
             return True
-        if event.raw is None or _MARK_BYTES not in event.raw or not _is_marked(event):
+        known = namespace in self._others
+        if not known and (event.raw is None or _MARK_BYTES not in event.raw):
             return False
-        self._known.add(event.namespace)
-        return True
-
-
-def _is_marked(event: ChangeEvent) -> bool:
-    document = event.full_document
-    return document is not None and document.get(MARK) == str(event.namespace)
+        document = event.full_document
+        if document is None:
+            if event.operation in ("drop", "rename"):  # its name may be anybody's from now on
+                self._others.discard(namespace)
+            return known
+        marked = document.get(MARK) == str(namespace)
+        if not marked:
+            self._mixed.add(namespace)
+            self._others.discard(namespace)
+        elif namespace not in self._mixed:
+            self._others.add(namespace)
+        return marked
