@@ -143,31 +143,34 @@ class MongoDeadLetters:
     """A document holds 16 MiB (MongoDB limits), and a letter has other fields."""
 
     def __init__(self, settings: Settings, connection: Connection) -> None:
+        self._settings = settings
         self._connection = connection
-        self._letters = StateCollection(connection, settings.state_db, settings.dead_letters_collection)
 
     def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters."""
         try:
             for rejection in rejections:  # one by one: each may be near the size limit of a request
                 found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
-                self._letters.replace_one({"_id": found["id"]}, found, upsert=True)
+                self._collection().replace_one({"_id": found["id"]}, found, upsert=True)
         except PyMongoError as error:
             raise self._trouble(error) from error
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters."""
         try:
-            yield from self._letters.find({} if stream is None else {"stream": stream}, {"_id": 0})
+            yield from self._collection().find({} if stream is None else {"stream": stream}, {"_id": 0})
         except PyMongoError as error:
             raise self._trouble(error) from error
 
     def remove(self, letter: Letter) -> None:
         """See DeadLetters."""
         try:
-            self._letters.delete_one({"_id": letter["id"]})
+            self._collection().delete_one({"_id": letter["id"]})
         except PyMongoError as error:
             raise self._trouble(error) from error
+
+    def _collection(self) -> StateCollection:
+        return StateCollection(self._connection, self._settings.state_db, self._settings.dead_letters_collection)
 
     def _trouble(self, error: PyMongoError) -> StateStoreError:
         trouble = unavailable(error, self._connection.uri)

@@ -55,9 +55,19 @@ class StateCollection:
         self._namespace = Namespace(db, name)
         self._mark = {MARK: str(self._namespace)}
 
-    def find_one(self, query: Mapping[str, Any]) -> Document | None:
-        """The document, as every write that was acknowledged before has left it."""
-        found = self._read(lambda collection: collection.find_one(query), "linearizable", "majority", None)
+    def find_one(
+        self, query: Mapping[str, Any], projection: Mapping[str, Any] | None = None, *, latest: bool = False
+    ) -> Document | None:
+        """One document.
+
+        Args:
+            query: Which one.
+            projection: Which of its fields.
+            latest: As every write that was acknowledged before has left it, also right after a failover. Costs the
+                server a round to its majority.
+        """
+        levels = ("linearizable", "majority", None) if latest else ("majority", None)
+        found = self._read(lambda collection: collection.find_one(query, projection), *levels)
         return None if found is None else _unmarked(found)
 
     def find(

@@ -54,7 +54,7 @@ class MongoCheckpointStore:
 
     def load(self, stream: str) -> Checkpoint | None:
         """See CheckpointStore."""
-        found = self._patiently(lambda: self._checkpoints.find_one({"_id": stream}))
+        found = self._patiently(lambda: self._checkpoints.find_one({"_id": stream}, latest=True))
         return None if found is None else checkpoint_from_document(found)
 
     def list(self) -> Sequence[Checkpoint]:
@@ -167,7 +167,9 @@ class MongoCheckpointStore:
         )
         if taken.matched_count == 1:
             return lease
-        winner = checkpoint_from_document(self._found_or_made(stream, scope))
+        winner = checkpoint_from_document(self._checkpoints.find_one({"_id": stream}, latest=True) or {"_id": stream})
+        if winner.owner == owner:  # an earlier attempt was not seen yet
+            return Lease(stream, owner, winner.epoch, duration_s)
         if winner.owner is None:  # its holder came back to release it in this very moment
             return self._acquire(stream, scope, owner, duration_s)
         raise self._held(winner)
@@ -180,7 +182,7 @@ class MongoCheckpointStore:
             # Another run may make it in the meantime: a competitor for the lease like any other.
             with contextlib.suppress(DuplicateKeyError):
                 self._checkpoints.insert_one(new)
-            found = self._checkpoints.find_one({"_id": stream}) or new
+            found = self._checkpoints.find_one({"_id": stream}, latest=True) or new
         return found
 
     def renew(self, lease: Lease) -> None:

@@ -381,6 +381,18 @@ def test_a_renewal_while_it_is_looked_at_keeps_the_lease(
     mine.save(lease, POSITIONS["MongoDB token"])
 
 
+def test_an_old_look_at_ones_own_lease_is_no_competitor(
+    fake: FakeClient, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after a failover even what a majority has may be older than one's own last write."""
+    store = store_on(fake)
+    store.release(store.acquire("s", None, "before", 60))
+    old = state.find_one({"_id": "s"})
+    lease = store.acquire("s", None, "me", 60)
+    monkeypatch.setattr(store, "_found_or_made", lambda *args: old)
+    assert store.acquire("s", None, "me", 60) == lease
+
+
 def test_a_release_while_it_is_looked_at_frees_the_lease(
     fake: FakeClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ class Server:
                 raise OperationFailure("Feature not supported: readConcern", self.code)
             return iter([{"_id": 1, MARK: "docdb_stream.letters", "level": level}])
 
-        return SimpleNamespace(find=find, find_one=lambda query: next(find()))
+        return SimpleNamespace(find=find, find_one=lambda query, projection: next(find()))
 
 
 def collection(server: Server) -> StateCollection:
@@ -46,17 +46,18 @@ def collection(server: Server) -> StateCollection:
 
 
 @pytest.mark.parametrize(
-    ("levels", "one", "all_"),
+    ("levels", "latest", "others"),
     [
         (("linearizable", "majority", None), "linearizable", "majority"),
         (("majority", None), "majority", "majority"),
         ((None,), None, None),
     ],
 )
-def test_state_is_read_as_strictly_as_the_server_can(levels: Any, one: Any, all_: Any) -> None:
+def test_state_is_read_as_strictly_as_the_server_can(levels: Any, latest: Any, others: Any) -> None:
     server = Server(*levels)
-    assert collection(server).find_one({"_id": 1}) == {"_id": 1, "level": one}
-    assert list(collection(server).find({})) == [{"_id": 1, "level": all_}]
+    assert collection(server).find_one({"_id": 1}, latest=True) == {"_id": 1, "level": latest}
+    assert collection(server).find_one({"_id": 1}) == {"_id": 1, "level": others}
+    assert list(collection(server).find({})) == [{"_id": 1, "level": others}]
     for options in server.opened:
         assert options["read_preference"] == ReadPreference.PRIMARY
         assert options["write_concern"].document == {"w": "majority"}
@@ -66,7 +67,7 @@ def test_trouble_is_not_taken_for_a_missing_read_concern() -> None:
     for code in (134, 10107, 13):
         server = Server(code=code)
         with pytest.raises(OperationFailure):
-            collection(server).find_one({"_id": 1})
+            collection(server).find_one({"_id": 1}, latest=True)
         with pytest.raises(OperationFailure):
             list(collection(server).find({}))
         assert len(server.opened) == 2
