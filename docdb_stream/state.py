@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
@@ -38,9 +39,10 @@ supported"."""
 class StateCollection:
     """One collection of the state, and the only way to reach it. The methods are PyMongo's, and raise its errors.
 
-    Everything is read from the primary and acknowledged by a majority, and reads show neither what can be rolled back
-    nor what is out of date. A server without read concerns has nothing of the kind to show: DocumentDB's primary reads
-    what is durable, a standalone mongod is alone.
+    The connection string has no say in it, not even in how dates are decoded. Everything is read from the primary and
+    acknowledged by a majority, and reads show neither what can be rolled back nor what is out of date. A server without
+    read concerns has nothing of the kind to show: DocumentDB's primary reads what is durable, a standalone mongod is
+    alone.
 
     Constructing does no network traffic.
 
@@ -125,6 +127,7 @@ class StateCollection:
     def _open(self, level: str | None = None) -> Collection[Document]:
         return self._connection.client[self._namespace.db].get_collection(
             str(self._namespace.coll),
+            codec_options=CodecOptions(),
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern(level),
             write_concern=WriteConcern(w="majority"),

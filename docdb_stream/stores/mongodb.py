@@ -156,12 +156,12 @@ class MongoCheckpointStore:
             raise self._held(known)
         lease = Lease(stream, owner, known.epoch + 1, duration_s)
         taken = self._checkpoints.update_one(
-            # As it was seen, the time included: a renewal changes nothing else. Null finds what is not there.
+            # The time, too: a renewal changes nothing else.
             {
                 "_id": stream,
-                "epoch": found.get("epoch"),
-                "lease.owner": seen.get("owner"),
-                "lease.expires_at": seen.get("expires_at"),
+                "epoch": _as_seen(found.get("epoch")),
+                "lease.owner": _as_seen(seen.get("owner")),
+                "lease.expires_at": _as_seen(seen.get("expires_at")),
             },
             {"$set": {"epoch": lease.epoch, "lease": self._lease_document(lease)}},
         )
@@ -275,6 +275,10 @@ def _passes(error: PyMongoError) -> bool:
 
 def _expiry(lease: Lease, now: dt.datetime) -> dt.datetime:
     return now + dt.timedelta(seconds=lease.duration_s)
+
+
+def _as_seen(value: Any) -> Any:
+    return {"$exists": False} if value is None else value
 
 
 def _scope_document(scope: Namespace | None) -> dict[str, str]:

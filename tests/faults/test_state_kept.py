@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 HOSTILE = (
     "readPreference=secondary&readPreferenceTags=&maxStalenessSeconds=120&readConcernLevel=available&w=0&journal=false"
-    "&wtimeoutMS=1"
+    "&wtimeoutMS=1&datetime_conversion=DATETIME_MS&tz_aware=true"
 )
 """Everything that a connection string can say against reading and writing the state safely."""
 
