@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from bson.errors import BSONError
-from pymongo import ReadPreference, WriteConcern
 from pymongo.errors import PyMongoError
 
 from docdb_stream.connection import Connection
@@ -28,6 +27,7 @@ from docdb_stream.errors import StateStoreError
 from docdb_stream.letter import Letter, letter, letter_from, letter_from_json
 from docdb_stream.server_errors import Verdict, classify
 from docdb_stream.settings import Settings
+from docdb_stream.state import StateCollection
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
@@ -124,18 +124,15 @@ class MongoDeadLetters:
         if parts is not None:
             ids = [_part_id(found, number) for number in range(parts["count"])]
             read = [self._ask(lambda id_=id_: self._collection().find_one({"_id": id_})) for id_ in ids]  # type: ignore[misc]
-            if None in read:
+            there = [part["content"] for part in read if part is not None]
+            if len(there) < len(read):
                 found["event_omitted"] = "a part of it is not there any more"
             else:
-                found[parts["of"]] = b"".join(part["content"] for part in read).decode()
+                found[parts["of"]] = b"".join(there).decode()
         return found
 
-    def _collection(self) -> Any:
-        return self._connection.client[self._settings.state_db].get_collection(
-            self._settings.dead_letters_collection,
-            write_concern=WriteConcern(w="majority"),
-            read_preference=ReadPreference.PRIMARY,
-        )
+    def _collection(self) -> StateCollection:
+        return StateCollection(self._connection, self._settings.state_db, self._settings.dead_letters_collection)
 
     def _ask(self, request: Callable[[], T]) -> T:
         """The answer to a request that is safe to repeat, which is done while its trouble passes."""

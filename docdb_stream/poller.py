@@ -19,7 +19,7 @@ from docdb_stream.run import Run, RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource, MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Target
+from docdb_stream.target import Target, distinct
 
 
 class Poller:
@@ -29,8 +29,11 @@ class Poller:
         settings: The stream.
         source: Where events come from; opened at the checkpoint by each run.
         store: Where checkpoints are.
-        targets: Where events go.
+        targets: Where events go: at least one, each with a name of its own.
         dead_letters: Where rejections go.
+
+    Raises:
+        ConfigError: There is no target, or two have the same name.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Poller:
         self.settings = settings
         self._source = source
         self._store = store
-        self._delivery = Delivery(targets)
+        self._delivery = Delivery(distinct(targets))
         self._dead_letters = dead_letters
         self._connection: Connection | None = None
         self.alerts = Alerts(settings)
@@ -63,12 +66,13 @@ class Poller:
                 of its own.
 
         Raises:
-            ConfigError: The settings cannot be used, or switch no target on.
+            ConfigError: The settings cannot be used or switch no target on, or the targets are none or share a name.
         """
         if targets is None:
             from docdb_stream.targets import build_targets
 
             targets = build_targets(settings)
+        targets = distinct(targets)  # before a connection is made that nobody would close
         own = Connection(settings) if connection is None else None
         connection = connection or own
         assert connection is not None

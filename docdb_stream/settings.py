@@ -158,7 +158,11 @@ class Settings(BaseModel):
         "(3 hours unless changed, 7 days at most), or MongoDB's oplog window. Only for the headroom metric.",
     )
     lease_seconds: float = Field(
-        default=60, gt=0, le=3600, description="Seconds after which the lease of a run that died is free again."
+        default=60,
+        gt=0,
+        le=3600,
+        description="Seconds after which the lease of a run that died is free again. When following, 10 at most; at "
+        "once on the same machine (Linux), where the process is provably gone.",
     )
 
     # The state

@@ -21,10 +21,11 @@ from docdb_stream.connection import Connection
 from docdb_stream.cursor import ChangeStreamCursor, Reply
 from docdb_stream.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import BATCH_BYTES, Batch, ChangeEvent, Namespace, Position, ResumeToken
+from docdb_stream.events import BATCH_BYTES, Batch, ChangeEvent, Position, ResumeToken
 from docdb_stream.oversize import CUTS, OversizeEventError, read_oversize
 from docdb_stream.server_errors import Verdict, classify, is_cut_off, is_unknown_option
 from docdb_stream.settings import Settings, StartAt
+from docdb_stream.state import StateEvents
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +92,8 @@ class MongoChangeSource:
         self._settings = settings
         self._connection = connection
         self._cursor = ChangeStreamCursor(connection, settings.scope)
-        # A stream that covers the state database would otherwise deliver every checkpoint, and each delivery makes one.
         # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
-        self._own_namespaces = _covered_state_namespaces(settings)
+        self._state_events = StateEvents(settings) if settings.scope is None or settings.scope.coll is None else None
         self._position = Position()
         self._batch_size = settings.batch_size
         self._fitting = FIRST_REPLY_EVENTS
@@ -194,10 +194,10 @@ class MongoChangeSource:
         return min(self._batch_size, self._fitting)
 
     def _wanted(self, events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
-        """Those that are neither of this package's own state nor before the position."""
+        """Those that are neither a docdb-stream's state nor before the position."""
         wanted = list(events)
-        if self._own_namespaces:
-            wanted = [event for event in wanted if event.namespace not in self._own_namespaces]
+        if self._state_events is not None:
+            wanted = [event for event in wanted if not self._state_events.has(event)]
         if self._skip_until is not None and wanted:
             skip_until = self._skip_until
             wanted = [event for event in wanted if event.cluster_time > skip_until]
@@ -356,12 +356,3 @@ class MongoChangeSource:
 
 def _no_change_streams(why: str) -> SourceUnavailableError:
     return SourceUnavailableError(f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT)
-
-
-def _covered_state_namespaces(settings: Settings) -> frozenset[Namespace]:
-    """The namespaces of this package's own state that lie within what is watched as a whole."""
-    scope = settings.scope
-    if scope is not None and (scope.coll is not None or scope.db != settings.state_db):
-        return frozenset()
-    names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
-    return frozenset(Namespace(settings.state_db, name) for name in names)

@@ -5,10 +5,12 @@ Owns the protocol and the rejection. Does not run targets (``delivery``) and kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent
 
 
@@ -109,3 +111,22 @@ class Paced(Protocol):
         """BSON bytes of events to hand over at a time, at most, but one event at least; None: as they come. Read before
         each hand-over, from another thread."""
         ...
+
+
+def distinct(targets: Iterable[Target]) -> list[Target]:
+    """The targets of one stream, once it is sure that there are some and that each has a name of its own.
+
+    Raises:
+        ConfigError: Without a target events would be passed and delivered nowhere. Of two with one name, figures and
+            dead letters would not say which is meant.
+    """
+    found = list(targets)
+    if not found:
+        raise ConfigError("there is no target: events would be passed and delivered nowhere", hint="give at least one")
+    twice = [name for name, count in Counter(target.name for target in found).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"several targets have the name {', '.join(twice)}",
+            hint="give each a name of its own: dead letters are delivered again by it",
+        )
+    return found

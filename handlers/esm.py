@@ -23,6 +23,7 @@ from docdb_stream.handlers._runtime import emit, end_of, log_failure, logger, no
 from docdb_stream.metrics import Metric
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
+from docdb_stream.state import StateEvents
 from docdb_stream.targets import build_targets
 
 
@@ -40,7 +41,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     try:
         events = _events(event)
         parts = _parts()
-        return _deliver(parts, events, end)
+        return _deliver(parts, [each for each in events if not parts.state_events.has(each)], end)
     except Exception as error:
         log_failure(error)
         if parts is not None:
@@ -57,6 +58,7 @@ class _Parts:
         self.settings = _settings()
         self.alerts = Alerts(self.settings)
         self.delivery = Delivery(build_targets(self.settings))
+        self.state_events = StateEvents(self.settings)
         self._connection: Connection | None = None
 
     def dead_letters(self) -> DeadLetters:

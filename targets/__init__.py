@@ -12,7 +12,7 @@ from typing import Any
 
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.settings import Settings
-from docdb_stream.target import Target
+from docdb_stream.target import Target, distinct
 
 TARGETS: dict[str, str] = {
     "kinesis": "docdb_stream.targets.kinesis:KinesisTarget",
@@ -50,7 +50,8 @@ def build_targets(settings: Settings) -> list[Target]:
     """Construct every target that ``settings`` switch on, in the order of TARGETS, then those of other packages.
 
     Raises:
-        ConfigError: None is switched on, one is unknown, a package is missing, or a target's settings are wrong.
+        ConfigError: None is switched on, one is unknown, a package is missing, a target's settings are wrong, or two
+            have the same name.
     """
     names = [name for name, switch in SWITCHES.items() if getattr(settings, switch)]
     if not names and not settings.extra_targets:
@@ -60,7 +61,7 @@ def build_targets(settings: Settings) -> list[Target]:
         )
     classes = [(name, _load(TARGETS[name])) for name in names]
     classes += [(name, _registered(name)) for name in settings.extra_targets]
-    return [_construct(name, found, settings) for name, found in classes]
+    return distinct(_construct(name, found, settings) for name, found in classes)
 
 
 def _load(where: str) -> Any:

@@ -9,64 +9,59 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import bson
 from bson import Timestamp
-from pymongo import WriteConcern
-from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
-from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, Lease, LedgerEntry
+from docdb_stream.checkpoint import FORMAT_VERSION, LOST_HINT, Checkpoint, Lease, LedgerEntry
 from docdb_stream.connection import Connection, is_sign_in_refused
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
+from docdb_stream.owner import is_gone, this_process
 from docdb_stream.settings import Settings
+from docdb_stream.state import StateCollection
+from docdb_stream.stores.server_clock import ServerClock
 
 T = TypeVar("T")
 
 list_ = list  # the store's own method of that name hides the built-in one within the class
 
-_CLOCK_TRUSTED_S = 300.0
-"""How long the measured difference to the server's clock is used before it is measured again."""
-
 
 class MongoCheckpointStore:
     """A CheckpointStore in ``STATE_DB.STATE_COLLECTION``.
 
-    Leases run by the server's clock, so that the clocks of those who compete for one need not agree. Every write is
-    acknowledged by a majority: a failover does not undo it.
+    Leases run by the server's clock, so that the clocks of those who compete for one need not agree. A lease is taken
+    on condition that it is still as it was seen, so that what was seen may be old.
 
     Constructing does no network traffic.
 
     Args:
         settings: The cluster and the state database.
         connection: To the cluster; its owner closes it.
+        clock: The server's; tests pass one with a clock of their own.
     """
 
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(self, settings: Settings, connection: Connection, clock: ServerClock | None = None) -> None:
         self._settings = settings
         self._connection = connection
-        self._clock_offset_s = 0.0
-        self._clock_read_at_s = float("-inf")
-
-    @property
-    def _collection(self) -> Collection[dict[str, Any]]:
-        return self._connection.client[self._settings.state_db].get_collection(
-            self._settings.state_collection, write_concern=WriteConcern(w="majority")
-        )
+        self._checkpoints = StateCollection(connection, settings.state_db, settings.state_collection)
+        self._ledger = StateCollection(connection, settings.state_db, settings.ledger_collection)
+        self._clock = clock or ServerClock(connection)
 
     def load(self, stream: str) -> Checkpoint | None:
         """See CheckpointStore."""
-        found = self._patiently(lambda: self._collection.find_one({"_id": stream}))
+        found = self._patiently(lambda: self._checkpoints.find_one({"_id": stream}, latest=True))
         return None if found is None else checkpoint_from_document(found)
 
     def list(self) -> Sequence[Checkpoint]:
         """See CheckpointStore."""
-        found = self._patiently(lambda: list_(self._collection.find({"version": {"$exists": True}}).sort("_id", 1)))
+        found = self._patiently(
+            lambda: list_(self._checkpoints.find({"version": {"$exists": True}}, sort=[("_id", 1)]))
+        )
         return [checkpoint_from_document(document) for document in found]
 
     def record(self, entry: LedgerEntry) -> None:
@@ -86,16 +81,15 @@ class MongoCheckpointStore:
             update["$set"] |= {"after": _ledger_position(entry.after), "after_time": entry.after.time}
 
         def attempt() -> None:
-            now = entry.found_at or self._server_now()
-            update["$setOnInsert"]["found_at"] = now
-            self._ledger_collection.update_one({"_id": key}, update, upsert=True)
+            update["$setOnInsert"]["found_at"] = entry.found_at or self._server_now()
+            self._ledger.update_one({"_id": key}, update, upsert=True)
 
         self._patiently(attempt)
 
     def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
         """See CheckpointStore."""
         query = {} if stream is None else {"stream": stream}
-        found = self._patiently(lambda: list_(self._ledger_collection.find(query).sort("found_at", 1)))
+        found = self._patiently(lambda: list_(self._ledger.find(query, sort=[("found_at", 1)])))
         return [
             LedgerEntry(
                 stream=document["stream"],
@@ -108,12 +102,6 @@ class MongoCheckpointStore:
             for document in found
         ]
 
-    @property
-    def _ledger_collection(self) -> Collection[dict[str, Any]]:
-        return self._connection.client[self._settings.state_db].get_collection(
-            self._settings.ledger_collection, write_concern=WriteConcern(w="majority")
-        )
-
     def alert_is_due(self, stream: str, kind: str, interval_s: float) -> bool:
         """Whether no alert of this kind was sent for the stream in the last ``interval_s`` seconds; if so, notes one.
 
@@ -123,14 +111,14 @@ class MongoCheckpointStore:
         def attempt() -> bool:
             now = self._server_now()
             field = f"alerts.{kind}"
-            result = self._collection.update_one(
+            result = self._checkpoints.update_one(
                 {
                     "_id": stream,
                     "$or": [{field: {"$exists": False}}, {field: {"$lte": now - dt.timedelta(seconds=interval_s)}}],
                 },
                 {"$set": {field: now}},
             )
-            return result.matched_count == 1 or self._collection.count_documents({"_id": stream}, limit=1) == 0
+            return result.matched_count == 1 or self._checkpoints.find_one({"_id": stream}) is None
 
         return self._patiently(attempt)
 
@@ -143,7 +131,7 @@ class MongoCheckpointStore:
             return None
         query: dict[str, Any] = {"dbWatched": scope.db, "currentState": True}
         query |= {"db_level": True} if scope.coll is None else {"collectionWatched": scope.coll}
-        found = self._patiently(lambda: self._collection.find_one(query))
+        found = self._patiently(lambda: self._checkpoints.find_one(query))
         token = (found or {}).get("lastProcessed")
         return Position.at_token(ResumeToken(token)) if isinstance(token, Mapping) and token.get("_data") else None
 
@@ -152,55 +140,73 @@ class MongoCheckpointStore:
         return self._patiently(lambda: self._acquire(stream, scope, owner, duration_s))
 
     def _acquire(self, stream: str, scope: Namespace | None, owner: str, duration_s: float) -> Lease:
-        found = self._collection.find_one({"_id": stream})
-        if found is None:
-            # Another run may make it in the meantime: a competitor for the lease like any other.
-            with contextlib.suppress(DuplicateKeyError):
-                self._collection.insert_one(
-                    {"_id": stream, "version": FORMAT_VERSION, "scope": _scope_document(scope), "epoch": 0, "events": 0}
-                )
-            found = self._collection.find_one({"_id": stream}) or {"epoch": 0}
-        known = checkpoint_from_document({"_id": stream, **found})
+        self._clock.ask()
+        found = self._found_or_made(stream, scope)
+        known = checkpoint_from_document(found)
         if known.scope != scope and "scope" in found:
             raise ConfigError(
                 f"the checkpoint {stream} belongs to another namespace than this stream watches",
                 hint="give the stream another STREAM_NAME; a checkpoint never moves between namespaces",
             )
-        now = self._server_now()
-        if known.owner == owner:  # the reply to an earlier attempt was lost
+        seen = found.get("lease") or {}
+        runs = known.expires_at is not None and known.expires_at > self._clock.earliest()
+        if runs and known.owner == owner:  # the reply to an earlier attempt was lost
             return Lease(stream, owner, known.epoch, duration_s)
-        if known.owner is not None and known.expires_at is not None and known.expires_at > now:
-            raise self._held(known, now)
+        if runs and not is_gone(seen.get("process")):
+            raise self._held(known)
         lease = Lease(stream, owner, known.epoch + 1, duration_s)
-        taken = self._collection.update_one(
-            {"_id": stream, "epoch": found.get("epoch")},
-            {"$set": {"epoch": lease.epoch, "lease": self._lease_document(lease, now)}},
+        taken = self._checkpoints.update_one(
+            # The time, too: a renewal changes nothing else.
+            {
+                "_id": stream,
+                "epoch": _as_seen(found.get("epoch")),
+                "lease.owner": _as_seen(seen.get("owner")),
+                "lease.expires_at": _as_seen(seen.get("expires_at")),
+            },
+            {"$set": {"epoch": lease.epoch, "lease": self._lease_document(lease)}},
         )
-        if taken.matched_count == 0:
-            winner = self._collection.find_one({"_id": stream}) or {}
-            if (winner.get("lease") or {}).get("owner") == owner:
-                return lease
-            raise self._held(checkpoint_from_document({"_id": stream, **winner}), now)
-        return lease
+        if taken.matched_count == 1:
+            return lease
+        winner = checkpoint_from_document(self._checkpoints.find_one({"_id": stream}, latest=True) or {"_id": stream})
+        if winner.owner == owner:  # an earlier attempt was not seen yet
+            return Lease(stream, owner, winner.epoch, duration_s)
+        if winner.owner is None:  # its holder came back to release it in this very moment
+            return self._acquire(stream, scope, owner, duration_s)
+        raise self._held(winner)
+
+    def _found_or_made(self, stream: str, scope: Namespace | None) -> dict[str, Any]:
+        """The stream's document."""
+        found = self._checkpoints.find_one({"_id": stream})
+        if found is None:
+            new = {"_id": stream, "version": FORMAT_VERSION, "scope": _scope_document(scope), "epoch": 0, "events": 0}
+            # Another run may make it in the meantime: a competitor for the lease like any other.
+            with contextlib.suppress(DuplicateKeyError):
+                self._checkpoints.insert_one(new)
+            found = self._checkpoints.find_one({"_id": stream}, latest=True) or new
+        return found
 
     def renew(self, lease: Lease) -> None:
         """See CheckpointStore."""
-        self._patiently(lambda: self._update_held(lease, {}, {}))
+
+        def attempt() -> None:
+            self._clock.ask()
+            self._update_held(lease, {}, {})
+
+        self._patiently(attempt)
 
     def save(self, lease: Lease, position: Position, events: int = 0) -> None:
         """See CheckpointStore."""
         values = {"position": position_document(position)}
 
         def attempt() -> None:
-            now = self._server_now()
-            self._update_held(lease, {**values, "updated_at": now}, {"events": events})
+            self._update_held(lease, {**values, "updated_at": self._server_now()}, {"events": events})
 
         self._patiently(attempt)
 
     def release(self, lease: Lease) -> None:
         """See CheckpointStore."""
         self._patiently(
-            lambda: self._collection.update_one(
+            lambda: self._checkpoints.update_one(
                 {"_id": lease.stream, "epoch": lease.epoch, "lease.owner": lease.owner}, {"$unset": {"lease": ""}}
             )
         )
@@ -208,10 +214,11 @@ class MongoCheckpointStore:
     def _update_held(self, lease: Lease, values: Mapping[str, Any], increments: Mapping[str, Any]) -> None:
         """Write only while the lease is held: same epoch, same owner, not run out."""
         now = self._server_now()
-        update: dict[str, Any] = {"$set": {**values, "lease": self._lease_document(lease, now)}}
+        # The later of two times, so that a renewal under way beside a save does not shorten the lease.
+        update: dict[str, Any] = {"$set": dict(values), "$max": {"lease.expires_at": _expiry(lease, now)}}
         if increments:
             update["$inc"] = dict(increments)
-        result = self._collection.update_one(
+        result = self._checkpoints.update_one(
             {
                 "_id": lease.stream,
                 "epoch": lease.epoch,
@@ -223,32 +230,27 @@ class MongoCheckpointStore:
         if result.matched_count == 0:
             raise CheckpointConflictError(
                 f"the lease on stream {lease.stream} is lost: it ran out or another run took it",
-                hint="nothing is lost: the next run goes on from the checkpoint. If this happens often, raise "
-                "LEASE_SECONDS",
+                hint=LOST_HINT,
             )
 
-    def _lease_document(self, lease: Lease, now: dt.datetime) -> dict[str, Any]:
-        return {"owner": lease.owner, "expires_at": now + dt.timedelta(seconds=lease.duration_s)}
+    def _lease_document(self, lease: Lease) -> dict[str, Any]:
+        process = this_process()
+        return {
+            "owner": lease.owner,
+            "expires_at": _expiry(lease, self._server_now()),
+            **({} if process is None else {"process": process}),
+        }
 
-    def _held(self, known: Checkpoint, now: dt.datetime) -> LeaseHeldError:
-        left_s = (known.expires_at - now).total_seconds() if known.expires_at else 0.0
+    def _held(self, known: Checkpoint) -> LeaseHeldError:
+        left_s = (known.expires_at - self._clock.earliest()).total_seconds() if known.expires_at else 0.0
         return LeaseHeldError(
             f"stream {known.stream} is being worked on by {known.owner}",
             hint=f"let that run end; if it died, its lease runs out in {max(0.0, left_s):.0f} s",
         )
 
     def _server_now(self) -> dt.datetime:
-        """The server's time, from this machine's clock and the difference measured a while ago."""
-        if time.monotonic() - self._clock_read_at_s > _CLOCK_TRUSTED_S:
-            before = time.time()
-            local = self._connection.client.admin.command("hello").get("localTime")
-            if isinstance(local, dt.datetime):
-                server_s = local.replace(tzinfo=dt.UTC).timestamp()
-                self._clock_offset_s = server_s - (before + time.time()) / 2
-            self._clock_read_at_s = time.monotonic()
-        # Milliseconds, as BSON keeps them, so that a time compares equal to itself after it was stored.
-        now_ms = int((time.time() + self._clock_offset_s) * 1000)
-        return dt.datetime.fromtimestamp(now_ms / 1000, dt.UTC)
+        """The server's time: the latest that it can be, where that is not certain."""
+        return self._clock.latest()
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt`` again while the connection is in trouble: each is safe to repeat."""
@@ -262,12 +264,21 @@ class MongoCheckpointStore:
             raise StateStoreError(f"{where}{trouble}", hint=trouble.hint) from error
 
 
-# An election or a shutdown under way, by the codes that the retryable writes specification calls retryable.
-_PASSING_CODES = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+# An election or a shutdown under way, by the codes that the retryable writes specification calls retryable, and
+# ReadConcernMajorityNotAvailableYet (134), which a member says that has just started.
+_PASSING_CODES = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
 
 def _passes(error: PyMongoError) -> bool:
     return isinstance(error, AutoReconnect) or (isinstance(error, OperationFailure) and error.code in _PASSING_CODES)
+
+
+def _expiry(lease: Lease, now: dt.datetime) -> dt.datetime:
+    return now + dt.timedelta(seconds=lease.duration_s)
+
+
+def _as_seen(value: Any) -> Any:
+    return {"$exists": False} if value is None else value
 
 
 def _scope_document(scope: Namespace | None) -> dict[str, str]:

@@ -193,6 +193,16 @@ class CheckpointStoreContract:
         assert second.epoch == first.epoch + 1
         assert _loaded(store, "s").owner == "you"
 
+    def test_its_holder_takes_a_lease_that_ran_out_under_the_next_epoch(self, store: CheckpointStore) -> None:
+        first = store.acquire("s", None, "me", self.short_lease_s)
+        self.let_expire(first)
+        second = store.acquire("s", None, "me", 60)
+        assert second.epoch == first.epoch + 1, "that it is the next one proves that nobody was between"
+        store.save(second, POSITIONS["MongoDB token"])
+        with pytest.raises(CheckpointConflictError):
+            store.save(first, POSITIONS["operation time"])
+        assert _loaded(store, "s").position == POSITIONS["MongoDB token"]
+
     def test_a_stale_holder_saves_nothing(self, store: CheckpointStore, other: CheckpointStore) -> None:
         stale = store.acquire("s", None, "me", self.short_lease_s)
         self.let_expire(stale)

@@ -1,8 +1,11 @@
 import datetime as dt
+from types import SimpleNamespace
 
 import pytest
 
 from docdb_stream.checkpoint import CheckpointStore, Lease
+from docdb_stream.errors import LeaseHeldError
+from docdb_stream.stores import memory
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.testing.store_contract import CheckpointStoreContract
 
@@ -28,3 +31,20 @@ class TestMemoryCheckpointStore(CheckpointStoreContract):
         found = self.store.load("s")
         assert found is not None
         assert found.expires_at == self.now + dt.timedelta(seconds=60)
+
+
+class Stepped(dt.datetime):
+    """The machine's clock, set 90 s ahead."""
+
+    @classmethod
+    def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]
+        return dt.datetime.now(tz) + dt.timedelta(seconds=90)
+
+
+def test_a_step_of_the_machines_clock_takes_no_live_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryCheckpointStore()
+    lease = store.acquire("s", None, "me", 60)
+    monkeypatch.setattr(memory, "dt", SimpleNamespace(datetime=Stepped, timedelta=dt.timedelta, UTC=dt.UTC))
+    with pytest.raises(LeaseHeldError):
+        store.acquire("s", None, "you", 60)
+    store.renew(lease)

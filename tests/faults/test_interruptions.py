@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,36 @@ def test_a_server_that_hangs_for_a_while_is_waited_for(documentdb: Place, mongo:
         place.go_on()
         wait_for(lambda: len(target.events) == 100, "events")
     assert target.ids == list(range(100))
+
+
+def test_a_cluster_that_is_away_for_longer_than_the_lease_is_waited_for(
+    documentdb: Place, mongo: Client, db_name: str
+) -> None:
+    """Nobody can have taken the lease meanwhile: the run takes it again and goes on, so nothing comes twice."""
+    place = documentdb()
+    settings, target = stream(place.uri, db_name, lease_seconds=1.5, state_sync_count=1000), ListTarget()
+    state, orders = mongo[settings.state_db][settings.state_collection], mongo[db_name].orders
+    with following(settings, target):
+        wait_for(lambda: "getMore" in place.commands, "the stream is open")
+        orders.insert_many([{"_id": number} for number in range(50)])
+        wait_for(lambda: len(target.events) == 50, "events before")
+        place.hang()
+        expired = state.find_one({"_id": settings.stream_name})
+        assert expired is not None
+        wait_for(lambda: now(mongo) > expired["lease"]["expires_at"] + dt.timedelta(seconds=0.5), "the lease ran out")
+        place.go_on()
+        orders.insert_many([{"_id": number} for number in range(50, 100)])
+        wait_for(lambda: len(target.events) >= 100, "events after", timeout_s=40)
+        taken = state.find_one({"_id": settings.stream_name})
+        assert taken is not None
+        assert taken["epoch"] == expired["epoch"] + 1
+    assert target.ids == list(range(100))
+
+
+def now(mongo: Client) -> dt.datetime:
+    """The server's time."""
+    found: dt.datetime = mongo.admin.command("hello")["localTime"]
+    return found
 
 
 # One at a time

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -464,6 +466,45 @@ def test_a_lease_held_elsewhere(stream: Stream, cli: Any) -> None:
     assert stream.lines() == []
     assert cli.run("run", **stream.environment()).returncode == 0
     assert len(stream.lines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no proof that the owner is gone")
+@pytest.mark.parametrize("follow", [["--follow"], []], ids=["following", "once"])
+def test_after_a_kill_the_next_run_need_not_wait(stream: Stream, cli: Any, follow: list[str]) -> None:
+    stream.run()
+    stream.db.orders.insert_many([{"_id": number} for number in range(20_000 if not follow else 20)])
+    killed = cli.start("run", *follow, **stream.environment(MAX_LOOP="0", BATCH_SIZE="10"))
+    wait_until(lambda: stream.line_count() > 10, "lines", timeout_s=40)
+    held = stream.checkpoint()
+    assert held is not None
+    assert held.owner is not None
+    assert f":{killed.pid}:" in held.owner
+    refused = cli.run("run", **stream.environment())
+    assert refused.returncode == 6, "a live lease is not taken"
+    killed.kill()  # and not waited for, as a supervisor may be slow
+    done = cli.run("run", "--json", **stream.environment(MAX_LOOP="0"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["caught_up"]
+    killed.wait()
+
+
+def test_a_run_that_follows_has_a_short_lease(stream: Stream) -> None:
+    limit, durations = Deadline(), []
+
+    def look(result: RunResult) -> None:
+        found = stream.checkpoint()
+        assert found is not None
+        assert found.expires_at is not None
+        durations.append((found.expires_at - dt.datetime.now(dt.UTC)).total_seconds())
+        limit.stop.set()
+
+    for settings in ({}, {"lease_seconds": 5}):
+        limit.stop.clear()
+        stream.db.orders.insert_one({})
+        with Poller.from_settings(stream.settings(start_at="earliest", **settings), [stream.target]) as poller:
+            poller.run(limit=limit, follow=True, progress=look)
+    assert 5 < durations[0] < 11
+    assert durations[-1] < 6
 
 
 def test_a_killed_run_loses_nothing_and_keeps_the_order(stream: Stream, cli: Any) -> None:

@@ -153,6 +153,15 @@ def test_a_batch_of_any_size_is_delivered_in_order(
     assert max(len(batch) for batch in built[0].batches) <= 1000
 
 
+def test_the_state_of_docdb_stream_is_left_out(built: list[ListTarget]) -> None:
+    """A dead letter in what is watched would otherwise be an event, and perhaps a dead letter again."""
+    mine, others = ChangeLog("docdb_stream", "checkpoints_dead_letters"), ChangeLog("sync", "letters")
+    event = ChangeLog().insert({"_id": 1, "docdb_stream_state": "sync.letters"})
+    letters = [mine.insert({"_id": 1}), others.insert({"_id": 1, "docdb_stream_state": "sync.letters"})]
+    assert esm.handler(payload([canonical(each) for each in (*letters, event)]), Context())["events"] == 1
+    assert [found.event_id for found in built[0].events] == [event.event_id]
+
+
 def test_an_empty_batch_is_no_error(built: list[ListTarget]) -> None:
     assert esm.handler(payload([]), Context())["events"] == 0
 

@@ -6,6 +6,9 @@ The contract on the real server is in tests/contract/test_mongodb_store.
 from __future__ import annotations
 
 import datetime as dt
+import json
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -19,12 +22,13 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from docdb_stream import retry
 from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointStore, Lease
 from docdb_stream.connection import Connection
-from docdb_stream.errors import ConfigError, StateStoreError
+from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
+from docdb_stream.owner import this_process
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.stores import mongodb
 from docdb_stream.stores.mongodb import MongoCheckpointStore, checkpoint_from_document, position_document
+from docdb_stream.stores.server_clock import TRUSTED_S, ServerClock
 from docdb_stream.testing.store_contract import POSITIONS, CheckpointStoreContract
 
 SETTINGS = Settings(documentdb_uri="mongodb://127.0.0.1:1/?replicaSet=rs0", state_db="sync", state_collection="state")
@@ -32,28 +36,38 @@ HEX = "8269A2B3C4000000012B022C0100296E5A1004A0B1C2D3E4F5061728394A5B6C7D8E9F04"
 
 
 class Clock:
-    """The time of this machine and that of the server, which differ."""
+    """The clocks of this machine and that of the server, which differ."""
 
     def __init__(self) -> None:
-        self.local_s = 1_769_860_800.0
-        self.ahead_s = 3600.0
+        self.elapsed_s = 5_000.0
+        self.wall_s = 1_769_860_800.0
+        self.server_s = self.wall_s + 3600.0
+        self.asked = 0
 
-    def time(self) -> float:
-        return self.local_s
+    def go_on(self, seconds: float) -> None:
+        self.elapsed_s += seconds
+        self.wall_s += seconds
+        self.server_s += seconds
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    def hello(self) -> dict[str, Any]:
+        self.asked += 1
+        return {"ok": 1.0, "localTime": self.server.replace(tzinfo=None)}  # as PyMongo decodes it
 
     @property
     def server(self) -> dt.datetime:
-        return dt.datetime.fromtimestamp(self.local_s + self.ahead_s, dt.UTC)
+        return dt.datetime.fromtimestamp(self.server_s, dt.UTC)
+
+    def of(self, connection: Connection) -> ServerClock:
+        return ServerClock(connection, lambda: self.elapsed_s, lambda: self.wall_s)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(mongodb, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
+
+
+GRACE = dt.timedelta(milliseconds=2)
+"""How much later the latest possible time is than the server's, where it answers at once."""
 
 
 class AtomicCollection:
@@ -76,9 +90,8 @@ class FakeClient:
     def __init__(self, clock: Clock) -> None:
         self.lock = threading.RLock()
         self.inner = mongomock.MongoClient()
-        self.admin = SimpleNamespace(
-            command=lambda name: {"ok": 1.0, "localTime": clock.server.replace(tzinfo=None)}  # as PyMongo decodes it
-        )
+        self.clock = clock
+        self.admin = SimpleNamespace(command=lambda name: clock.hello())
 
     def __getitem__(self, name: str) -> Any:
         database = self.inner[name]
@@ -102,7 +115,12 @@ def state(fake: FakeClient) -> Any:
 
 @pytest.fixture
 def store(fake: FakeClient) -> MongoCheckpointStore:
-    return MongoCheckpointStore(SETTINGS, Connection(SETTINGS, client=fake))  # type: ignore[arg-type]
+    return store_on(fake)
+
+
+def store_on(client: Any, clock: Clock | None = None) -> MongoCheckpointStore:
+    connection = Connection(SETTINGS, client=client)
+    return MongoCheckpointStore(SETTINGS, connection, (clock or client.clock).of(connection))
 
 
 class TestContractOnAFake(CheckpointStoreContract):
@@ -111,10 +129,10 @@ class TestContractOnAFake(CheckpointStoreContract):
         self.client, self.clock = fake, clock
 
     def make_store(self) -> CheckpointStore:
-        return MongoCheckpointStore(SETTINGS, Connection(SETTINGS, client=self.client))  # type: ignore[arg-type]
+        return store_on(self.client)
 
     def let_expire(self, lease: Lease) -> None:
-        self.clock.local_s += lease.duration_s
+        self.clock.go_on(lease.duration_s + 0.01)
 
 
 # The stored format
@@ -171,15 +189,17 @@ def test_what_is_stored_now_is_version_1(store: MongoCheckpointStore, state: Any
     lease = store.acquire("shop.orders", Namespace("shop", "orders"), "me", 60)
     store.save(lease, POSITIONS["token after invalidate"], 2)
     [stored] = state.find()
-    assert set(stored) == set(VERSION_1)
+    assert set(stored) == {*VERSION_1, "docdb_stream_state"}
+    assert stored["docdb_stream_state"] == "sync.state"
     assert stored["position"] == {
         "token": {"_data": HEX},
         "operation_time": Timestamp(0x69A2B3C4, 1),
         "after_invalidate": True,
     }
-    now = clock.server.replace(tzinfo=None)
+    now = clock.server.replace(tzinfo=None) + GRACE
     assert stored["updated_at"] == now
-    assert stored["lease"] == {"owner": "me", "expires_at": now + dt.timedelta(seconds=60)}
+    process = {"process": this_process()} if this_process() else {}
+    assert stored["lease"] == {"owner": "me", "expires_at": now + dt.timedelta(seconds=60), **process}
     store.release(lease)
     assert "lease" not in state.find_one()
 
@@ -276,7 +296,156 @@ def test_leases_run_by_the_servers_clock(store: MongoCheckpointStore, clock: Clo
     store.acquire("s", None, "me", 60)
     found = store.load("s")
     assert found is not None
-    assert found.expires_at == clock.server + dt.timedelta(seconds=60)
+    assert found.expires_at == clock.server + dt.timedelta(seconds=60) + GRACE
+
+
+def test_a_step_of_this_machines_clock_takes_no_live_lease(fake: FakeClient, clock: Clock) -> None:
+    mine, others = store_on(fake), store_on(fake)
+    others.alert_is_due("s", "source", 60)  # it knows the server's time already
+    lease = mine.acquire("s", None, "me", 60)
+    for step_s in (90.0, -180.0, 3600.0):
+        clock.wall_s += step_s
+        with pytest.raises(LeaseHeldError):
+            others.acquire("s", None, "you", 60)
+        mine.renew(lease)
+        mine.save(lease, POSITIONS["MongoDB token"])
+        found = mine.load("s")
+        assert found is not None
+        assert found.expires_at == clock.server + dt.timedelta(seconds=60) + GRACE
+
+
+def test_a_machine_that_was_suspended_grants_itself_no_time_gone_by(fake: FakeClient, clock: Clock) -> None:
+    """Neither of its clocks went on at first; then its wall clock is set right."""
+    mine = store_on(fake)
+    lease = mine.acquire("s", None, "me", 60)
+    clock.server_s += 50
+    mine.renew(lease)
+    found = mine.load("s")
+    assert found is not None
+    assert found.expires_at == clock.server + dt.timedelta(seconds=60) + GRACE
+    clock.server_s += 50
+    clock.wall_s += 50
+    mine.save(lease, POSITIONS["MongoDB token"])
+    found = mine.load("s")
+    assert found is not None
+    assert found.expires_at == clock.server + dt.timedelta(seconds=60) + GRACE
+
+
+def test_a_slow_answer_leaves_the_lease_to_who_has_it(fake: FakeClient, clock: Clock) -> None:
+    """The server may have told its time at the beginning or at the end of the wait."""
+    store_on(fake).acquire("s", None, "me", 60)
+    clock.go_on(58)
+    hello = fake.admin.command
+
+    def slowly(name: str) -> dict[str, Any]:
+        answer: dict[str, Any] = hello(name)
+        clock.go_on(1.5)
+        return answer
+
+    fake.admin.command = slowly
+    with pytest.raises(LeaseHeldError):
+        store_on(fake).acquire("s", None, "you", 60)
+    clock.go_on(2)
+    assert store_on(fake).acquire("s", None, "you", 60).epoch == 2
+
+
+def test_the_server_is_asked_for_its_time_once_in_a_while(store: MongoCheckpointStore, clock: Clock) -> None:
+    lease = store.acquire("s", None, "me", 3600)
+    clock.asked = 0
+    for _ in range(10):
+        store.save(lease, POSITIONS["MongoDB token"])
+    assert clock.asked == 0
+    clock.go_on(TRUSTED_S + 1)
+    store.save(lease, POSITIONS["MongoDB token"])
+    assert clock.asked == 1
+
+
+def test_a_renewal_while_it_is_looked_at_keeps_the_lease(
+    fake: FakeClient, state: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen may be old by the time the lease is taken: a renewal changes the time alone, not the epoch."""
+    mine, others = store_on(fake), store_on(fake)
+    lease = mine.acquire("s", None, "me", 60)
+    clock.go_on(61)
+    longer = {"$set": {"lease.expires_at": (clock.server + dt.timedelta(seconds=60)).replace(tzinfo=None)}}
+    look = others._found_or_made
+
+    def look_too_early(*args: Any) -> Any:
+        found = look(*args)
+        state.update_one({"_id": "s"}, longer)
+        return found
+
+    monkeypatch.setattr(others, "_found_or_made", look_too_early)
+    with pytest.raises(LeaseHeldError):
+        others.acquire("s", None, "you", 60)
+    mine.save(lease, POSITIONS["MongoDB token"])
+
+
+def test_an_old_look_at_ones_own_lease_is_no_competitor(
+    fake: FakeClient, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after a failover even what a majority has may be older than one's own last write."""
+    store = store_on(fake)
+    store.release(store.acquire("s", None, "before", 60))
+    old = state.find_one({"_id": "s"})
+    lease = store.acquire("s", None, "me", 60)
+    monkeypatch.setattr(store, "_found_or_made", lambda *args: old)
+    assert store.acquire("s", None, "me", 60) == lease
+
+
+def test_a_release_while_it_is_looked_at_frees_the_lease(
+    fake: FakeClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = store_on(fake), store_on(fake)
+    lease = mine.acquire("s", None, "me", 60)
+    clock.go_on(61)
+    look = others._found_or_made
+
+    def look_too_early(*args: Any) -> Any:
+        found = look(*args)
+        mine.release(lease)
+        return found
+
+    monkeypatch.setattr(others, "_found_or_made", look_too_early)
+    assert others.acquire("s", None, "you", 60).epoch == lease.epoch + 1
+
+
+def test_a_save_never_shortens_the_lease(store: MongoCheckpointStore) -> None:
+    lease = store.acquire("s", None, "me", 60)
+    store.renew(Lease(lease.stream, lease.owner, lease.epoch, 600))
+    before = store.load("s")
+    store.save(lease, POSITIONS["MongoDB token"])
+    after = store.load("s")
+    assert before is not None
+    assert after is not None
+    assert after.expires_at == before.expires_at
+
+
+# A holder that is gone
+
+
+def ended_process() -> dict[str, Any]:
+    """What ``this_process`` says in a process that has ended since."""
+    code = "import json; from docdb_stream.owner import this_process; print(json.dumps(this_process()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no proof elsewhere")
+def test_the_lease_of_a_process_that_is_gone_is_free_at_once(fake: FakeClient, state: Any) -> None:
+    lease = store_on(fake).acquire("s", None, "me", 3600)
+    with pytest.raises(LeaseHeldError):
+        store_on(fake).acquire("s", None, "you", 60)
+    gone = ended_process()
+    for field, other in (("boot", "another"), ("namespaces", "pid:[1]"), ("host", "another"), ("pid", None)):
+        state.update_one({"_id": "s"}, {"$set": {"lease.process": {**gone, field: other}}})
+        with pytest.raises(LeaseHeldError):
+            store_on(fake).acquire("s", None, "you", 60)
+    state.update_one({"_id": "s"}, {"$set": {"lease.process": gone}})
+    assert store_on(fake).acquire("s", None, "you", 60).epoch == lease.epoch + 1
+    with pytest.raises(LeaseHeldError):
+        store_on(fake).acquire("s", None, "me", 60)
 
 
 def test_a_repeated_acquire_of_the_same_owner_is_the_same_lease(store: MongoCheckpointStore) -> None:
@@ -289,7 +458,7 @@ class Failing:
     """A client whose collection fails some times before it does what it is asked."""
 
     def __init__(self, fake: FakeClient, errors: list[Exception]) -> None:
-        self.fake, self.admin, self.errors = fake, fake.admin, errors
+        self.fake, self.admin, self.clock, self.errors = fake, fake.admin, fake.clock, errors
 
     def __getitem__(self, name: str) -> Any:
         if self.errors:
@@ -298,7 +467,7 @@ class Failing:
 
 
 def failing_store(fake: FakeClient, *errors: Exception) -> MongoCheckpointStore:
-    return MongoCheckpointStore(SETTINGS, Connection(SETTINGS, client=Failing(fake, list(errors))))  # type: ignore[arg-type]
+    return store_on(Failing(fake, list(errors)))
 
 
 @pytest.mark.parametrize(

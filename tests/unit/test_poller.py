@@ -12,9 +12,11 @@ import orjson
 import pytest
 from bson import Timestamp
 
+from docdb_stream import poller as poller_module
 from docdb_stream.checkpoint import Lease
 from docdb_stream.errors import (
     CheckpointConflictError,
+    ConfigError,
     DocdbStreamError,
     HistoryLostError,
     LeaseHeldError,
@@ -221,6 +223,24 @@ def test_rejections_are_in_the_dead_letters_before_the_position_passes_them(five
     assert five.target.durable == [five.events[index] for index in (0, 2, 4)]
     assert (result.rejections, result.events) == (2, 5)
     assert (result.targets["list"].events, result.targets["list"].rejections) == (3, 2)
+
+
+# Without a target, or with two that cannot be told apart
+
+
+@pytest.mark.parametrize("names", [[], ["list", "list"], ["a", "b", "a"]], ids=["none", "two", "among others"])
+def test_targets_that_lose_or_confuse_events_are_refused(
+    five: World, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    five.targets = [ListTarget(five.journal, name) for name in names]
+    with pytest.raises(ConfigError, match="target") as caught:
+        five.poller()
+    assert caught.value.hint
+    monkeypatch.setattr(poller_module, "Connection", failing(AssertionError("a connection that nobody closes")))
+    with pytest.raises(ConfigError, match="target"):
+        Poller.from_settings(Settings(documentdb_uri="mongodb://nowhere"), iter(five.targets))  # type: ignore[arg-type]
+    assert five.position == BEFORE
+    assert five.source.opened == []
 
 
 # What fails saves nothing

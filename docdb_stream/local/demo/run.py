@@ -37,7 +37,7 @@ COLLECTIONS = ("products", "customers", "orders")
 WRITES_PER_S = 250  # below what one poller delivers on two cores that all the servers share
 MIN_WORKLOAD_S = 12.0  # the poller is to die and come back while the shop is still open
 KILL_AT = 0.45  # of the workload
-LEASE_S = 6.0  # how long the dead run's lease keeps the next one out; the default is a minute
+LEASE_S = 6.0  # how long a dead run's lease keeps the next one out where nothing proves its death
 STEP_TIMEOUT_S = 240.0
 _LOOK_EVERY_S = 0.1
 INTERRUPTED = 130  # what shells say of a process ended by Ctrl-C
@@ -180,10 +180,11 @@ class Demo:
             return self._checkpoint().epoch > dead.epoch
 
         held = LeaseHeldError.exit_code
-        self._until(resumed, "the killed run's lease has run out", written, may_end_with=held)
+        self._until(resumed, "the killed run's lease is free", written, may_end_with=held)
         self._screen.step(
             "Poller back, from its checkpoint",
-            f"The dead run's lease kept others out for {LEASE_S:.0f} s; attempts refused with exit 6: {refusals}.",
+            "A dead run's lease is free at once where its process is provably gone (Linux), elsewhere after "
+            f"{LEASE_S:.0f} s. Attempts refused with exit 6: {refusals}.",
         )
 
     def _killed_amid_delivery(self, kinesis: KinesisPlace) -> Checkpoint | None:

@@ -1,0 +1,179 @@
+"""The state database: the collections that hold checkpoints, the ledger and dead letters.
+
+Owns how each of them is opened, whatever the connection string says of reading and writing, and how their documents are
+told from the users' own in a change stream. What is in them is the stores'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, WriteConcern
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
+from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
+
+from docdb_stream.connection import Connection
+from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.settings import Settings
+
+T = TypeVar("T")
+Document = dict[str, Any]
+
+MARK = "docdb_stream_state"
+"""The field that every document of the state has; its value is the namespace of its collection. A copy of such a
+document elsewhere is a user's: its mark names another place."""
+
+_MARK_BYTES = b"\x02" + MARK.encode() + b"\x00"
+"""The mark's type and name as BSON has them: an event without these bytes holds no marked document."""
+
+_WITHOUT_LEVEL = frozenset({9, 72, 115, 123, 148, 238, 303})
+"""How a server says that it has not got a read concern: FailedToParse, InvalidOptions, CommandNotSupported,
+NotAReplicaSet (a standalone mongod), ReadConcernMajorityNotEnabled, NotImplemented; 303 is DocumentDB's "feature not
+supported"."""
+
+
+class StateCollection:
+    """One collection of the state, and the only way to reach it. The methods are PyMongo's, and raise its errors.
+
+    The connection string has no say in it, not even in how dates are decoded. Everything is read from the primary and
+    acknowledged by a majority, and reads show neither what can be rolled back nor what is out of date. A server without
+    read concerns has nothing of the kind to show: DocumentDB's primary reads what is durable, a standalone mongod is
+    alone.
+
+    Constructing does no network traffic.
+
+    Args:
+        connection: To the cluster; its owner closes it.
+        db: STATE_DB.
+        name: The collection's name.
+    """
+
+    def __init__(self, connection: Connection, db: str, name: str) -> None:
+        self._connection = connection
+        self._namespace = Namespace(db, name)
+        self._mark = {MARK: str(self._namespace)}
+
+    def find_one(
+        self, query: Mapping[str, Any], projection: Mapping[str, Any] | None = None, *, latest: bool = False
+    ) -> Document | None:
+        """One document.
+
+        Args:
+            query: Which one.
+            projection: Which of its fields.
+            latest: As every write that was acknowledged before has left it, also right after a failover. Costs the
+                server a round to its majority.
+        """
+        levels = ("linearizable", "majority", None) if latest else ("majority", None)
+        found = self._read(lambda collection: collection.find_one(query, projection), *levels)
+        return None if found is None else _unmarked(found)
+
+    def find(
+        self,
+        query: Mapping[str, Any],
+        projection: Mapping[str, Any] | None = None,
+        *,
+        sort: Sequence[tuple[str, int]] | None = None,
+    ) -> Iterator[Document]:
+        """The documents, one after the other as they are asked for."""
+
+        def ask(collection: Collection[Document]) -> tuple[Document | None, Iterator[Document]]:
+            cursor = collection.find(query, projection, sort=sort)
+            return next(cursor, None), cursor  # the first is what asks the server
+
+        first, rest = self._read(ask, "majority", None)
+        if first is not None:
+            yield _unmarked(first)
+            yield from map(_unmarked, rest)
+
+    def insert_one(self, document: Mapping[str, Any]) -> InsertOneResult:
+        """Insert a document."""
+        return self._open().insert_one({**document, **self._mark})
+
+    def replace_one(
+        self, query: Mapping[str, Any], document: Mapping[str, Any], *, upsert: bool = False
+    ) -> UpdateResult:
+        """Put a document in the place of another."""
+        return self._open().replace_one(query, {**document, **self._mark}, upsert=upsert)
+
+    def update_one(self, query: Mapping[str, Any], update: Mapping[str, Any], *, upsert: bool = False) -> UpdateResult:
+        """Change a document by update operators."""
+        return self._open().update_one(
+            query, {**update, "$set": {**update.get("$set", {}), **self._mark}}, upsert=upsert
+        )
+
+    def delete_one(self, query: Mapping[str, Any]) -> DeleteResult:
+        """Delete a document."""
+        return self._open().delete_one(query)
+
+    def delete_many(self, query: Mapping[str, Any]) -> DeleteResult:
+        """Delete documents."""
+        return self._open().delete_many(query)
+
+    def _read(self, ask: Callable[[Collection[Document]], T], *levels: str | None) -> T:
+        """Ask at the first of the levels that the server has."""
+        for level in levels[:-1]:
+            try:
+                return ask(self._open(level))
+            except OperationFailure as error:
+                if error.code not in _WITHOUT_LEVEL:
+                    raise
+        return ask(self._open(levels[-1]))
+
+    def _open(self, level: str | None = None) -> Collection[Document]:
+        return self._connection.client[self._namespace.db].get_collection(
+            str(self._namespace.coll),
+            codec_options=CodecOptions(),
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern(level),
+            write_concern=WriteConcern(w="majority"),
+        )
+
+
+def _unmarked(document: Document) -> Document:
+    document.pop(MARK, None)
+    return document
+
+
+class StateEvents:
+    """Knows the events of the state, of this deployment and of all others, in a stream that covers it.
+
+    A stream would otherwise deliver every checkpoint, and each delivery makes one; two streams, each other's. The
+    documents of other deployments are known by their marks. What shows no document (a delete) goes by its collection:
+    it is the state's while it has shown marked documents and no other. From a collection that has shown none yet it is
+    taken for a user's: such events come one by one, by an operator's hand, and none makes another.
+
+    Args:
+        settings: Where this deployment keeps its state, which is known from the start.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
+        self._own = {Namespace(settings.state_db, name) for name in names}
+        self._others: set[Namespace] = set()
+        self._mixed: set[Namespace] = set()
+
+    def has(self, event: ChangeEvent) -> bool:
+        """Whether the event is about the state. Events are shown in their order."""
+        namespace = event.namespace
+        if namespace in self._own:
+            return True
+        known = namespace in self._others
+        if not known and (event.raw is None or _MARK_BYTES not in event.raw):
+            return False
+        document = event.full_document
+        if document is None:
+            if event.operation in ("drop", "rename"):  # its name may be anybody's from now on
+                self._others.discard(namespace)
+            return known
+        marked = document.get(MARK) == str(namespace)
+        if not marked:
+            self._mixed.add(namespace)
+            self._others.discard(namespace)
+        elif namespace not in self._mixed:
+            self._others.add(namespace)
+        return marked
