@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ import bson
 from bson import json_util
 from bson.errors import BSONError
 from pymongo import WriteConcern
-from pymongo.errors import PyMongoError
+from pymongo.errors import AutoReconnect, PyMongoError
 
 from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import unavailable
@@ -151,9 +152,15 @@ class MongoDeadLetters:
         try:
             for rejection in rejections:  # one by one: each may be near the size limit of a request
                 found = letter(stream, rejection, limit_bytes=self.LIMIT_BYTES)
-                self._collection().replace_one({"_id": found["id"]}, found, upsert=True)
+                self._connection.patiently(
+                    partial(self._replace, found),
+                    passes=lambda error: isinstance(error, AutoReconnect),
+                )
         except PyMongoError as error:
             raise self._trouble(error) from error
+
+    def _replace(self, found: Letter) -> None:
+        self._collection().replace_one({"_id": found["id"]}, found, upsert=True)
 
     def letters(self, stream: str | None = None) -> Iterator[Letter]:
         """See DeadLetters."""

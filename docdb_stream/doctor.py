@@ -28,8 +28,7 @@ def checks(settings: Settings) -> Iterator[tuple[str, DocdbStreamError | None]]:
             return
         with connection:
             source = MongoChangeSource(settings, connection)
-            yield from _tried("cluster and change stream", lambda: source.open(source.start_position("now")))
-            source.close()
+            yield from _tried("cluster and change stream", lambda: source.open(source.start_position("now")).close())
             yield from _tried("change streams enabled", lambda: check_enabled(connection, settings.scope))
             store = MongoCheckpointStore(settings, connection)
             yield from _tried("state database", lambda: store.load(settings.stream_name))

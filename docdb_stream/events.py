@@ -370,6 +370,7 @@ class Batch:
         quiet: The server had nothing to say for several full waits in a row.
         unreadable: An event at the end of the batch whose content the server cannot send; for the dead letters.
         problem: Why something was passed over; for the ledger. Empty when nothing was.
+        drained: The server has looked for more up to the position, and there was none.
     """
 
     events: Sequence[ChangeEvent]
@@ -378,3 +379,4 @@ class Batch:
     quiet: bool = False
     unreadable: ChangeEvent | None = None
     problem: str = ""
+    drained: bool = False

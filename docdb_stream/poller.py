@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 from docdb_stream.alerts import Alerts
@@ -29,7 +30,7 @@ class Poller:
 
     Args:
         settings: The stream.
-        source: Where events come from; opened at the checkpoint by each run.
+        source: Where events come from; each run opens a stream of its own there, at the checkpoint.
         store: Where checkpoints are.
         targets: Where events go.
         dead_letters: Where rejections go.
@@ -117,30 +118,30 @@ class Poller:
             SourceUnavailableError, StateStoreError, TargetError, HistoryLostError, CheckpointConflictError: The
                 checkpoint stands where it was last saved; the next run delivers again what came after it.
         """
-        try:
-            return self._run(limit or Deadline(), follow, progress)
-        except (LeaseHeldError, CheckpointConflictError):
-            raise
-        except Exception as error:
-            self.alerts.send(error)
-            raise
+        # What several streams share is the moment and the stop; each counts its own retries.
+        with deadline(replace(limit or Deadline(), retries=0)) as current:
+            try:
+                return self._run(current, follow, progress)
+            except (LeaseHeldError, CheckpointConflictError):
+                raise
+            except Exception as error:
+                self.alerts.send(error)
+                raise
 
     def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:
         if self._unsaved:  # what a target still holds of it is read again now, and must not come twice
             self._close_targets()
         self._unsaved = True
-        with deadline(limit) as current:
-            run = Run(self.settings, self._source, self._store, self._targets, self._dead_letters, current)
-            run.progress = progress or run.progress
-            run.alert = self.alerts.send
-            result = run.run(follow)
+        run = Run(self.settings, self._source, self._store, self._targets, self._dead_letters, limit)
+        run.progress = progress or run.progress
+        run.alert = self.alerts.send
+        result = run.run(follow)
         self._unsaved = run.has_unsaved
         return result
 
     def close(self) -> None:
         """Close the targets and connections. Safe to call twice."""
         self._close_targets()
-        self._source.close()
         if self._connection is not None:
             self._connection.close()
 

@@ -19,7 +19,7 @@ from bson import Timestamp
 from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry, held_lease
 from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
-from docdb_stream.errors import DocdbStreamError, HistoryLostError
+from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, Position
 from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
@@ -113,6 +113,8 @@ class Run:
         self._unsaved_events = 0
         self._unsaved_loops = 0
         self._saved: Position | None = None
+        self._is_open = False
+        self._gap: LedgerEntry | None = None
         self._saved_at_s = self._started_s
         self._longest_sync_s = 0.0
         self._passed_over: list[tuple[Position | None, Batch]] = []
@@ -131,7 +133,7 @@ class Run:
                 deadline(replace(self._limit, guard=keeper.check)) as limit,
             ):
                 until = self._source.operation_time()
-                result.position = self._start(keeper)
+                result.position = self._start()
                 for attempt in range(RESTARTS + 1):
                     try:
                         self._stream(keeper, until, follow)
@@ -139,7 +141,7 @@ class Run:
                     except HistoryLostError as error:
                         if attempt == RESTARTS:
                             raise
-                        result.position = self._start_again(keeper, error)
+                        result.position = self._start_again(error)
                 result.retries = limit.retries
         except DocdbStreamError as error:
             error.position_time = self._saved.time if self._saved else None
@@ -154,12 +156,15 @@ class Run:
 
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
-        assert self._result.position is not None
-        self._source.open(self._result.position)
+        position = self._result.position
+        assert position is not None
+        self._is_open = False
+        began_s = self._limit.clock()
         with (
             Delivery(self._targets) as delivery,
             ReadAhead(
                 self._source,
+                position,
                 until=None if follow else until,
                 batch_size=self._settings.batch_size,
                 max_bytes=self._settings.read_ahead_bytes,
@@ -168,12 +173,33 @@ class Run:
             self._result.targets = delivery.figures
             try:
                 self._loop(ahead, delivery, keeper, follow)
-                self._sync(delivery, keeper)
+                if self._is_open:
+                    self._sync(delivery, keeper)
             except OutOfTimeError as error:
                 self._out_of_time(error)
+        waited_s = self._limit.clock() - began_s
+        if not self._is_open and self._result.stopped_by == "deadline" and waited_s > TAKE_WAIT_S:
+            raise SourceUnavailableError(
+                f"the server had not opened the stream at {position.time} after {waited_s:.0f} s, when the run's time "
+                "was over",
+                hint="raise the timeout (--timeout, the function's timeout_seconds): the server goes through all its "
+                "log since then in one step, however few of the changes are this stream's",
+            )
 
-    def _start_again(self, keeper: LeaseKeeper, error: HistoryLostError) -> Position:
-        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says.
+    def _opened(self, keeper: LeaseKeeper) -> None:
+        """The server has opened the stream: now its position is worth saving, where it is a new one."""
+        self._is_open = True
+        position = self._result.position
+        assert position is not None
+        if self._gap is not None:
+            self._store.record(replace(self._gap, after=position))
+            self._gap = None
+        if position != self._saved:
+            self._save(keeper, position)
+
+    def _start_again(self, error: HistoryLostError) -> Position:
+        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says. The new one is saved once the
+        server has opened the stream there.
 
         Raises:
             HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is.
@@ -187,14 +213,13 @@ class Run:
         logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
         error.position_time = self._saved.time if self._saved else None
         self.alert(error)
-        self._store.record(replace(gap, after=position))
+        self._gap = gap
         self._unsaved_events = self._unsaved_loops = 0
         self._passed_over.clear()
-        self._save(keeper, position)
         return position
 
-    def _start(self, keeper: LeaseKeeper) -> Position:
-        """The position to go on from; a new stream's is saved before anything is read."""
+    def _start(self) -> Position:
+        """The position to go on from; a new stream's is saved before anything is delivered."""
         name = self._settings.stream_name
         checkpoint = self._store.load(name)
         if checkpoint is not None and checkpoint.position is not None:
@@ -206,7 +231,6 @@ class Run:
         else:
             position = self._source.start_position(self._settings.start_at)
             logger.info("stream %s is new and starts at %s", name, position.time)
-        self._save(keeper, position)
         return position
 
     def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, follow: bool) -> None:
@@ -214,6 +238,8 @@ class Run:
         while not self._over(follow):
             keeper.check()
             batch = ahead.take(TAKE_WAIT_S)
+            if ahead.is_open and not self._is_open:
+                self._opened(keeper)
             if batch is None:
                 if ahead.caught_up:
                     result.stopped_by = "caught-up"
@@ -229,13 +255,13 @@ class Run:
                     self._passed_over.append((result.position, batch))
                 result.position = batch.position
                 self.progress(result)
-            if self._is_sync_due(delivery):
+            if self._is_open and self._is_sync_due(delivery):
                 self._sync(delivery, keeper)
 
     def _over(self, follow: bool) -> bool:
         """Whether the run has to end now, and why."""
         result, max_loop = self._result, self._settings.max_loop
-        if self._limit.stop.is_set():
+        if self._limit.stopping:
             result.stopped_by = "signal"
         elif self._limit.remaining_s < self._margin_s():
             result.stopped_by = "deadline"
@@ -311,7 +337,8 @@ class Run:
     def _finish(self, until: Timestamp) -> None:
         result = self._result
         reached = result.position.operation_time if result.position else None
-        result.caught_up = result.stopped_by == "caught-up" or (reached is not None and reached >= until)
+        # At that very time there may be more: all events of a transaction have one cluster time.
+        result.caught_up = result.stopped_by == "caught-up" or (reached is not None and reached > until)
         if result.caught_up:
             result.lag_s = 0.0
         elif reached is not None:

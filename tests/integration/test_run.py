@@ -164,13 +164,13 @@ def test_large_events_come_in_small_batches(stream: Stream) -> None:
     settings = stream.settings()
     with Connection(settings) as connection:
         source = MongoChangeSource(settings, connection)
-        source.open(source.start_position("now"))
+        reading = source.open(source.start_position("now"))
         sizes = [10] * 2_000 + [64_000] * 100 + [10] * 2_000
         stream.db.orders.insert_many([{"_id": number, "text": "x" * size} for number, size in enumerate(sizes)])
         batches = []
         while sum(len(batch.events) for batch in batches) < len(sizes):
-            batches.append(source.read(1.0))
-        source.close()
+            batches.append(reading.read(1.0))
+        reading.close()
     keys = [event.document["documentKey"]["_id"] for batch in batches for event in batch.events]
     assert keys == list(range(len(sizes)))
     # One reply of those asked for while events were small may be larger, up to what the server sends.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -199,7 +198,7 @@ def test_without_a_secret_a_wrong_password_is_an_error_at_once(clients: Clients)
 def test_trouble_that_passes_is_waited_out_until_the_deadline(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda delay_s: None, monotonic=time.monotonic))
+    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: None)
     connection = Connection(settings("mongodb://127.0.0.1:1"))
     errors = [AutoReconnect("gone"), AutoReconnect("gone")]
 
