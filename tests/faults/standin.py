@@ -52,7 +52,7 @@ class DocumentDB:
     Attributes:
         lost_before: Positions before this time are no longer in the change log.
         commands: The commands of clients so far, in order.
-        slow_s: How long a command takes to be answered, by its name.
+        slow_s: How long the answer to a command takes to arrive, by its name.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class DocumentDB:
             try:
                 while request := wire.read(client):
                     self._running.wait()
-                    time.sleep(self.slow_s.get(request.command, 0.0))
                     if (reply := self._answer(request, server)) is not None:
+                        time.sleep(self.slow_s.get(request.command, 0.0))
                         wire.write(client, reply)
             finally:
                 self._connections -= pair
