@@ -121,8 +121,8 @@ class Connection:
                 and soon after a stop.
 
         Raises:
-            PyMongoError: The error that does not pass, or did not in time. NetworkTimeout also for an answer that is
-                given up.
+            PyMongoError: The error that does not pass, or did not in time. For an answer that is given up,
+                NetworkTimeout, or ServerSelectionTimeoutError if there never was one.
         """
         backoff: Backoff | None = None
         signed_in_again = False
@@ -134,7 +134,8 @@ class Connection:
                 self._reached_by = client
                 return answer
             except NoAnswerError:
-                raise NetworkTimeout("no answer within the time that the run has") from None
+                kind = NetworkTimeout if self._reached_by else ServerSelectionTimeoutError
+                raise kind("no answer within the time that the run has") from None
             except PyMongoError as error:
                 if is_sign_in_refused(error) and self._settings.documentdb_secret:
                     if signed_in_again:

@@ -24,7 +24,7 @@ from docdb_stream.events import Batch, Position
 from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.source import ChangeSource
+from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.target import Rejection, Target
 
 logger = logging.getLogger(__name__)
@@ -182,8 +182,7 @@ class Run:
             raise SourceUnavailableError(
                 f"the server had not opened the stream at {position.time} after {waited_s:.0f} s, when the run's time "
                 "was over",
-                hint="raise the timeout (--timeout, the function's timeout_seconds): the server goes through all its "
-                "log since then in one step, however few of the changes are this stream's",
+                hint=SLOW_OPEN_HINT,
             )
 
     def _opened(self, keeper: LeaseKeeper) -> None:

@@ -36,6 +36,14 @@ may return an empty batch while events are still to come."""
 QUIET_WAIT_S = 0.9
 """What counts as a full wait."""
 
+SLOW_OPEN_S = 30.0
+"""A stream that failed to open after this long is told about with SLOW_OPEN_HINT: a server in trouble is noticed sooner."""
+SLOW_OPEN_HINT = (
+    "the server goes through all its log since then in one step, however few of the changes are this stream's: raise the "
+    "timeout (--timeout, the function's timeout_seconds) and what cuts long requests off (a load balancer, the server's "
+    "own limits), or run this stream more often"
+)
+
 FIRST_REPLY_EVENTS = 128
 REPLY_GROWTH = 4
 """A reply is asked for by a number of events, and should have BATCH_BYTES at most (the server itself stops at 16 MiB
@@ -127,7 +135,13 @@ class MongoChangeSource:
     def open(self, position: Position) -> MongoChangeStream:
         """See ChangeSource."""
         stream = MongoChangeStream(self._settings, self._connection, position)
-        stream.open()
+        began_s = time.monotonic()
+        try:
+            stream.open()
+        except SourceUnavailableError as error:
+            if time.monotonic() - began_s > SLOW_OPEN_S:
+                error.hint = SLOW_OPEN_HINT
+            raise
         return stream
 
     def _asked(self, command: str) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from docdb_stream.settings import Settings
 logger = Logger(service="docdb_stream", level=os.environ.get("LOG_LEVEL", "INFO"), utc=True)
 """JSON log lines; the package's own loggers are below this one, so theirs are JSON as well."""
 
-RESERVE_S = 0.5
-"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for metrics, an alert and the
-answer."""
+RESERVE_S = 1.0
+"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for giving up a server that does
+not answer (about half of it), metrics, an alert and the answer."""
 
 
 class Runtime:

@@ -12,7 +12,7 @@ import pytest
 from faults.polling import Client, ListTarget, Place, following, run, stream, wait_for
 from faults.standin import DocumentDB
 
-from docdb_stream import connection
+from docdb_stream import connection, source
 from docdb_stream.errors import LeaseHeldError, SourceUnavailableError
 from docdb_stream.local.demo.poller import PollerProcess
 from docdb_stream.poller import Poller
@@ -90,6 +90,19 @@ def test_a_stream_that_is_not_open_when_the_time_is_over_says_what_to_do(
     place.slow_s.clear()
     run(settings, target)
     assert target.ids == [1]
+
+
+def test_a_stream_whose_opening_is_cut_off_again_and_again_says_what_to_do(
+    documentdb: Place, mongo: Client, db_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "SLOW_OPEN_S", 0.5)
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(place.uri, db_name), ListTarget()
+    run(settings, target)
+    place.fail_next("aggregate", 50, "operation exceeded time limit", times=1_000)
+    with pytest.raises(SourceUnavailableError) as told:
+        run(settings, target, limit=Deadline(patience_s=2))
+    assert "raise the timeout" in told.value.hint
 
 
 @pytest.mark.parametrize("within", [True, False])

@@ -303,6 +303,7 @@ def test_an_answer_that_does_not_come_is_given_up_with_the_run(
 ) -> None:
     monkeypatch.setattr(retry, "STOP_PATIENCE_S", 0.1)
     connection = Connection(settings("mongodb://127.0.0.1:1"))
+    connection.patiently(lambda: 1, passes=lambda error: False)
     never = threading.Event()
     limit = Deadline.after(None if stops else 0.1)
     if stops:
@@ -312,6 +313,14 @@ def test_an_answer_that_does_not_come_is_given_up_with_the_run(
         connection.patiently(lambda: never.wait(60), passes=lambda error: True)
     never.set()
     assert time.monotonic() - began_s < 30
+
+
+def test_a_server_that_never_answered_is_no_connection_that_broke(clients: Clients) -> None:
+    connection = Connection(settings("mongodb://127.0.0.1:1"))
+    never = threading.Event()
+    with deadline(Deadline.after(0.1)), pytest.raises(ServerSelectionTimeoutError):
+        connection.patiently(lambda: never.wait(60), passes=lambda error: True)
+    never.set()
 
 
 def test_a_secret_that_is_not_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
