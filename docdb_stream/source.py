@@ -36,12 +36,13 @@ may return an empty batch while events are still to come."""
 QUIET_WAIT_S = 0.9
 """What counts as a full wait."""
 
-SLOW_OPEN_S = 30.0
-"""A stream that failed to open after this long is told about with SLOW_OPEN_HINT: a server in trouble is noticed sooner."""
+SLOW_OPEN_S = 60.0
+"""A stream that failed to open after this long is told about with SLOW_OPEN_HINT: a server that is away is given up
+sooner."""
 SLOW_OPEN_HINT = (
-    "the server goes through all its log since then in one step, however few of the changes are this stream's: raise the "
-    "timeout (--timeout, the function's timeout_seconds) and what cuts long requests off (a load balancer, the server's "
-    "own limits), or run this stream more often"
+    "the server goes through all its log since then in one step, however few of the changes are this stream's: raise "
+    "the timeout (--timeout, the function's timeout_seconds) and whatever cuts long requests off (a load balancer, the "
+    "server's own limits), or run this stream more often"
 )
 
 FIRST_REPLY_EVENTS = 128
