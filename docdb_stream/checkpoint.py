@@ -22,7 +22,7 @@ from docdb_stream.retry import Deadline, current_deadline, deadline
 logger = logging.getLogger(__name__)
 
 RELEASE_PATIENCE_S = 2.0
-"""How long to try to give the lease back."""
+"""How long to try to give the lease back, and to wait for a renewal under way, at most."""
 
 LOST_HINT = (
     "nothing is lost: the next run goes on from the checkpoint. If this happens often, something stops this process "
@@ -210,7 +210,7 @@ class LeaseKeeper:
 
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
-        self._thread.join(timeout=self.lease.duration_s)
+        self._thread.join(timeout=current_deadline().cleanup_s(RELEASE_PATIENCE_S))
 
     def check(self) -> None:
         """Raise CheckpointConflictError when the lease is lost, or may be: a process that was stopped for longer than
@@ -325,8 +325,9 @@ def held_lease(
 
 def _give_back(store: CheckpointStore, lease: Lease) -> None:
     """Give the lease back if that is quickly done; it runs out by itself, and no error of the block is worth hiding."""
+    patience_s = current_deadline().cleanup_s(RELEASE_PATIENCE_S)
     try:
-        with deadline(Deadline(patience_s=RELEASE_PATIENCE_S)):
+        with deadline(Deadline.after(patience_s, patience_s=patience_s)):
             store.release(lease)
     except DocdbStreamError as error:
         logger.warning("stream %s: the lease was not given back, it will run out: %s", lease.stream, error)

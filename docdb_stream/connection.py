@@ -20,6 +20,7 @@ from pymongo import MongoClient
 from pymongo.errors import (
     ConfigurationError,
     InvalidURI,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -27,7 +28,7 @@ from pymongo.errors import (
 
 from docdb_stream.diagnosis import AUTHENTICATION_FAILED, uri_options
 from docdb_stream.errors import ConfigError, SourceUnavailableError
-from docdb_stream.retry import Backoff, current_deadline
+from docdb_stream.retry import Backoff, NoAnswerError, answer_in_time, current_deadline
 from docdb_stream.secret import read_credentials
 from docdb_stream.settings import Settings
 
@@ -43,7 +44,14 @@ for by retrying, so one look may be shorter; PyMongo's own 30 s is a long silenc
 
 CONNECT_TIMEOUT_MS = 5_000
 SOCKET_TIMEOUT_MS = 60_000
-"""A dead peer must not hold a run for ever. Longer than any wait for events, far longer than a healthy answer takes."""
+"""A dead peer must not hold a run for ever. Longer than any wait for events, far longer than a healthy answer takes.
+Only opening a change stream may take longer, see ``cursor``."""
+MIN_SOCKET_TIMEOUT_MS = 5_000
+"""A connection string's socketTimeoutMS below this is raised to it: the server holds an empty reply back for 1 s, and a
+shorter time-out would take each quiet second for a broken connection."""
+
+CLOSE_TIMEOUT_S = 0.2
+"""A client says goodbye to its servers when it is closed. One that does not answer is left without."""
 
 
 def connection_string(settings: Settings) -> str:
@@ -73,9 +81,10 @@ class Connection:
     def __init__(self, settings: Settings, client: Client | None = None) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self.client = _client(settings) if client is None else client
         self.uri = connection_string(settings)
-        self._reached = False
+        self.client = self._made() if client is None else client
+        self._retired: list[Client] = []
+        self._reached_by: Client | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +94,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the client. Safe to call twice."""
-        self.client.close()
+        for client in (self.client, *self._retired):
+            _close(client)
 
     def patiently(
         self,
@@ -93,32 +103,48 @@ class Connection:
         *,
         passes: Callable[[PyMongoError], bool],
         before_retry: Callable[[], None] = lambda: None,
+        through: Callable[[], Client] | None = None,
+        blocks: bool = False,
     ) -> T:
         """Run ``attempt``, again and again while its trouble is of the kind that passes, until the deadline.
 
-        A refused sign-in is answered once by reading the secret again: it may have been rotated.
+        A refused sign-in is answered by reading the secret again: it may have been rotated. Where the password was
+        right before, that may take a few looks, for a rotation changes it in two places.
 
         Args:
-            attempt: What to do; safe to repeat. Looks ``client`` up anew each time.
+            attempt: What to do; safe to repeat, and harmless if it is done after all once it was given up. Looks
+                ``client`` up anew each time.
             passes: Whether an error may pass by itself.
             before_retry: Called before every further attempt.
+            through: The client that the next attempt uses, where it is not ``client``.
+            blocks: The caller can be left waiting for the server's answer. Otherwise it is given up at the deadline,
+                and soon after a stop.
 
         Raises:
-            PyMongoError: The error that does not pass, or did not in time.
+            PyMongoError: The error that does not pass, or did not in time. For an answer that is given up,
+                NetworkTimeout, or ServerSelectionTimeoutError if there never was one.
         """
         backoff: Backoff | None = None
         signed_in_again = False
+        since_s = current_deadline().clock()
         while True:
-            client = self.client
+            client = self.client if through is None else through()
             try:
-                answer = attempt()
-                self._reached = True
+                answer = attempt() if blocks else answer_in_time(attempt, since_s=since_s)
+                self._reached_by = client
                 return answer
+            except NoAnswerError:
+                kind = NetworkTimeout if self._reached_by else ServerSelectionTimeoutError
+                raise kind("no answer within the time that the run has") from None
             except PyMongoError as error:
-                if is_sign_in_refused(error) and self._settings.documentdb_secret and not signed_in_again:
+                if is_sign_in_refused(error) and self._settings.documentdb_secret:
+                    if signed_in_again:
+                        backoff = backoff or Backoff()
+                        if self._reached_by is None or not backoff.wait():
+                            raise
                     signed_in_again = True
                     self._sign_in_again(client)
-                else:
+                elif client is self.client:  # else it was another stream's sign-in that took the client away
                     backoff = backoff or Backoff()
                     if not self._may_pass(error, passes) or not backoff.wait():
                         raise
@@ -127,18 +153,37 @@ class Connection:
     def _may_pass(self, error: PyMongoError, passes: Callable[[PyMongoError], bool]) -> bool:
         # Looking for a server took SERVER_SELECTION_TIMEOUT_MS already. One that was never there is more likely a
         # mistake in the settings than an election, and the operator should hear of it soon.
-        if isinstance(error, ServerSelectionTimeoutError) and not self._reached:
+        if isinstance(error, ServerSelectionTimeoutError) and self._reached_by is None:
             return False
         return passes(error)
 
     def _sign_in_again(self, refused: Client) -> None:
-        """Replace the refused client by one with the secret as it is now; once for all threads that meet it."""
+        """Replace the refused client by one with the secret as it is now; once for all threads that meet it.
+
+        One that has worked stays open, for other streams read through it, on sockets that signed in before the
+        rotation. It is closed after the next rotation: who still uses it then goes over to the new one.
+        """
         with self._lock:
-            if self.client is refused:
-                logger.info("sign-in refused: reading the secret %s again", self._settings.documentdb_secret)
-                self.client = _client(self._settings)
-                with pymongo.timeout(1):  # it would say goodbye to servers that do not let it in
-                    refused.close()
+            if self.client is not refused:
+                return
+            logger.info("sign-in refused: reading the secret %s again", self._settings.documentdb_secret)
+            self.client = self._made()
+            unused = [refused]
+            if refused is self._reached_by:
+                unused, self._retired = self._retired, unused
+            for client in unused:
+                _close(client)
+
+    def _made(self) -> Client:
+        """A client with the secret as it is now. Reading that, and looking a host up, can block."""
+        try:
+            return answer_in_time(lambda: _client(self._settings))
+        except NoAnswerError:
+            raise SourceUnavailableError(
+                "the connection could not be prepared within the time that the run has",
+                hint="reading the secret, fetching the CA or looking up the host name gets no answer: check the "
+                "network, and the timeout",
+            ) from None
 
 
 class Connections:
@@ -178,7 +223,8 @@ def _client(settings: Settings) -> Client:
     by its own retries.
     """
     uri = connection_string(settings)
-    remaining_s = current_deadline().remaining_s
+    # A little less than what is left, so that it is said which server is not there.
+    selection_ms = 900 * current_deadline().remaining_s
     try:
         given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:
@@ -191,14 +237,12 @@ def _client(settings: Settings) -> Client:
         raise SourceUnavailableError(f"cannot resolve documentdb_uri: {error}", hint="check the host name") from error
     options: dict[str, Any] = {
         "appname": "docdb-stream",
-        "retryWrites": False,
-        "serverSelectionTimeoutMS": int(min(SERVER_SELECTION_TIMEOUT_MS, max(500.0, 1000 * remaining_s))),
+        "serverSelectionTimeoutMS": int(min(SERVER_SELECTION_TIMEOUT_MS, max(500.0, selection_ms))),
         "connectTimeoutMS": CONNECT_TIMEOUT_MS,
         "socketTimeoutMS": SOCKET_TIMEOUT_MS,
-        # Without a limit: each stream that waits for events keeps a socket busy, and a lease must not queue for one.
-        "maxPoolSize": 0,
     }
-    options = {name: value for name, value in options.items() if name.lower() not in given or name == "retryWrites"}
+    options = {name: value for name, value in options.items() if name.lower() not in given}
+    options |= _not_for_choice(given)
     # A change stream's cursor lives on one server. Among several that would do (mongos routers, readers) always take
     # the same one, so that a getMore finds its cursor.
     options["server_selector"] = _same_server
@@ -212,6 +256,26 @@ def _client(settings: Settings) -> Client:
     except (ConfigurationError, InvalidURI, ValueError, OSError) as error:
         shown = type(error).__name__ if "@" in uri else str(error)
         raise ConfigError(f"cannot use the connection settings: {shown}", hint="check documentdb_uri") from error
+
+
+def _close(client: Client) -> None:
+    with pymongo.timeout(CLOSE_TIMEOUT_S):
+        client.close()
+
+
+def _not_for_choice(given: dict[str, Any]) -> dict[str, Any]:
+    """Options that are set whatever the connection string says, because a stream could not work otherwise."""
+    options: dict[str, Any] = {
+        "retryWrites": False,
+        # Without a limit: each stream that waits for events keeps a socket busy, and a lease must not queue for one.
+        "maxPoolSize": 0,
+        # PyMongo would put it into each getMore, in the place of the wait for events.
+        "timeoutMS": None,
+    }
+    socket_timeout_s = given.get("sockettimeoutms")  # PyMongo has made seconds of it
+    if socket_timeout_s and 1000 * socket_timeout_s < MIN_SOCKET_TIMEOUT_MS:
+        options["socketTimeoutMS"] = MIN_SOCKET_TIMEOUT_MS
+    return options
 
 
 def _same_server(servers: Sequence[Any]) -> Sequence[Any]:

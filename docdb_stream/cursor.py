@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import bson
+import pymongo
 from bson import Int64, Timestamp
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
@@ -21,6 +22,15 @@ from pymongo.errors import PyMongoError
 from docdb_stream import rawbson
 from docdb_stream.connection import Client, Connection
 from docdb_stream.events import Namespace
+from docdb_stream.retry import NoAnswerError, answer_in_time, current_deadline
+
+OPEN_TIMEOUT_S = 3600.0
+"""To open a stream, or to find the next event of a quiet collection, the server goes through all of the log since then
+in one call, and tells of no progress meanwhile: 1 to 4 million entries in 10 s (MongoDB 6). So only the run's own
+deadline bounds it, or this. Sent as maxTimeMS too, before which a server's defaultMaxTimeMS (MongoDB 8) gives way."""
+
+KILL_TIMEOUT_S = 1.0
+"""How long to wait for the server to drop a cursor. It drops an idle one by itself after ten minutes."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +75,11 @@ class ChangeStreamCursor:
         self._first: Reply | None = None
 
     @property
+    def client(self) -> Client:
+        """The client that is asked next: the connection may have a newer one, which does not know the cursor."""
+        return self._client if self.is_open and self._client is not None else self._connection.client
+
+    @property
     def is_open(self) -> bool:
         """Whether ``next`` has something to ask or to give."""
         return self._id != 0 or self._first is not None
@@ -75,14 +90,17 @@ class ChangeStreamCursor:
         self._client = self._connection.client
         # A cursor belongs to the session that made it; a session of its own lets getMore name it explicitly.
         self._session = self._client.start_session()
-        reply = self._client[self._db].command(
-            "aggregate",
-            self._watched,
-            pipeline=[{"$changeStream": stage}, *stages],
-            cursor={"batchSize": batch_size},
-            session=self._session,
-            codec_options=_RAW,
-        )
+        # Looks for a server with the usual patience; within the time-out below, it would take all of that for it.
+        self._client.admin.command("ping")
+        with pymongo.timeout(min(OPEN_TIMEOUT_S, max(1.0, current_deadline().remaining_s))):
+            reply = self._client[self._db].command(
+                "aggregate",
+                self._watched,
+                pipeline=[{"$changeStream": stage}, *stages],
+                cursor={"batchSize": batch_size},
+                session=self._session,
+                codec_options=_RAW,
+            )
         self._first = self._reply(reply)
 
     def next(self, wait_s: float, batch_size: int) -> Reply:
@@ -105,10 +123,14 @@ class ChangeStreamCursor:
     def kill(self) -> None:
         """Tell the server to drop the cursor; a ``next`` under way in another thread then ends with an error."""
         cursor_id, self._id, self._first = self._id, 0, None
-        if cursor_id and self._client is not None:
+        client, name = self._client, self._name
+        if cursor_id and client is not None:
             try:
-                self._client[self._db].command("killCursors", self._name, cursors=[Int64(cursor_id)])
-            except PyMongoError as error:  # the server ends an idle cursor by itself after ten minutes
+                answer_in_time(
+                    lambda: client[self._db].command("killCursors", name, cursors=[Int64(cursor_id)]),
+                    at_most_s=current_deadline().cleanup_s(KILL_TIMEOUT_S),
+                )
+            except (PyMongoError, NoAnswerError) as error:
                 logger.debug("could not kill the cursor: %s", type(error).__name__)
 
     def forget(self) -> None:

@@ -90,8 +90,13 @@ def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableEr
 def _set_name(uri: str) -> str | None:
     """What the first answering seed calls its replica set; "" when it has none, None when no seed answers."""
     tls = {name: value for name, value in uri_options(uri).items() if name.startswith("tls")}
-    wait_ms = int(max(300.0, min(2000.0, 1000 * current_deadline().remaining_s)))
+    limit = current_deadline()
+    since_s = limit.clock()
     for seed in _seeds(uri):
+        left_s = limit.give_up_at_s(since_s) - limit.clock()
+        if left_s <= 0:
+            return None
+        wait_ms = int(max(300.0, min(2000.0, 1000 * left_s)))
         try:
             with MongoClient(
                 f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=wait_ms, **tls

@@ -69,12 +69,11 @@ def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
         return  # the rest would say the same, each after waiting for it
     source = MongoChangeSource(settings, connection)
     store = MongoCheckpointStore(settings, connection)
-    yield _tried("cluster and change stream", lambda: source.open(source.start_position("now")))
+    yield _tried("cluster and change stream", lambda: source.open(source.start_position("now")).close())
     yield _tried("change streams enabled", lambda: check_enabled(connection, settings.scope))
     yield _tried("what is watched", lambda: _see_what_is_watched(connection, settings.scope))
     yield _tried("state database", lambda: _see_that_state_can_be_kept(settings, connection, store))
     yield _tried("saved position", lambda: _see_that_it_can_go_on(settings, source, store))
-    source.close()
 
 
 def _tried(what: str, attempt: Callable[[], object]) -> Finding:
@@ -130,7 +129,7 @@ def _write_and_undo(connection: Connection, collection: Collection[dict[str, Any
 def _see_that_it_can_go_on(settings: Settings, source: MongoChangeSource, store: MongoCheckpointStore) -> None:
     checkpoint = store.load(settings.stream_name)
     if checkpoint is not None and checkpoint.position is not None:
-        source.open(checkpoint.position)
+        source.open(checkpoint.position).close()
 
 
 def _see_what_is_watched(connection: Connection, scope: Namespace | None) -> None:

@@ -414,6 +414,7 @@ class Batch:
         unreadable: Events before the position whose content the server cannot send: what can be known of them, for the
             dead letters.
         problem: Why something was passed over; for the ledger. Empty when nothing was.
+        drained: The server has looked for more up to the position, and there was none.
     """
 
     events: Sequence[ChangeEvent]
@@ -422,6 +423,7 @@ class Batch:
     quiet: bool = False
     unreadable: Sequence[ChangeEvent] = ()
     problem: str = ""
+    drained: bool = False
 
     def split(self, limit_bytes: int | None) -> tuple[Batch, Batch | None]:
         """The first events, so many as have ``limit_bytes`` together and one at least, and what is left, or None."""

@@ -6,6 +6,7 @@ Owns how the parts are put together from settings. What happens in a run is ``ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 from docdb_stream.alerts import Alerts
@@ -27,7 +28,7 @@ class Poller:
 
     Args:
         settings: The stream.
-        source: Where events come from; opened at the checkpoint by each run.
+        source: Where events come from; each run opens a stream of its own there, at the checkpoint.
         store: Where checkpoints are.
         targets: Where events go: at least one, each with a name of its own.
         dead_letters: Where rejections go.
@@ -121,26 +122,25 @@ class Poller:
             SourceUnavailableError, StateStoreError, TargetError, HistoryLostError, CheckpointConflictError: The
                 checkpoint stands where it was last saved; the next run delivers again what came after it.
         """
-        try:
-            return self._run(limit or Deadline(), follow, progress)
-        except (LeaseHeldError, CheckpointConflictError):
-            raise
-        except Exception as error:
-            if alert:
-                with deadline(limit or Deadline()):
+        # What several streams share is the moment and the stop; each counts its own retries.
+        with deadline(replace(limit or Deadline(), retries=0)) as current:
+            try:
+                return self._run(current, follow, progress)
+            except (LeaseHeldError, CheckpointConflictError):
+                raise
+            except Exception as error:
+                if alert:
                     self.alerts.send(error)
-            raise
+                raise
 
     def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:
-        with deadline(limit) as current:
-            run = Run(self.settings, self._source, self._store, self._delivery, self._dead_letters, current)
-            run.progress = progress or run.progress
-            run.alert = self.alerts.send
-            return run.run(follow)
+        run = Run(self.settings, self._source, self._store, self._delivery, self._dead_letters, limit)
+        run.progress = progress or run.progress
+        run.alert = self.alerts.send
+        return run.run(follow)
 
     def close(self) -> None:
         """Close the targets and connections. Safe to call twice."""
         self._delivery.close()
-        self._source.close()
         if self._connection is not None:
             self._connection.close()

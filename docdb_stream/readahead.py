@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
+from contextlib import closing
 from dataclasses import replace
 
 from bson import Timestamp
 
 from docdb_stream import interpreter
 from docdb_stream.events import BATCH_BYTES, Batch, Position
-from docdb_stream.source import ChangeSource
+from docdb_stream.retry import current_deadline
+from docdb_stream.source import ChangeSource, ChangeStream
 
 READ_WAIT_S = 1.0
 """How long the server holds an empty reply back, waiting for events. PyMongo and the server use 1 s as well."""
@@ -23,18 +25,35 @@ PROOF_WAIT_S = 0.05
 longer wait would only be paid for. One that does not is asked again, with the full wait."""
 
 
+END_WAIT_S = 2 * READ_WAIT_S
+"""How long to wait for the reader at the end. One that a silent server holds up is left behind: its stream is its own,
+so nothing it still does is seen by another run."""
+
+
 class ReadAhead:
-    """Batches of an open source, fetched ahead by a thread. A context manager; leaving it closes the source.
+    """Batches of a stream, fetched ahead by a thread, which opens it as well: both can take long. A context manager;
+    leaving it closes the stream.
 
     Args:
-        source: Already open.
-        until: Stop reading once the position has reached this operation time; None reads for ever.
+        source: Where the stream is opened.
+        position: After which position.
+        until: Stop reading once every event up to this operation time was read; None reads for ever.
         batch_size: Events in one batch, at most. Small replies that wait are put together up to this, and BATCH_BYTES.
         max_bytes: Read no further while more BSON bytes than this wait.
     """
 
-    def __init__(self, source: ChangeSource, *, until: Timestamp | None, batch_size: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        source: ChangeSource,
+        position: Position,
+        *,
+        until: Timestamp | None,
+        batch_size: int,
+        max_bytes: int,
+    ) -> None:
         self._source = source
+        self._position = position
+        self._stream: ChangeStream | None = None
         self._until = until
         self._batch_size = batch_size
         self._max_bytes = max_bytes
@@ -56,12 +75,20 @@ class ReadAhead:
     def __exit__(self, *exc_info: object) -> None:
         with self._changed:
             self._stopped = True
+            stream = self._stream
             self._changed.notify_all()
         try:
-            self._source.close()
-            self._thread.join(timeout=2 * READ_WAIT_S)
+            if stream is not None and self._thread.is_alive():
+                stream.close()
+            self._thread.join(timeout=current_deadline().cleanup_s(END_WAIT_S))
         finally:
             interpreter.restore()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has opened the stream at the position."""
+        with self._changed:
+            return self._stream is not None
 
     @property
     def caught_up(self) -> bool:
@@ -105,33 +132,43 @@ class ReadAhead:
         return count + len(following.events) <= self._batch_size and size_bytes + following.size_bytes <= BATCH_BYTES
 
     def _read(self) -> None:
-        wait_s = shortest_s = READ_WAIT_S if self._until is None else PROOF_WAIT_S
-        position: Position | None = None
         try:
-            while not self._stopped:
-                batch = self._source.read(wait_s)
-                ended = self._reached(batch)
-                if batch.events:
-                    wait_s = shortest_s
-                else:
-                    # A server that has much to go through answers when the time is over, too: longer each time.
-                    wait_s = READ_WAIT_S if batch.position == position else min(2 * wait_s, READ_WAIT_S)
-                position = batch.position
+            with closing(self._source.open(self._position)) as stream:
                 with self._changed:
-                    self._waiting.append(batch)
-                    self._waiting_bytes += batch.size_bytes
-                    self._ended = ended
+                    self._stream = stream
                     self._changed.notify_all()
-                    if ended:
-                        return
-                    self._changed.wait_for(lambda: self._stopped or self._waiting_bytes <= self._max_bytes)
+                self._fetch(stream)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that takes must see it
             with self._changed:
                 self._error = None if self._stopped else error
                 self._changed.notify_all()
 
+    def _fetch(self, stream: ChangeStream) -> None:
+        wait_s = shortest_s = READ_WAIT_S if self._until is None else PROOF_WAIT_S
+        position: Position | None = None
+        while not self._stopped:
+            batch = stream.read(wait_s)
+            ended = self._reached(batch)
+            if batch.events:
+                wait_s = shortest_s
+            else:
+                # A server that has much to go through answers when the time is over, too: longer each time.
+                wait_s = READ_WAIT_S if batch.position == position else min(2 * wait_s, READ_WAIT_S)
+            position = batch.position
+            with self._changed:
+                self._waiting.append(batch)
+                self._waiting_bytes += batch.size_bytes
+                self._ended = ended
+                self._changed.notify_all()
+                if ended:
+                    return
+                self._changed.wait_for(lambda: self._stopped or self._waiting_bytes <= self._max_bytes)
+
     def _reached(self, batch: Batch) -> bool:
         if self._until is None:
             return False
         time = batch.position.operation_time
-        return batch.quiet or (time is not None and time >= self._until)
+        if time is None or batch.quiet:
+            return batch.quiet
+        # All events of a transaction have one cluster time: that it is reached does not mean that it is over.
+        return time > self._until or (time == self._until and batch.drained)

@@ -52,8 +52,7 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
                         f"reset: {position.time} is still to come; the cluster's time is {now.as_datetime()}",
                         hint="what happens until then would never be delivered; to go on from here, say --to now",
                     )
-            source.open(position)
-            source.close()
+            source.open(position).close()
             store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))
             for entry in store.ledger(settings.stream_name):
                 if entry.kind == "history-lost" and entry.before == before and entry.after is None:

@@ -16,13 +16,13 @@ from bson import Timestamp
 from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry, held_lease
 from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
-from docdb_stream.errors import DocdbStreamError, HistoryLostError
+from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, Position
 from docdb_stream.owner import owner_name
 from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.source import ChangeSource
+from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class Run:
         self._unsaved_events = 0
         self._unsaved_loops = 0
         self._saved: Position | None = None
+        self._is_open = False
+        self._gap: LedgerEntry | None = None
         self._saved_at_s = self._started_s
         self._longest_sync_s = 0.0
         self._last_write_s = 0.0
@@ -137,7 +139,7 @@ class Run:
                 deadline(replace(self._limit, guard=keeper.check)) as limit,
             ):
                 until = self._source.operation_time()
-                result.position = self._start(keeper)
+                result.position = self._start()
                 for attempt in range(RESTARTS + 1):
                     try:
                         self._stream(keeper, until, follow)
@@ -145,7 +147,7 @@ class Run:
                     except HistoryLostError as error:
                         if attempt == RESTARTS:
                             raise
-                        result.position = self._start_again(keeper, error)
+                        result.position = self._start_again(error)
                 result.retries = limit.retries
         except DocdbStreamError as error:
             error.position_time = self._saved.time if self._saved else None
@@ -155,12 +157,15 @@ class Run:
 
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
-        assert self._result.position is not None
-        self._source.open(self._result.position)
+        position = self._result.position
+        assert position is not None
+        self._is_open = False
+        began_s = self._limit.clock()
         with (
             self._delivery as delivery,
             ReadAhead(
                 self._source,
+                position,
                 until=None if follow else until,
                 batch_size=self._settings.batch_size,
                 max_bytes=self._settings.read_ahead_bytes,
@@ -169,12 +174,32 @@ class Run:
             self._result.targets = delivery.figures
             try:
                 self._loop(ahead, delivery, keeper, follow)
-                self._sync(delivery, keeper)
+                if self._is_open:
+                    self._sync(delivery, keeper)
             except OutOfTimeError as error:
                 self._out_of_time(error)
+        waited_s = self._limit.clock() - began_s
+        if not self._is_open and self._result.stopped_by == "deadline" and waited_s > TAKE_WAIT_S:
+            raise SourceUnavailableError(
+                f"the server had not opened the stream at {position.time} after {waited_s:.0f} s, when the run's time "
+                "was over",
+                hint=SLOW_OPEN_HINT,
+            )
 
-    def _start_again(self, keeper: LeaseKeeper, error: HistoryLostError) -> Position:
-        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says.
+    def _opened(self, keeper: LeaseKeeper) -> None:
+        """The server has opened the stream: now its position is worth saving, where it is a new one."""
+        self._is_open = True
+        position = self._result.position
+        assert position is not None
+        if self._gap is not None:
+            self._store.record(replace(self._gap, after=position))
+            self._gap = None
+        if position != self._saved:
+            self._save(keeper, position)
+
+    def _start_again(self, error: HistoryLostError) -> Position:
+        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says. The new one is saved once the
+        server has opened the stream there.
 
         Raises:
             HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is.
@@ -188,14 +213,13 @@ class Run:
         logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
         error.position_time = self._saved.time if self._saved else None
         self.alert(error)
-        self._store.record(replace(gap, after=position))
+        self._gap = gap
         self._unsaved_events = self._unsaved_loops = 0
         self._passed_over.clear()
-        self._save(keeper, position)
         return position
 
-    def _start(self, keeper: LeaseKeeper) -> Position:
-        """The position to go on from; a new stream's is saved before anything is read."""
+    def _start(self) -> Position:
+        """The position to go on from; a new stream's is saved before anything is delivered."""
         name = self._settings.stream_name
         checkpoint = self._store.load(name)
         if checkpoint is not None and checkpoint.position is not None:
@@ -207,7 +231,6 @@ class Run:
         else:
             position = self._source.start_position(self._settings.start_at)
             logger.info("stream %s is new and starts at %s", name, position.time)
-        self._save(keeper, position)
         return position
 
     def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, follow: bool) -> None:
@@ -216,6 +239,8 @@ class Run:
         while not self._over(follow):
             keeper.check()
             batch = rest or ahead.take(TAKE_WAIT_S)
+            if ahead.is_open and not self._is_open:
+                self._opened(keeper)
             if batch is None:
                 if ahead.caught_up:
                     result.stopped_by = "caught-up"
@@ -235,13 +260,13 @@ class Run:
                     self._passed_over.append((result.position, batch))
                 result.position, self._is_batch_done = batch.position, rest is None
                 self.progress(result)
-            if self._is_sync_due(delivery):
+            if self._is_open and self._is_sync_due(delivery):
                 self._sync(delivery, keeper)
 
     def _over(self, follow: bool) -> bool:
         """Whether the run has to end now, and why."""
         result, max_loop = self._result, self._settings.max_loop
-        if self._limit.stop.is_set():
+        if self._limit.stopping:
             result.stopped_by = "signal"
         elif self._limit.remaining_s < self._margin_s():
             result.stopped_by = "deadline"
@@ -321,9 +346,8 @@ class Run:
     def _finish(self, until: Timestamp) -> None:
         result = self._result
         reached = result.position.operation_time if result.position else None
-        # In the middle of a batch, events of the position's own time can be still to come.
-        passed = reached is not None and (reached >= until if self._is_batch_done else reached > until)
-        result.caught_up = passed or result.stopped_by == "caught-up"
+        # At that very time there may be more: all events of a transaction have one cluster time.
+        result.caught_up = result.stopped_by == "caught-up" or (reached is not None and reached > until)
         if result.caught_up:
             result.lag_s = 0.0
         elif reached is not None:

@@ -1,7 +1,7 @@
 """Reads change streams: from a position on, in order, across failovers.
 
-Owns where a stream stands and how it is opened there. The commands are ``cursor``'s, the meaning of errors is
-``server_errors``', events too large to read are ``oversize``'s.
+Owns how a stream is opened and where it stands while it is read. The commands are ``cursor``'s, the meaning of errors
+is ``server_errors``', events too large to read are ``oversize``'s.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from bson import Timestamp
+from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from docdb_stream.connection import Connection
@@ -23,6 +24,7 @@ from docdb_stream.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unava
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import BATCH_BYTES, Batch, ChangeEvent, Position, ResumeToken
 from docdb_stream.oversize import CUTS, OversizeEventError, read_oversize
+from docdb_stream.retry import NoAnswerError, answer_in_time
 from docdb_stream.server_errors import Verdict, classify, is_cut_off, is_unknown_option
 from docdb_stream.settings import Settings, StartAt
 from docdb_stream.state import StateEvents
@@ -37,6 +39,15 @@ may return an empty batch while events are still to come."""
 QUIET_WAIT_S = 0.9
 """What counts as a full wait."""
 
+SLOW_OPEN_S = 60.0
+"""A stream that failed to open after this long is told about with SLOW_OPEN_HINT: a server that is away is given up
+sooner."""
+SLOW_OPEN_HINT = (
+    "the server goes through all its log since then in one step, however few of the changes are this stream's: raise "
+    "the timeout (--timeout, the function's timeout_seconds) and whatever cuts long requests off (a load balancer, the "
+    "server's own limits), or run this stream more often"
+)
+
 FIRST_REPLY_EVENTS = 128
 REPLY_GROWTH = 4
 """A reply is asked for by a number of events, and should have BATCH_BYTES at most (the server itself stops at 16 MiB
@@ -44,25 +55,8 @@ only). So the first is small, and the size of its events says how many to ask fo
 many as came."""
 
 
-class ChangeSource(Protocol):
-    """Where change events are read from. One thread at a time uses it."""
-
-    def operation_time(self) -> Timestamp:
-        """The cluster's operation time now: every change committed so far has a cluster time up to it."""
-        ...
-
-    def start_position(self, start_at: StartAt) -> Position:
-        """The position of a stream that has no checkpoint yet."""
-        ...
-
-    def open(self, position: Position) -> None:
-        """Go on reading after ``position``.
-
-        Raises:
-            HistoryLostError: The position is no longer in the change log.
-            SourceUnavailableError: As ``read``.
-        """
-        ...
+class ChangeStream(Protocol):
+    """Change events from one position on. It belongs to one run; what it knows ends with it. One thread reads."""
 
     def read(self, wait_s: float) -> Batch:
         """The next events, after waiting at most about ``wait_s`` for the first; the batch may be empty.
@@ -74,12 +68,33 @@ class ChangeSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop reading; a ``read`` under way in another thread ends early. Safe to call twice."""
+        """Stop reading; a ``read`` under way in another thread ends early. Safe to call twice, from any thread."""
+        ...
+
+
+class ChangeSource(Protocol):
+    """Where change events are read from. It keeps nothing of a stream: any number of them may be open at a time."""
+
+    def operation_time(self) -> Timestamp:
+        """The cluster's operation time now: every change committed so far has a cluster time up to it."""
+        ...
+
+    def start_position(self, start_at: StartAt) -> Position:
+        """The position of a stream that has no checkpoint yet."""
+        ...
+
+    def open(self, position: Position) -> ChangeStream:
+        """The stream after ``position``. Can take minutes, in which the server goes through its log.
+
+        Raises:
+            HistoryLostError: The position is no longer in the change log.
+            SourceUnavailableError: As ``ChangeStream.read``.
+        """
         ...
 
 
 class MongoChangeSource:
-    """Reads one change stream of MongoDB or Amazon DocumentDB.
+    """The change streams of MongoDB or Amazon DocumentDB over what the settings watch.
 
     Constructing does no network traffic.
 
@@ -91,26 +106,16 @@ class MongoChangeSource:
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
         self._connection = connection
-        self._cursor = ChangeStreamCursor(connection, settings.scope)
-        # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
-        self._state_events = StateEvents(settings) if settings.scope is None or settings.scope.coll is None else None
-        self._position = Position()
-        self._batch_size = settings.batch_size
-        self._fitting = FIRST_REPLY_EVENTS
-        self._skip_until: Timestamp | None = None
-        self._has_start_after = True
-        self._quiet_replies = 0
-        self._quiet_since: Timestamp | None = None
-        self._cuts = 0
-        self._closed = False
 
     def operation_time(self) -> Timestamp:
-        """See ChangeSource. Raises SourceUnavailableError, also for a server without change streams."""
-        reply = self._patiently(lambda: self._connection.client.admin.command("ping"))
-        found = reply.get("operationTime")
+        """See ChangeSource. Raises SourceUnavailableError, also for a server without change streams.
+
+        Of the primary, whatever the connection string prefers: a secondary may not know of the latest changes yet.
+        """
+        found = self._asked("ping").get("operationTime")
         if isinstance(found, Timestamp):
             return found
-        hello = self._patiently(lambda: self._connection.client.admin.command("hello"))
+        hello = self._asked("hello")
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise _no_change_streams("the server is a standalone mongod")
         raise SourceUnavailableError(
@@ -123,20 +128,95 @@ class MongoChangeSource:
             return Position(operation_time=self.operation_time())
         if isinstance(start_at, dt.datetime):
             return Position(operation_time=Timestamp(int(start_at.timestamp()), 0))
-        return Position(operation_time=self._earliest())
+        try:
+            return Position(operation_time=answer_in_time(self._earliest))
+        except NoAnswerError:
+            raise SourceUnavailableError(
+                "how far the change log reaches back was not found within the time that the run has",
+                hint="raise the timeout: for each answer the server may have to go through all of its log",
+            ) from None
 
-    def open(self, position: Position) -> None:
+    def open(self, position: Position) -> MongoChangeStream:
         """See ChangeSource."""
-        self._closed = False
+        stream = MongoChangeStream(self._settings, self._connection, position)
+        began_s = time.monotonic()
+        try:
+            stream.open()
+        except SourceUnavailableError as error:
+            if time.monotonic() - began_s > SLOW_OPEN_S:
+                error.hint = SLOW_OPEN_HINT
+            raise
+        return stream
+
+    def _asked(self, command: str) -> dict[str, Any]:
+        """The primary's answer to a command without arguments."""
+        try:
+            return self._connection.patiently(
+                lambda: self._connection.client.admin.command(command, read_preference=ReadPreference.PRIMARY),
+                passes=lambda error: classify(error) is Verdict.RESUME,
+            )
+        except PyMongoError as error:
+            raise unavailable(error, self._connection.uri) from error
+
+    def _earliest(self) -> Timestamp:
+        """The time just before the earliest that the change log still reaches, to the second.
+
+        Found by asking for ever later ones: needs no privilege beyond reading the stream, and works on servers that
+        show their log and those that do not.
+        """
+        now = self.operation_time()
+        lost_s, reached_s = 0, now.time + 1
+        while reached_s - lost_s > 1:
+            # The beginning first: most logs that are asked have not rolled over yet.
+            middle_s = (lost_s + reached_s) // 2 if lost_s else 1
+            if self._reaches(Position(operation_time=Timestamp(middle_s, 0))):
+                reached_s = middle_s
+            else:
+                lost_s = middle_s
+        return Timestamp(reached_s, 0) if reached_s <= now.time else now
+
+    def _reaches(self, position: Position) -> bool:
+        try:
+            self.open(position).close()
+        except HistoryLostError:
+            return False
+        return True
+
+
+class MongoChangeStream:
+    """One change stream of MongoDB or Amazon DocumentDB, from a position on. Made by ``MongoChangeSource.open``.
+
+    Args:
+        settings: The cluster, what is watched, and BATCH_SIZE.
+        connection: To the cluster; its owner closes it.
+        position: Where it begins.
+    """
+
+    def __init__(self, settings: Settings, connection: Connection, position: Position) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._cursor = ChangeStreamCursor(connection, settings.scope)
+        # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
+        self._state_events = StateEvents(settings) if settings.scope is None or settings.scope.coll is None else None
         self._position = position
-        self._batch_size = self._settings.batch_size
+        self._batch_size = settings.batch_size
+        self._fitting = FIRST_REPLY_EVENTS
+        self._skip_until: Timestamp | None = None
+        self._has_start_after = True
+        self._quiet_replies = 0
+        self._quiet_since: Timestamp | None = None
+        self._cuts = 0
+        self._closed = False
+
+    def open(self) -> None:
+        """Open it on the server. Raises as ``ChangeSource.open`` does."""
         try:
             self._patiently(self._open_cursor)
         except OversizeEventError:
             self._batch_size = 1
 
     def read(self, wait_s: float) -> Batch:
-        """See ChangeSource."""
+        """See ChangeStream."""
         try:
             return self._read(wait_s)
         except OversizeEventError as error:
@@ -155,7 +235,7 @@ class MongoChangeSource:
             return replace(batch, events=events, unreadable=unreadable, problem=batch.problem if concerned else "")
 
     def close(self) -> None:
-        """See ChangeSource."""
+        """See ChangeStream."""
         self._closed = True
         self._cursor.kill()
 
@@ -176,7 +256,8 @@ class MongoChangeSource:
         if position != self._position:
             self._cuts = 0
         self._position = position
-        return Batch(events, position, reply.size_bytes if reply.events else 0, quiet)
+        drained = not reply.events and reply.post_batch_token is not None
+        return Batch(events, position, reply.size_bytes if reply.events else 0, quiet, drained=drained)
 
     def _next(self, wait_s: float) -> Reply:
         if not self._cursor.is_open:
@@ -240,10 +321,14 @@ class MongoChangeSource:
             try:
                 self._cursor.open(stage, (), self._reply_size)
             except OperationFailure as error:
-                if "startAfter" not in stage or not is_unknown_option(error, "startAfter"):
+                if "startAfter" in stage and is_unknown_option(error, "startAfter"):
+                    self._has_start_after = False
+                    stage, self._skip_until = self._stage(self._position)
+                elif self._skip_until is not None and classify(error) is Verdict.HISTORY_LOST:
+                    # What comes after the position has to be in the log, its own time need not.
+                    stage["startAtOperationTime"] = _next(self._skip_until)
+                else:
                     raise
-                self._has_start_after = False
-                stage, self._skip_until = self._stage(self._position)
                 self._cursor.open(stage, (), self._reply_size)
 
     def _open_after(
@@ -274,36 +359,11 @@ class MongoChangeSource:
             return stage | {"startAfter": dict(position.token.document)}, None
         if position.token is not None and time_ is not None:
             # The invalidate and the drop before it have this very time: starting at it would end the stream again.
-            return stage | {"startAtOperationTime": Timestamp(time_.time, time_.inc + 1)}, None
+            return stage | {"startAtOperationTime": _next(time_)}, None
         if time_ is not None:
             # The server includes the time itself, a position excludes it.
             return stage | {"startAtOperationTime": time_}, time_
         return stage, None
-
-    def _earliest(self) -> Timestamp:
-        """The earliest time the change log still reaches, to the second, found by asking for ever later ones.
-
-        Needs no privilege beyond reading the stream, and works on servers that show their log and those that do not.
-        """
-        lost_s, reached_s = 1, self.operation_time().time
-        if self._reaches(lost_s):
-            return Timestamp(lost_s, 0)
-        while reached_s - lost_s > 1:
-            middle_s = (lost_s + reached_s) // 2
-            if self._reaches(middle_s):
-                reached_s = middle_s
-            else:
-                lost_s = middle_s
-        return Timestamp(reached_s, 0)
-
-    def _reaches(self, time_s: int) -> bool:
-        try:
-            self.open(Position(operation_time=Timestamp(time_s, 1)))
-        except HistoryLostError:
-            return False
-        finally:
-            self._cursor.kill()
-        return True
 
     # Errors
 
@@ -323,7 +383,13 @@ class MongoChangeSource:
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt``; on trouble that passes, reopen at the position and try again until the deadline."""
         try:
-            return self._connection.patiently(attempt, passes=self._passes, before_retry=self._reopen)
+            return self._connection.patiently(
+                attempt,
+                passes=self._passes,
+                before_retry=self._reopen,
+                through=lambda: self._cursor.client,
+                blocks=True,
+            )
         except PyMongoError as error:
             raise self._for_operator(error) from error
 
@@ -352,6 +418,10 @@ class MongoChangeSource:
                 f"docdb-stream reset '{self._settings.stream_name}' --to now|earliest|TIMESTAMP",
             )
         return unavailable(error, self._connection.uri)
+
+
+def _next(time: Timestamp) -> Timestamp:
+    return Timestamp(time.time, time.inc + 1)
 
 
 def _no_change_streams(why: str) -> SourceUnavailableError:

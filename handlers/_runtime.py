@@ -24,8 +24,9 @@ from docdb_stream.settings import Settings
 logger = Logger(service="docdb_stream", level=os.environ.get("LOG_LEVEL", "INFO"), utc=True)
 """JSON log lines; the package's own loggers are below this one, so theirs are JSON as well."""
 
-RESERVE_S = 0.5
-"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for metrics and the answer."""
+RESERVE_S = 1.0
+"""Kept free at the end of an invocation, besides the margin that the run itself keeps: for giving up a server that does
+not answer (about half of it), metrics and the answer."""
 
 ALERT_RESERVE_S = 2.0
 """Kept free for an alert, where there is a topic for it; a tenth of the invocation at most."""

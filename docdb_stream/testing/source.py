@@ -53,9 +53,6 @@ class ScriptedSource:
         self._batch_size = batch_size
         self._post_batch = post_batch
         self._lost_before = lost_before
-        self._next = 0
-        self._position = Position()
-        self._closed = threading.Event()
         self.opened: list[Position] = []
 
     def append(self, *steps: Step) -> None:
@@ -76,41 +73,37 @@ class ScriptedSource:
             return Position(operation_time=Timestamp(int(start_at.timestamp()), 0))
         return Position(operation_time=self._lost_before or Timestamp(1, 0))
 
-    def open(self, position: Position) -> None:
+    def open(self, position: Position) -> ScriptedStream:
         """See ChangeSource. Raises HistoryLostError for a position before ``lost_before``."""
         time = position.operation_time
         if self._lost_before is not None and time is not None and time < self._lost_before:
             raise HistoryLostError("the position is no longer in the script", hint="scripted")
-        self._closed.clear()
         self.opened.append(position)
-        self._position = position
-        self._next = self._index_after(position)
+        return ScriptedStream(self, position, self._index_after(position))
 
-    def read(self, wait_s: float) -> Batch:
-        """See ChangeSource; at the end of the script it waits like a server, until closed."""
+    def read(self, first: int, position: Position) -> tuple[int, Batch]:
+        """The batch that begins with this step of the script, after this position; and the step after it."""
         events: list[ChangeEvent] = []
-        while self._next < len(self._script) and len(events) < self._batch_size:
-            step = self._script[self._next]
+        following = first
+        while following < len(self._script) and len(events) < self._batch_size:
+            step = self._script[following]
             if isinstance(step, ChangeEvent):
                 events.append(step)
-                self._next += 1
+                following += 1
                 continue
             if events:
                 break
-            del self._script[self._next]
+            del self._script[following]
             if step is ABORT:
                 raise SourceUnavailableError("scripted abort")
-            return Batch([], self._position)
+            return following, Batch([], position)
         if events:
-            self._position = Position.at_token(events[-1].token, time=events[-1].cluster_time)
+            position = Position.at_token(events[-1].token, time=events[-1].cluster_time)
         elif self._post_batch:
-            self._position = Position(self._position.token, self.operation_time())
-            self._closed.wait(min(wait_s, 0.01))
-        return Batch(events, self._position, sum(event.size_bytes for event in events))
-
-    def close(self) -> None:
-        """See ChangeSource."""
-        self._closed.set()
+            position = Position(position.token, self.operation_time())
+        drained = self._post_batch and not events
+        size_bytes = sum(event.size_bytes for event in events)
+        return following, Batch(events, position, size_bytes, drained=drained)
 
     def _index_after(self, position: Position) -> int:
         for index, step in enumerate(self._script):
@@ -121,3 +114,25 @@ class ScriptedSource:
             if position.token is None and step.cluster_time > (position.operation_time or Timestamp(0, 0)):
                 return index
         return 0 if position.token is not None else len(self._script)
+
+
+class ScriptedStream:
+    """A ChangeStream over a script. Made by ``ScriptedSource.open``."""
+
+    def __init__(self, source: ScriptedSource, position: Position, first: int) -> None:
+        self._source = source
+        self._position = position
+        self._next = first
+        self._closed = threading.Event()
+
+    def read(self, wait_s: float) -> Batch:
+        """See ChangeStream; at the end of the script it waits like a server, until closed."""
+        self._next, batch = self._source.read(self._next, self._position)
+        self._position = batch.position
+        if batch.drained:
+            self._closed.wait(min(wait_s, 0.01))
+        return batch
+
+    def close(self) -> None:
+        """See ChangeStream."""
+        self._closed.set()

@@ -29,12 +29,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def set_trap(step: str, when: str, nth: int) -> None:
     """Kill this process at the nth time of a step, before or after it."""
     from docdb_stream.dead_letters import MongoDeadLetters
-    from docdb_stream.source import MongoChangeSource
+    from docdb_stream.source import MongoChangeStream
     from docdb_stream.stores.mongodb import MongoCheckpointStore
     from docdb_stream.targets import TARGETS as WHERE
 
     methods: dict[str, list[tuple[type, str]]] = {
-        "read": [(MongoChangeSource, "read")],
+        "read": [(MongoChangeStream, "read")],
         "dead letters": [(MongoDeadLetters, "write")],
         **{name: [(MongoCheckpointStore, name)] for name in ("acquire", "save", "renew", "release")},
         **{name: [(_class(WHERE[target]), name) for target in TARGETS] for name in ("write", "flush")},

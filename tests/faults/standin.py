@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections import deque
 from typing import Any, Literal, Self
 
@@ -51,6 +52,7 @@ class DocumentDB:
     Attributes:
         lost_before: Positions before this time are no longer in the change log.
         commands: The commands of clients so far, in order.
+        slow_s: How long the answer to a command takes to arrive, by its name.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class DocumentDB:
         self._elastic = elastic
         self.lost_before: Timestamp | None = None
         self.commands: deque[str] = deque(maxlen=10_000)
+        self.slow_s: dict[str, float] = {}
         self._streams: dict[int, tuple[str, str]] = {}  # cursor id -> what it watches
         self._had_events: set[int] = set()  # cursors whose next reply is to be empty
         self._failures: deque[tuple[str, int, str]] = deque()
@@ -140,6 +143,7 @@ class DocumentDB:
                 while request := wire.read(client):
                     self._running.wait()
                     if (reply := self._answer(request, server)) is not None:
+                        time.sleep(self.slow_s.get(request.command, 0.0))
                         wire.write(client, reply)
             finally:
                 self._connections -= pair

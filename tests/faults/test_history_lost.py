@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 import pytest
 from bson import Timestamp
-from faults.polling import Client, ListTarget, Place, operation_time_of, run, store_of, stream
+from faults.polling import Client, ListTarget, Place, operation_time_of, run, store_of, stream, wait_for
 from faults.standin import DocumentDB
 
 from docdb_stream.errors import HistoryLostError
+from docdb_stream.events import Position
+from docdb_stream.reset import reset
 from docdb_stream.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -60,6 +63,81 @@ def test_a_lost_position_is_gone_past_when_told_so(
         (entry,) = store.ledger(settings.stream_name)
     assert entry.kind == "history-lost"
     assert entry.after is not None
+
+
+@pytest.fixture(params=["at the beginning of a second", "within a second"])
+def rolled(
+    request: pytest.FixtureRequest, documentdb: Place, mongo: Client, db_name: str
+) -> tuple[DocumentDB, Settings]:
+    """A log that rolled over, with an event that is lost, and three in it from the next second on."""
+    place = documentdb(post_batch_tokens=True)
+    orders = mongo[db_name].orders
+    orders.insert_one({"_id": "lost"})
+
+    def now() -> Timestamp:
+        found: Timestamp = mongo.admin.command("ping")["operationTime"]
+        return found
+
+    first = now()
+    wait_for(lambda: orders.database.tick.insert_one({}) and now().time > first.time, "the next second")
+    begins = now().time
+    place.lost_before = Timestamp(begins, 1) if "beginning" in request.param else Timestamp(begins - 1, 4_000)
+    wait_for(lambda: orders.database.tick.insert_one({}) and now().time > begins, "the second after it")
+    orders.insert_many([{"_id": number} for number in range(3)])
+    return place, stream(place.uri, db_name)
+
+
+def test_a_stream_can_start_at_the_earliest_of_a_log_that_rolled_over(rolled: tuple[DocumentDB, Settings]) -> None:
+    _, settings = rolled
+    target = ListTarget()
+    assert run(settings.model_copy(update={"start_at": "earliest"}), target).caught_up
+    assert target.ids == [0, 1, 2]
+
+
+def test_reset_to_the_earliest_of_a_log_that_rolled_over(rolled: tuple[DocumentDB, Settings]) -> None:
+    _, settings = rolled
+    target = ListTarget()
+    reset(settings, to="earliest")
+    assert run(settings, target).caught_up
+    assert target.ids == [0, 1, 2]
+
+
+def test_a_lost_position_goes_on_at_the_earliest_of_a_log_that_rolled_over(rolled: tuple[DocumentDB, Settings]) -> None:
+    place, settings = rolled
+    target = ListTarget()
+    reset_to_lost, place.lost_before = place.lost_before, None
+    reset(settings, to="earliest")
+    place.lost_before = reset_to_lost
+    assert run(settings.model_copy(update={"on_history_lost": "earliest"}), target).caught_up
+    assert target.ids == [0, 1, 2]
+
+
+def test_a_position_is_not_lost_while_all_that_follows_it_is_there(
+    documentdb: Place, mongo: Client, db_name: str
+) -> None:
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(place.uri, db_name), ListTarget()
+    moment = mongo.admin.command("ping")["operationTime"]
+    mongo[db_name].orders.insert_one({"_id": 1})
+    with store_of(settings) as store:
+        lease = store.acquire(settings.stream_name, settings.scope, "test", 10)
+        store.save(lease, Position(operation_time=moment))
+        store.release(lease)
+    place.lost_before = Timestamp(moment.time, moment.inc + 1)
+    run(settings, target)
+    assert target.ids == [1]
+
+
+@pytest.mark.parametrize("start_at", [dt.datetime(2020, 1, 1, tzinfo=dt.UTC)])
+def test_a_first_position_that_is_lost_is_not_saved(lost: tuple[DocumentDB, Settings], start_at: dt.datetime) -> None:
+    _, settings = lost
+    fresh = settings.model_copy(update={"start_at": start_at, "state_collection": "fresh"})
+    with pytest.raises(HistoryLostError):
+        run(fresh, ListTarget())
+    with store_of(fresh) as store:
+        checkpoint = store.load(fresh.stream_name)
+    assert checkpoint is not None
+    assert checkpoint.position is None
 
 
 def test_a_token_of_another_product_is_a_lost_position(documentdb: Place, mongo: Client, db_name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,12 @@ import pytest
 from faults.polling import Client, ListTarget, Place, following, run, stream, wait_for
 from faults.standin import DocumentDB
 
-from docdb_stream.errors import LeaseHeldError
+from docdb_stream import connection, source
+from docdb_stream.errors import LeaseHeldError, SourceUnavailableError
 from docdb_stream.local.demo.poller import PollerProcess
+from docdb_stream.poller import Poller
+from docdb_stream.retry import Deadline
+from docdb_stream.run import RunResult
 
 pytestmark = pytest.mark.integration
 
@@ -86,6 +91,77 @@ def now(mongo: Client) -> dt.datetime:
     """The server's time."""
     found: dt.datetime = mongo.admin.command("hello")["localTime"]
     return found
+
+
+def test_a_log_that_takes_longer_than_the_socket_time_out_to_go_through(
+    documentdb: Place, mongo: Client, db_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quiet collection in a busy cluster: the server looks through all of the log for its next event, in one call."""
+    monkeypatch.setattr(connection, "MIN_SOCKET_TIMEOUT_MS", 1)
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(f"{place.uri}&socketTimeoutMS=1200", db_name), ListTarget()
+    run(settings, target)
+    mongo[db_name].orders.insert_one({"_id": 1})
+    place.slow_s["aggregate"] = 3.0
+    assert run(settings, target).caught_up
+    assert target.ids == [1]
+
+
+def test_a_stream_that_is_not_open_when_the_time_is_over_says_what_to_do(
+    documentdb: Place, mongo: Client, db_name: str
+) -> None:
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(place.uri, db_name), ListTarget()
+    run(settings, target)
+    mongo[db_name].orders.insert_one({"_id": 1})
+    place.slow_s["aggregate"] = 60.0
+    with pytest.raises(SourceUnavailableError, match="had not opened the stream") as told:
+        run(settings, target, limit=Deadline.after(3))
+    assert "raise the timeout" in told.value.hint
+    place.slow_s.clear()
+    run(settings, target)
+    assert target.ids == [1]
+
+
+def test_a_stream_whose_opening_is_cut_off_again_and_again_says_what_to_do(
+    documentdb: Place, mongo: Client, db_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "SLOW_OPEN_S", 0.5)
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(place.uri, db_name), ListTarget()
+    run(settings, target)
+    place.fail_next("aggregate", 50, "operation exceeded time limit", times=1_000)
+    with pytest.raises(SourceUnavailableError) as told:
+        run(settings, target, limit=Deadline(patience_s=2))
+    assert "raise the timeout" in told.value.hint
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_reader_that_is_answered_late_disturbs_no_later_run(
+    documentdb: Place, mongo: Client, db_name: str, within: bool
+) -> None:
+    """A poller that is kept, as in a warm Lambda: its first run ends while the server is silent."""
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(place.uri, db_name, batch_size=10, read_ahead_bytes=2**20), ListTarget()
+    poller = Poller.from_settings(settings, [target])
+    poller.run()
+    mongo[db_name].orders.insert_many([{"_id": number, "pad": "x" * 20_000} for number in range(300)])
+    place.slow_s["getMore"] = 4.0
+    first = poller.run(limit=Deadline.after(2))
+    assert (first.stopped_by, first.caught_up) == ("deadline", False)
+    place.slow_s.clear()
+    readers = [each for each in threading.enumerate() if each.name == "reader"]
+    assert readers, "it waits for its answer still"
+
+    def let_it_come(result: RunResult) -> None:
+        for each in readers:
+            each.join(30)
+
+    second = poller.run(progress=let_it_come if within else None)
+    let_it_come(second)
+    assert poller.run().caught_up
+    poller.close()
+    assert target.ids == list(range(300))
 
 
 # One at a time

@@ -15,7 +15,7 @@ from docdb_stream.settings import Settings
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog
-from docdb_stream.testing.source import ScriptedSource
+from docdb_stream.testing.source import ScriptedSource, ScriptedStream
 
 SETTINGS = Settings(
     documentdb_uri="mongodb://nowhere",
@@ -114,9 +114,16 @@ class Source(ScriptedSource):
         super().__init__(script, batch_size=2)
         self.process = process
 
+    def open(self, position: Position) -> ScriptedStream:
+        return Stream(self, position, super().open(position)._next)
+
+
+class Stream(ScriptedStream):
+    _source: Source
+
     def read(self, wait_s: float) -> Batch:
         read = super().read
-        batch: Batch = self.process.do("read", lambda: read(0))
+        batch: Batch = self._source.process.do("read", lambda: read(0))
         return batch
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from docdb_stream import secret as secret_module
-from docdb_stream.connection import Connection
+from docdb_stream.connection import Connection, Connections
 from docdb_stream.errors import ConfigError, SourceUnavailableError, StateStoreError
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
@@ -150,6 +151,50 @@ def test_a_poller_that_is_kept_goes_on_with_the_new_password(
 
 
 @pytest.mark.parametrize("secret", ["file"], indirect=True)
+def test_streams_that_share_a_connection_go_on_when_one_of_them_signs_in_again(
+    cluster: ReplicaSet, admin: Mongo, db_name: str, secret: Secret
+) -> None:
+    limit = Deadline.after(120)
+    outcomes: list[RunResult | Exception] = []
+    targets = {name: ListTarget() for name in ("a", "b", "c")}
+    with Connections() as connections:
+
+        def follow(name: str) -> None:
+            values = settings(cluster, db_name, secret).model_copy(
+                update={"watched_collection_name": name, "stream_name": name}
+            )
+            try:
+                with Poller.from_settings(values, [targets[name]], connections.to(values)) as poller:
+                    outcomes.append(poller.run(limit=limit, follow=True))
+            except Exception as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=follow, args=(name,)) for name in targets]
+        for thread in threads:
+            thread.start()
+        state = admin[f"{db_name}_state"].checkpoints
+        wait_until(lambda: state.count_documents({"position": {"$exists": True}}) == 3, "all are open", timeout_s=30)
+        secret.change("second")
+        secret.store("second")
+        connection = connections.to(settings(cluster, db_name, secret))
+        signed_in = connection.client
+
+        def need_another_socket() -> None:
+            if connection.client is signed_in:
+                raise OperationFailure("Authentication failed.", 18)
+
+        connection.patiently(need_another_socket, passes=lambda error: False)
+        for name, target in targets.items():
+            admin[db_name][name].insert_one({"_id": 1})
+            wait_until(lambda target=target: target.events or outcomes, f"the event of {name}", timeout_s=30)
+        limit.stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert [getattr(each, "stopped_by", each) for each in outcomes] == ["signal"] * 3
+    assert [len(target.events) for target in targets.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("secret", ["file"], indirect=True)
 def test_a_password_that_is_wrong_in_the_secret_too_ends_the_run_with_a_hint(
     cluster: ReplicaSet, admin: Mongo, db_name: str, secret: Secret
 ) -> None:
@@ -159,7 +204,7 @@ def test_a_password_that_is_wrong_in_the_secret_too_ends_the_run_with_a_hint(
     secret.store("tr0ub4dor")
     drop_connections(cluster)
     with pytest.raises((SourceUnavailableError, StateStoreError), match="refuses the user name or password") as raised:
-        poller.run()
+        poller.run(limit=Deadline(patience_s=1))
     assert "DOCUMENTDB_SECRET" in raised.value.hint
     assert "tr0ub4dor" not in str(raised.value)
     secret.store("second")

@@ -20,10 +20,12 @@ from pymongo import MongoClient
 from docdb_stream import ChangeEvent, Deadline, Poller, Position, RunResult, Settings
 from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.connection import Connection
+from docdb_stream.dead_letters import FileDeadLetters
 from docdb_stream.events import BATCH_BYTES, Namespace
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
 from docdb_stream.source import MongoChangeSource
+from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.targets import ListTarget
 
@@ -166,13 +168,13 @@ def test_large_events_come_in_small_batches(stream: Stream) -> None:
     settings = stream.settings()
     with Connection(settings) as connection:
         source = MongoChangeSource(settings, connection)
-        source.open(source.start_position("now"))
+        reading = source.open(source.start_position("now"))
         sizes = [10] * 2_000 + [64_000] * 100 + [10] * 2_000
         stream.db.orders.insert_many([{"_id": number, "text": "x" * size} for number, size in enumerate(sizes)])
         batches = []
         while sum(len(batch.events) for batch in batches) < len(sizes):
-            batches.append(source.read(1.0))
-        source.close()
+            batches.append(reading.read(1.0))
+        reading.close()
     keys = [event.document["documentKey"]["_id"] for batch in batches for event in batch.events]
     assert keys == list(range(len(sizes)))
     # One reply of those asked for while events were small may be larger, up to what the server sends.
@@ -189,6 +191,27 @@ def test_max_loop_stops_in_between_and_the_next_run_goes_on(stream: Stream) -> N
     second = stream.run(batch_size=100)
     assert first.events + second.events == 250
     assert [event.document_key for event in stream.target.events] == [{"_id": number} for number in range(250)]
+
+
+def test_a_transaction_is_read_to_its_end(stream: Stream, mongo: Mongo) -> None:
+    """All its events have one cluster time, which is the time that the run aims at."""
+    stream.db.orders.insert_one({"_id": "first"})
+    settings, target = stream.settings(), ListTarget()
+    with Connection(settings) as connection:
+        # Its state elsewhere, so that nothing happens in the cluster after the transaction.
+        poller = Poller(
+            settings,
+            source=MongoChangeSource(settings, connection),
+            store=MemoryCheckpointStore(),
+            targets=[target],
+            dead_letters=FileDeadLetters("/dev/null"),
+        )
+        poller.run()
+        with mongo.start_session() as session, session.start_transaction():
+            stream.db.orders.insert_many([{"_id": number} for number in range(1000)], session=session)
+        result = poller.run()
+    assert (result.events, result.caught_up, result.stopped_by) == (1000, True, "caught-up")
+    assert target.ids == list(range(1000))
 
 
 def test_an_idle_streams_position_moves_on(stream: Stream) -> None:

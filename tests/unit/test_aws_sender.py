@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +28,7 @@ def waits() -> Iterator[list[float]]:
     """Waits are recorded, not slept."""
     waits: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retry, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+        patch.setattr(retry.Deadline, "pause", lambda self, delay_s: waits.append(delay_s))
         yield waits
 
 
@@ -286,7 +284,7 @@ def test_other_keys_go_on_while_one_waits(monkeypatch: pytest.MonkeyPatch) -> No
     others_are_done = threading.Event()
     # The lane with the refused record waits until everything else is delivered: only another lane can do that.
     sleep: Callable[[float], object] = lambda delay_s: others_are_done.wait(30)  # noqa: E731
-    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: sleep(delay_s))
     refused: list[int] = []
 
     def refuse(entries: list[dict[str, Any]]) -> list[Refusal]:

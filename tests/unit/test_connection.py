@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import pytest
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
+    InvalidOperation,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -19,7 +22,7 @@ from docdb_stream import connection as connection_module
 from docdb_stream import retry
 from docdb_stream.connection import Connection, Connections, connection_string
 from docdb_stream.diagnosis import unavailable
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 
@@ -189,6 +192,80 @@ def test_a_wrong_password_is_an_error_after_one_more_look(clients: Clients, tmp_
     assert len(calls) == 2
 
 
+def test_the_refused_client_stays_open_for_the_streams_that_read_through_it(clients: Clients, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    write_secret(secret, "0")
+    connection = Connection(settings("mongodb://127.0.0.1:1", documentdb_secret=f"file:{secret}"))
+    closed: list[int] = []
+    for rotation in range(1, 4):
+        refused = connection.client
+        assert connection.patiently(lambda: 1, passes=lambda error: False) == 1  # it has worked
+        refused.close = lambda refused=refused: closed.append(refused.number)
+        write_secret(secret, str(rotation))
+
+        def attempt(refused: Any = refused) -> int:
+            if connection.client is refused:
+                raise REFUSED
+            return 1
+
+        connection.patiently(attempt, passes=lambda error: False)
+        assert closed == list(range(1, rotation)), "all but the last that worked"
+    connection.close()
+    assert closed == [1, 2, 3]
+
+
+def test_a_stream_on_an_older_client_goes_over_to_the_present_one(clients: Clients, tmp_path: Path) -> None:
+    """Another stream was refused first: this one is no reason to sign in once more."""
+    secret = tmp_path / "secret.json"
+    write_secret(secret, "old")
+    connection = Connection(settings("mongodb://127.0.0.1:1", documentdb_secret=f"file:{secret}"))
+    mine = [connection.client]
+    connection._sign_in_again(connection.client)
+    for error in (REFUSED, InvalidOperation("Cannot use MongoClient after close")):
+        mine[:] = [clients("mongodb://127.0.0.1:1")]
+        made = len(clients.passwords)
+
+        def attempt(error: PyMongoError = error) -> int:
+            if mine[0] is not connection.client:
+                raise error
+            return int(mine[0].number)
+
+        found = connection.patiently(
+            attempt,
+            passes=lambda error: False,
+            before_retry=lambda: mine.__setitem__(0, connection.client),
+            through=lambda: mine[0],
+        )
+        assert found == connection.client.number
+        assert len(clients.passwords) == made
+
+
+def test_a_rotation_that_takes_a_while_is_waited_for(
+    clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster may have the new password before the secret does."""
+    secret = tmp_path / "secret.json"
+    write_secret(secret, "old")
+    connection = Connection(settings("mongodb://127.0.0.1:1", documentdb_secret=f"file:{secret}"))
+    connection.patiently(lambda: 1, passes=lambda error: False)
+    waits: list[float] = []
+
+    def pause(self: Deadline, delay_s: float) -> None:
+        waits.append(delay_s)
+        if len(waits) == 3:
+            write_secret(secret, "new")
+
+    monkeypatch.setattr(Deadline, "pause", pause)
+
+    def attempt() -> str:
+        if clients.passwords[-1] != "new":
+            raise REFUSED
+        return "in"
+
+    assert connection.patiently(attempt, passes=lambda error: False) == "in"
+    assert len(waits) == 3
+
+
 def test_without_a_secret_a_wrong_password_is_an_error_at_once(clients: Clients) -> None:
     connection = Connection(settings("mongodb://u:p@127.0.0.1:1"))
     calls: list[int] = []
@@ -205,7 +282,7 @@ def test_without_a_secret_a_wrong_password_is_an_error_at_once(clients: Clients)
 def test_trouble_that_passes_is_waited_out_until_the_deadline(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda delay_s: None, monotonic=time.monotonic))
+    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: None)
     connection = Connection(settings("mongodb://127.0.0.1:1"))
     errors = [AutoReconnect("gone"), AutoReconnect("gone")]
 
@@ -219,6 +296,70 @@ def test_trouble_that_passes_is_waited_out_until_the_deadline(
     with deadline(Deadline(patience_s=0.0)), pytest.raises(AutoReconnect):
         connection.patiently(attempt, passes=lambda error: True)
     assert len(errors) == 99
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_an_answer_that_does_not_come_is_given_up_with_the_run(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    monkeypatch.setattr(retry, "STOP_PATIENCE_S", 0.1)
+    connection = Connection(settings("mongodb://127.0.0.1:1"))
+    connection.patiently(lambda: 1, passes=lambda error: False)
+    never = threading.Event()
+    limit = Deadline.after(None if stops else 0.1)
+    if stops:
+        threading.Timer(0.1, limit.stop.set).start()
+    began_s = time.monotonic()
+    with deadline(limit), pytest.raises(NetworkTimeout, match="no answer within"):
+        connection.patiently(lambda: never.wait(60), passes=lambda error: True)
+    never.set()
+    assert time.monotonic() - began_s < 30
+
+
+def test_a_server_that_never_answered_is_no_connection_that_broke(clients: Clients) -> None:
+    connection = Connection(settings("mongodb://127.0.0.1:1"))
+    never = threading.Event()
+    with deadline(Deadline.after(0.1)), pytest.raises(ServerSelectionTimeoutError):
+        connection.patiently(lambda: never.wait(60), passes=lambda error: True)
+    never.set()
+
+
+def test_a_secret_that_is_not_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(connection_module, "read_credentials", lambda reference: never.wait(60))
+    with deadline(Deadline.after(0.1)), pytest.raises(SourceUnavailableError) as caught:
+        Connection(settings("mongodb://127.0.0.1:1", documentdb_secret="env:MY_SECRET"))
+    never.set()
+    assert "network" in caught.value.hint
+
+
+# Options of the connection string
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "used"),
+    [
+        ("maxPoolSize=1", "maxPoolSize", 0),
+        ("timeoutMS=3000", "timeoutMS", None),
+        ("retryWrites=true", "retryWrites", False),
+        ("socketTimeoutMS=700", "socketTimeoutMS", connection_module.MIN_SOCKET_TIMEOUT_MS),
+    ],
+)
+def test_options_with_which_no_stream_could_work(
+    monkeypatch: pytest.MonkeyPatch, given: str, name: str, used: object
+) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(connection_module, "MongoClient", lambda uri, **made: options.update(made))
+    Connection(settings(f"mongodb://127.0.0.1:1/?{given}"))
+    assert options[name] == used
+
+
+@pytest.mark.parametrize("given", ["socketTimeoutMS=20000", "socketTimeoutMS=0", "serverSelectionTimeoutMS=7"])
+def test_other_options_are_the_operators_choice(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(connection_module, "MongoClient", lambda uri, **made: options.update(made))
+    Connection(settings(f"mongodb://127.0.0.1:1/?{given}"))
+    assert given.partition("=")[0] not in options
 
 
 # In the operator's words

@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -477,7 +476,7 @@ def failing_store(fake: FakeClient, *errors: Exception) -> MongoCheckpointStore:
 def test_passing_trouble_is_waited_out(
     fake: FakeClient, store: MongoCheckpointStore, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda delay_s: None, monotonic=time.monotonic))
+    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: None)
     lease = store.acquire("s", None, "me", 60)
     limit = Deadline.after(None, patience_s=5)
     with deadline(limit):

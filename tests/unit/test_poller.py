@@ -384,12 +384,115 @@ def test_a_lost_lease_saves_nothing(five: World) -> None:
 # Where a stream starts
 
 
-def test_the_first_position_is_saved_before_anything_is_read(world: World) -> None:
-    old = world.happen(2)
+def test_the_first_position_is_saved_before_anything_is_delivered(world: World) -> None:
+    world.happen(2)
+    world.target.on_write = failing(TargetError("list", "no"))
+    with pytest.raises(TargetError):
+        world.poller(start_at="earliest").run()
+    assert world.position == BEFORE
+
+
+def test_a_first_position_that_cannot_be_opened_is_not_saved(world: World) -> None:
+    world.happen(2)
     world.source.open = failing(SourceUnavailableError("cannot open"))  # type: ignore[method-assign]
     with pytest.raises(SourceUnavailableError):
         world.poller().run()
-    assert world.position == Position(operation_time=old[-1].cluster_time)
+    assert world.position is None
+
+
+def test_a_stop_while_the_stream_is_opened_saves_nothing_and_waits_for_nobody(world: World) -> None:
+    """To open a stream the server may have to go through all of its log."""
+    world.happen(2)
+    limit, opening, answer = Deadline(), threading.Event(), threading.Event()
+    original = world.source.open
+
+    def slowly(position: Position) -> Any:
+        opening.set()
+        answer.wait(30)
+        return original(position)
+
+    world.source.open = slowly  # type: ignore[method-assign]
+    threading.Thread(target=lambda: (opening.wait(30), limit.stop.set()), daemon=True).start()
+    began_s = time.monotonic()
+    result = world.poller(start_at="earliest").run(limit=limit, follow=True)
+    assert time.monotonic() - began_s < 15
+    answer.set()
+    assert (result.stopped_by, result.caught_up) == ("signal", False)
+    assert world.position is None
+
+
+def test_a_stream_that_is_not_open_by_the_deadline_says_what_to_do(five: World) -> None:
+    answer = threading.Event()
+    original = five.source.open
+
+    def slowly(position: Position) -> Any:
+        answer.wait(30)
+        return original(position)
+
+    five.source.open = slowly  # type: ignore[method-assign]
+    with pytest.raises(SourceUnavailableError, match="had not opened") as caught:
+        five.poller().run(limit=Deadline.after(1.5))
+    answer.set()
+    assert "timeout" in caught.value.hint
+    assert five.position == BEFORE
+
+
+def test_what_a_reader_does_after_its_run_is_not_seen_by_the_next(five: World) -> None:
+    """A reader that the server answers late must not move the stream of the run after it."""
+    held, late = threading.Event(), threading.Event()
+    original = five.source.open
+    readers: list[threading.Thread] = []
+
+    def open_(position: Position) -> Any:
+        stream = original(position)
+        read = stream.read
+
+        def read_late(wait_s: float) -> Any:
+            if not readers:
+                readers.append(threading.current_thread())
+                held.set()
+                late.wait(30)
+            return read(wait_s)
+
+        stream.read = read_late  # type: ignore[method-assign]
+        return stream
+
+    five.source.open = open_  # type: ignore[method-assign]
+    poller = five.poller()
+    limit = Deadline()
+    threading.Thread(target=lambda: (held.wait(30), limit.stop.set()), daemon=True).start()
+    assert poller.run(limit=limit).stopped_by == "signal"
+
+    def let_go(result: RunResult) -> None:
+        late.set()
+        readers[0].join(30)
+
+    result = poller.run(progress=let_go)
+    assert (result.events, result.caught_up) == (5, True)
+    assert five.target.durable == five.events
+    assert five.position == five.at(five.events[-1])
+
+
+def test_a_new_position_after_lost_history_is_saved_once_it_opens(five: World) -> None:
+    five.source._lost_before = five.events[2].cluster_time
+    original = five.source.open
+
+    def refuse_new(position: Position) -> Any:
+        if position != BEFORE:
+            raise SourceUnavailableError("cannot open")
+        return original(position)
+
+    five.source.open = refuse_new  # type: ignore[method-assign]
+    with pytest.raises(SourceUnavailableError):
+        five.poller(on_history_lost="earliest").run()
+    assert five.position == BEFORE
+    [entry] = five.store.ledger(STREAM)
+    assert entry.after is None, "nothing was decided yet"
+    five.source.open = original  # type: ignore[method-assign]
+    five.poller(on_history_lost="earliest").run()
+    [entry] = five.store.ledger(STREAM)
+    assert entry.after is not None
+    assert five.target.durable == five.events[3:]
 
 
 def test_a_new_stream_starts_now(world: World) -> None:
@@ -480,9 +583,11 @@ def test_max_loop(five: World) -> None:
     assert five.position == five.at(five.events[1])
 
 
-def test_max_loop_that_just_suffices_has_caught_up(five: World) -> None:
+def test_max_loop_that_just_suffices_proves_nothing(five: World) -> None:
+    """All events of a transaction have one cluster time: at the time that the run aimed at there may be more."""
     result = five.poller(max_loop=5).run()
-    assert (result.caught_up, result.lag_s) == (True, 0.0)
+    assert (result.stopped_by, result.caught_up, result.lag_s) == ("max-loop", False, 0.0)
+    assert five.poller().run().caught_up
 
 
 def test_max_loop_zero_is_no_limit(world: World) -> None:
@@ -496,7 +601,7 @@ def test_empty_reads_are_no_loops_and_no_proof(world: World) -> None:
     world.start_at()
     a, b = world.log.inserts(2)
     world.script(EMPTY, EMPTY, a, EMPTY, EMPTY, EMPTY, EMPTY, b)
-    result = world.poller(max_loop=2).run()
+    result = world.poller().run()
     assert world.target.durable == [a, b]
     assert (result.loops, result.caught_up) == (2, True)
 
@@ -514,7 +619,7 @@ def test_the_deadline_ends_a_run_with_a_checkpoint(world: World) -> None:
     world.target.on_write = lambda events: time.sleep(0.002)
     started_s = time.monotonic()
     # Enough for a loaded machine to begin: with 0.15 s the run could be over before its first batch.
-    result = world.poller().run(limit=Deadline.after(1))
+    result = world.poller().run(limit=Deadline.after(4))
     assert time.monotonic() - started_s < 10  # all of them would take 20 s
     assert (result.stopped_by, result.caught_up) == ("deadline", False)
     assert 0 < result.events < 10_000

@@ -4,12 +4,13 @@ import gc
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from bson import Timestamp
 
-from docdb_stream.errors import SourceUnavailableError
+from docdb_stream.errors import HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.interpreter import GARBAGE_THRESHOLD, SWITCH_INTERVAL_S
 from docdb_stream.readahead import PROOF_WAIT_S, READ_WAIT_S, ReadAhead
@@ -20,7 +21,7 @@ WAIT_S = 10.0
 
 
 class Source:
-    """Gives prepared batches (or raises), then nothing until it is closed; counts what was read."""
+    """Opens itself; gives prepared batches (or raises), then nothing until it is closed; counts what was read."""
 
     def __init__(self, batches: Sequence[Batch | Exception]) -> None:
         self._batches = list(batches)
@@ -28,6 +29,9 @@ class Source:
         self.reads = 0
         self.closed = threading.Event()
         self.exhausted = threading.Event()
+
+    def open(self, position: Position) -> Source:
+        return self
 
     def read(self, wait_s: float) -> Batch:
         if not self._batches:
@@ -61,7 +65,7 @@ def batch(*numbers: int, size_bytes: int = 1, quiet: bool = False) -> Batch:
 
 
 def ahead(source: Any, *, until: Timestamp | None = None, batch_size: int = 10, max_bytes: int = 1000) -> ReadAhead:
-    return ReadAhead(source, until=until, batch_size=batch_size, max_bytes=max_bytes)
+    return ReadAhead(source, Position(), until=until, batch_size=batch_size, max_bytes=max_bytes)
 
 
 def test_batches_come_in_order() -> None:
@@ -119,7 +123,8 @@ def test_one_reply_larger_than_the_bound_still_passes() -> None:
 
 def test_it_ends_at_the_time_it_was_told() -> None:
     source = Source([batch(0), batch(1), batch(2), batch(3)])
-    with ahead(source, until=EVENTS[2].cluster_time, batch_size=1) as reader:
+    before = EVENTS[2].cluster_time
+    with ahead(source, until=Timestamp(before.time, before.inc - 1), batch_size=1) as reader:
         for number in range(3):
             assert not reader.caught_up
             taken = reader.take(WAIT_S)
@@ -130,8 +135,22 @@ def test_it_ends_at_the_time_it_was_told() -> None:
     assert source.reads == 3
 
 
+def test_it_does_not_end_within_a_transaction() -> None:
+    """Its events have one cluster time: only a later time, or nothing more, says that it was read to its end."""
+    at = EVENTS[3].cluster_time
+    middle = Batch(EVENTS[:2], Position.at_token(EVENTS[1].token, time=at))
+    unproven = Batch([], middle.position)
+    last = Batch(EVENTS[2:4], Position.at_token(EVENTS[3].token, time=at))
+    source = Source([middle, unproven, last, replace(last, events=[], drained=True), batch(5)])
+    with ahead(source, until=at, batch_size=2) as reader:
+        while not reader.caught_up:
+            assert reader.take(WAIT_S) is not None
+    assert source.reads == 4
+
+
 def test_an_empty_batch_that_reached_the_time_ends_it_too() -> None:
-    with ahead(Source([Batch([], Position(operation_time=Timestamp(100, 1)))]), until=Timestamp(100, 1)) as reader:
+    reached = Batch([], Position(operation_time=Timestamp(100, 1)), drained=True)
+    with ahead(Source([reached]), until=Timestamp(100, 1)) as reader:
         taken = reader.take(WAIT_S)
         assert taken is not None
         assert list(taken.events) == []
@@ -193,6 +212,51 @@ def test_leaving_closes_the_source_and_ends_the_thread() -> None:
     assert threading.active_count() <= before  # other tests may leave some that end meanwhile
     taken = reader.take(0.0)
     assert taken is not None, "what was read is still there, and closing is no error"
+
+
+def test_a_stream_is_opened_by_the_reader() -> None:
+    opening, answer = threading.Event(), threading.Event()
+
+    class Slow(Source):
+        def open(self, position: Position) -> Source:
+            opening.set()
+            answer.wait(WAIT_S)
+            return self
+
+    source = Slow([batch(0)])
+    with ahead(source) as reader:
+        assert opening.wait(WAIT_S)
+        assert reader.take(0.01) is None
+        assert not reader.is_open
+        answer.set()
+        assert reader.take(WAIT_S) is not None
+        assert reader.is_open
+
+
+def test_a_stream_that_opens_after_the_end_is_closed_by_the_reader() -> None:
+    opening, answer = threading.Event(), threading.Event()
+
+    class Slow(Source):
+        def open(self, position: Position) -> Source:
+            opening.set()
+            answer.wait(WAIT_S)
+            return self
+
+    source = Slow([batch(0)])
+    with deadline(Deadline.after(0)), ahead(source):  # it does not wait for the reader
+        assert opening.wait(WAIT_S)
+    answer.set()
+    assert source.closed.wait(WAIT_S)
+    assert source.reads == 0
+
+
+def test_what_opening_raises_is_raised_by_take() -> None:
+    class Lost(Source):
+        def open(self, position: Position) -> Source:
+            raise HistoryLostError("gone")
+
+    with ahead(Lost([])) as reader, pytest.raises(HistoryLostError):
+        reader.take(WAIT_S)
 
 
 def test_leaving_while_memory_is_full_ends_the_thread() -> None:
