@@ -11,7 +11,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 from bson import Timestamp
@@ -62,6 +62,8 @@ class RunResult:
         duration_s: Seconds the run took.
         targets: Figures per target.
         position: Where the stream stands.
+        began_at: What it went on from: ``checkpoint``, ``start-at`` (a new stream) or ``sample`` (a new stream too, but
+            the AWS sample has left a position); empty when it did not come to that.
     """
 
     stream: str
@@ -77,6 +79,21 @@ class RunResult:
     duration_s: float = 0.0
     targets: dict[str, TargetFigures] = field(default_factory=dict)
     position: Position | None = None
+    began_at: str = ""
+
+    def after(self, earlier: RunResult) -> RunResult:
+        """What both runs did, of which this one came later."""
+        counts = {name: getattr(earlier, name) + getattr(self, name) for name in _COUNTS}
+        targets = {
+            name: TargetFigures(
+                *map(
+                    sum,
+                    zip(*(astuple(run.targets[name]) for run in (earlier, self) if name in run.targets), strict=True),
+                )
+            )
+            for name in {**earlier.targets, **self.targets}
+        }
+        return replace(self, **counts, targets=targets, began_at=earlier.began_at or self.began_at)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values, ready for JSON."""
@@ -88,6 +105,9 @@ class RunResult:
             "time": None if time_ is None else time_.isoformat(),
         }
         return values
+
+
+_COUNTS = ("events", "read", "loops", "checkpoints", "rejections", "retries")
 
 
 class Run:
@@ -199,12 +219,15 @@ class Run:
         checkpoint = self._store.load(name)
         if checkpoint is not None and checkpoint.position is not None:
             self._saved = checkpoint.position
+            self._result.began_at = "checkpoint"
             return checkpoint.position
         position = self._store.inherited_position(self._settings.scope)
         if position is not None:
+            self._result.began_at = "sample"
             logger.info("stream %s goes on where the AWS sample stopped, at %s", name, position.time)
         else:
             position = self._source.start_position(self._settings.start_at)
+            self._result.began_at = "start-at"
             logger.info("stream %s is new and starts at %s", name, position.time)
         self._save(keeper, position)
         return position

@@ -328,7 +328,9 @@ class MongoChangeSource:
 
 
 def _no_change_streams(why: str) -> SourceUnavailableError:
-    return SourceUnavailableError(f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT)
+    return SourceUnavailableError(
+        f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT, refused=True
+    )
 
 
 def _covered_state_namespaces(settings: Settings) -> frozenset[Namespace]:
