@@ -48,8 +48,8 @@ def settings_from_env(environ: Mapping[str, str] | None = None) -> Settings:
     Raises:
         ConfigError: With every problem found.
     """
-    values = _from_environ(os.environ if environ is None else environ)
     problems: list[str] = []
+    values = _from_environ(os.environ if environ is None else environ, problems)
     settings = _validated(values, "environment", problems, upper=True)
     problems += _shared_files([settings] if settings else [])
     if settings is None or problems:
@@ -89,7 +89,7 @@ def settings_from_config(
                 f"[{section}]: unknown section; expected [{SHARED_SECTION}], [{STREAM_PREFIX}NAME], "
                 + ", ".join(f"[{name}]" for name in DEPLOYMENT_SECTIONS)
             )
-    overlay = _from_environ(environ) if overlaid else {}
+    overlay = _from_environ(environ, problems) if overlaid else {}
     if streams:
         overlay = {key: value for key, value in overlay.items() if key not in _PER_STREAM}
     found = []
@@ -140,15 +140,24 @@ def deployment_sections(path: str) -> dict[str, dict[str, str]]:
 def _parse(path: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, default_section="\0none", inline_comment_prefixes=(" #",))
     try:
-        parser.read_string(Path(path).read_text(encoding="utf-8"), source=path)
+        parser.read_string(Path(path).read_text(encoding="utf-8-sig"), source=path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no file {path}", hint="name the file with --config, or leave --config out to use the environment"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", hint="see that it is a file, and readable"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"cannot read {path}: it is not UTF-8 text ({error.reason})", hint="save it as UTF-8"
+        ) from error
     except configparser.Error as error:
-        raise ConfigError(f"{path} is not a valid ini file: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{path} is not a valid ini file: {' '.join(str(error).split())}",
+            hint="sections are [docdb-stream] and [stream NAME]; each line under them is key = value",
+        ) from error
     return parser
 
 
@@ -177,17 +186,31 @@ def _entries(
         yield field, value
 
 
-def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are settings, by field name. An empty variable counts as not set."""
+def _from_environ(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """The variables that are settings, by field name; what must be a mistyped one becomes a problem.
+
+    An empty variable counts as not set.
+    """
     names = _names()
     found = {}
     for key, value in environ.items():
+        if not value.strip():
+            continue
         # The AWS sample's later names are in mixed case (Iterations_per_sync); all others are in upper case.
-        if value.strip() and (key.isupper() or key in ("Iterations_per_sync", "Documents_per_run")):
-            field = names.get(key.lower())
-            if field is not None:
-                found[field] = value
+        field = names.get(key.lower()) if key.isupper() or key in _MIXED_CASE else None
+        if field is not None:
+            found[field] = value
+        elif key.upper().startswith(_OWN_PREFIX):
+            near = difflib.get_close_matches(key.lower(), names, n=1)
+            problems.append(
+                f"environment {key}: unknown variable" + (f"; did you mean {near[0].upper()}?" if near else "")
+            )
     return found
+
+
+_MIXED_CASE = frozenset({"Iterations_per_sync", "Documents_per_run"})
+_OWN_PREFIX = "WATCHED_"
+"""Nobody else's variables begin so. A mistyped one is as if nothing were said about what to watch: everything is."""
 
 
 def _validated(values: Mapping[str, Any], where: str, problems: list[str], upper: bool = False) -> Settings | None:
@@ -221,6 +244,6 @@ def _error(where: str, problems: list[str]) -> ConfigError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return ConfigError(
         f"{where}: {count} with the settings",
-        hint="see config.ini in the repository, or docs/settings.md, for every key with its unit, default and effect",
+        hint="see config.ini in the repository for every key with its unit, default and effect",
         problems=tuple(problems),
     )

@@ -228,13 +228,13 @@ def _client(settings: Settings) -> Client:
     try:
         given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:
+        if _is_unresolved(error):
+            raise _unresolved(error) from error
         raise ConfigError(
             # PyMongo's message can quote a part of a password that was not percent-encoded.
             "documentdb_uri is not a valid connection string" + ("" if "@" in uri else f": {error}"),
             hint="expected mongodb://HOST:PORT/?replicaSet=rs0; user name and password percent-encoded",
         ) from error
-    except PyMongoError as error:  # mongodb+srv:// is resolved while parsing
-        raise SourceUnavailableError(f"cannot resolve documentdb_uri: {error}", hint="check the host name") from error
     options: dict[str, Any] = {
         "appname": "docdb-stream",
         "serverSelectionTimeoutMS": int(min(SERVER_SELECTION_TIMEOUT_MS, max(500.0, selection_ms))),
@@ -254,6 +254,8 @@ def _client(settings: Settings) -> Client:
     try:
         return MongoClient(uri, **options)
     except (ConfigurationError, InvalidURI, ValueError, OSError) as error:
+        if _is_unresolved(error):
+            raise _unresolved(error) from error
         shown = type(error).__name__ if "@" in uri else str(error)
         raise ConfigError(f"cannot use the connection settings: {shown}", hint="check documentdb_uri") from error
 
@@ -276,6 +278,19 @@ def _not_for_choice(given: dict[str, Any]) -> dict[str, Any]:
     if socket_timeout_s and 1000 * socket_timeout_s < MIN_SOCKET_TIMEOUT_MS:
         options["socketTimeoutMS"] = MIN_SOCKET_TIMEOUT_MS
     return options
+
+
+def _is_unresolved(error: Exception) -> bool:
+    """Whether the name service does not know, or does not answer: mongodb+srv:// is looked up while it is parsed, and
+    PyMongo tells that by the error it tells everything wrong with a connection string by."""
+    return isinstance(error, ConfigurationError) and type(error.__cause__).__module__.startswith("dns.")
+
+
+def _unresolved(error: Exception) -> SourceUnavailableError:
+    return SourceUnavailableError(
+        f"documentdb_uri cannot be looked up: {str(error).rstrip('.')}",
+        hint="check the host name after mongodb+srv://, and that this machine's name service answers",
+    )
 
 
 def _same_server(servers: Sequence[Any]) -> Sequence[Any]:

@@ -41,12 +41,14 @@ def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
             return SourceUnavailableError(
                 f"{where} refuses the user name or password",
                 hint="check DOCUMENTDB_SECRET or the connection string, and authSource",
+                refused=True,
             )
         if error.code == UNAUTHORIZED:
             return SourceUnavailableError(
                 f"{where}: not authorized: {server_message(error)}",
                 hint="the user needs to read change streams (role read, or changeStream and find privileges) on what "
                 "is watched, and readWrite on STATE_DB",
+                refused=True,
             )
         return SourceUnavailableError(f"{where}: {server_message(error)} (code {error.code})")
     if isinstance(error, ServerSelectionTimeoutError):

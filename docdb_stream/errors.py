@@ -16,14 +16,16 @@ class DocdbStreamError(Exception):
     Args:
         message: What happened, in one line.
         hint: What the operator should do next, in one line.
+        refused: Whether whom it was asked of answered, and refuses: credentials, privileges, change streams altogether.
     """
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "error"
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", refused: bool = False) -> None:
         super().__init__(message)
         self.hint = hint
+        self.refused = refused
         self.position_time: dt.datetime | None = None
         """Where the stream stood; set by the run."""
 
@@ -64,6 +66,10 @@ class TargetError(DocdbStreamError):
     def __init__(self, target: str, message: str, *, hint: str = "") -> None:
         super().__init__(f"target {target}: {message}", hint=hint)
         self.target = target
+
+
+class TargetGoneError(TargetError):
+    """What a target writes to will never take anything again, as when the program that reads standard output ended."""
 
 
 class HistoryLostError(DocdbStreamError):

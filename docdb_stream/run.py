@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 from bson import Timestamp
@@ -67,6 +67,8 @@ class RunResult:
         duration_s: Seconds the run took.
         targets: Figures per target.
         position: Where the stream stands.
+        began_at: What it went on from: ``checkpoint``, ``start-at`` (a new stream) or ``sample`` (a new stream too, but
+            the AWS sample has left a position); empty when it did not come to that.
     """
 
     stream: str
@@ -82,6 +84,21 @@ class RunResult:
     duration_s: float = 0.0
     targets: dict[str, TargetFigures] = field(default_factory=dict)
     position: Position | None = None
+    began_at: str = ""
+
+    def after(self, earlier: RunResult) -> RunResult:
+        """What both runs did, of which this one came later."""
+        counts = {name: getattr(earlier, name) + getattr(self, name) for name in _COUNTS}
+        targets = {
+            name: TargetFigures(
+                *map(
+                    sum,
+                    zip(*(astuple(run.targets[name]) for run in (earlier, self) if name in run.targets), strict=True),
+                )
+            )
+            for name in {**earlier.targets, **self.targets}
+        }
+        return replace(self, **counts, targets=targets, began_at=earlier.began_at or self.began_at)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values, ready for JSON."""
@@ -93,6 +110,9 @@ class RunResult:
             "time": None if time_ is None else time_.isoformat(),
         }
         return values
+
+
+_COUNTS = ("events", "read", "loops", "checkpoints", "rejections", "retries")
 
 
 class Run:
@@ -224,12 +244,15 @@ class Run:
         checkpoint = self._store.load(name)
         if checkpoint is not None and checkpoint.position is not None:
             self._saved = checkpoint.position
+            self._result.began_at = "checkpoint"
             return checkpoint.position
         position = self._store.inherited_position(self._settings.scope)
         if position is not None:
+            self._result.began_at = "sample"
             logger.info("stream %s goes on where the AWS sample stopped, at %s", name, position.time)
         else:
             position = self._source.start_position(self._settings.start_at)
+            self._result.began_at = "start-at"
             logger.info("stream %s is new and starts at %s", name, position.time)
         return position
 

@@ -6,7 +6,7 @@ import enum
 
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
-from docdb_stream.diagnosis import server_message
+from docdb_stream.diagnosis import AUTHENTICATION_FAILED, UNAUTHORIZED, server_message
 
 # Codes of the MongoDB server's error_codes.yml, which DocumentDB shares as far as it has them.
 _HISTORY_LOST_CODES = frozenset(
@@ -19,6 +19,7 @@ _HISTORY_LOST_CODES = frozenset(
     }
 )
 _FOREIGN_TOKEN_CODE = 9  # FailedToParse; DocumentDB says "Invalid resume token" with it
+_UNREADABLE_TOKEN_CODES = frozenset({260, 50811})
 _HISTORY_LOST_TEXTS = (
     "resume of change stream was not possible",
     "resume point may no longer be in the oplog",
@@ -87,6 +88,15 @@ def is_cut_off(error: PyMongoError) -> bool:
     """Whether the server ended the connection instead of answering: the network's trouble, or a reply that is too large
     (MongoDB 6.0.5 and others around it check that only when they send it)."""
     return type(error) is AutoReconnect  # its subclasses know better what happened
+
+
+def is_unreadable_token(error: BaseException | None) -> bool:
+    """Whether the server refuses a resume token for what it is, and not because its log begins later: with a code that
+    is about tokens, or one about whatever it came upon while it took the token apart."""
+    if not isinstance(error, OperationFailure) or error.code in (AUTHENTICATION_FAILED, UNAUTHORIZED):
+        return False
+    about_tokens = error.code in _UNREADABLE_TOKEN_CODES or error.code == _FOREIGN_TOKEN_CODE
+    return about_tokens or classify(error) is Verdict.FATAL
 
 
 def is_unknown_option(error: PyMongoError, name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -75,6 +76,45 @@ def _shown(name: str | None, value: Any) -> Any:
     return without_secrets(value) if name in ADDRESSES and isinstance(value, str) else value
 
 
+DATABASE_NAME_BYTES = 63
+"""MongoDB limits, "Length of Database Names"; what a name must not hold is under "Restrictions on Database Names for
+Unix and Linux Systems"."""
+
+_NOT_IN_DATABASE_NAMES = frozenset('/\\. "$\0')
+_INTERNAL_DATABASES = frozenset({"admin", "config", "local"})
+"""Which change streams cannot watch (MongoDB manual, "Watch a Collection, Database, or Deployment")."""
+
+
+def _database_name(name: str) -> str:
+    """A name that a database can have; the others are mostly meant as something else."""
+    if "." in name:
+        db, _, coll = name.partition(".")
+        raise ValueError(f"no database is called so; for the collection {coll} of {db}, give each its own setting")
+    if name == "*":
+        raise ValueError("no database is called so; leave it out to watch the whole deployment")
+    if _NOT_IN_DATABASE_NAMES & set(name) or len(name.encode()) > DATABASE_NAME_BYTES:
+        raise ValueError(
+            f"no database is called so: at most {DATABASE_NAME_BYTES} bytes, without / \\ . $, quotes and blanks"
+        )
+    return name
+
+
+def _watched_database(name: str) -> str:
+    if name in _INTERNAL_DATABASES:
+        raise ValueError("the server does not let its own databases be watched (admin, config, local)")
+    return _database_name(name)
+
+
+def _collection_name(name: str) -> str:
+    if "\0" in name or name.startswith("."):
+        raise ValueError("no collection is called so")
+    return name
+
+
+DatabaseName = Annotated[str, AfterValidator(_database_name)]
+CollectionName = Annotated[str, AfterValidator(_collection_name)]
+
+
 class Settings(BaseModel):
     """Everything about one stream. Frozen; made by keyword, ``Settings.from_env()`` or ``Settings.from_config()``.
 
@@ -108,8 +148,10 @@ class Settings(BaseModel):
     )
 
     # The stream
-    watched_db_name: str | None = Field(default=None, description="The watched database. Absent: the whole deployment.")
-    watched_collection_name: str | None = Field(
+    watched_db_name: Annotated[str, AfterValidator(_watched_database)] | None = Field(
+        default=None, description="The watched database. Absent: the whole deployment."
+    )
+    watched_collection_name: CollectionName | None = Field(
         default=None, description="The watched collection. Absent: every collection of the database."
     )
     stream_name: str = Field(
@@ -127,7 +169,8 @@ class Settings(BaseModel):
         default=45,
         ge=0,
         validation_alias=AliasChoices("max_loop", "documents_per_run"),
-        description="Loops of one run, at most; 0: as many as the deadline allows. Ignored when following.",
+        description="Loops of one run, at most; 0: as many as the deadline allows. Ignored when following. "
+        "docdb-stream run takes 0 unless it is set.",
     )
     state_sync_count: int = Field(
         default=15,
@@ -166,8 +209,10 @@ class Settings(BaseModel):
     )
 
     # The state
-    state_db: str = Field(default="docdb_stream", min_length=1, description="Database of the checkpoints.")
-    state_collection: str = Field(default="checkpoints", min_length=1, description="Collection of the checkpoints.")
+    state_db: DatabaseName = Field(default="docdb_stream", min_length=1, description="Database of the checkpoints.")
+    state_collection: CollectionName = Field(
+        default="checkpoints", min_length=1, description="Collection of the checkpoints."
+    )
     sns_topic_arn_alert: str | None = Field(default=None, description="SNS topic that is told when a run fails.")
 
     # Kinesis

@@ -425,4 +425,6 @@ def _next(time: Timestamp) -> Timestamp:
 
 
 def _no_change_streams(why: str) -> SourceUnavailableError:
-    return SourceUnavailableError(f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT)
+    return SourceUnavailableError(
+        f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT, refused=True
+    )

@@ -19,6 +19,9 @@ from docdb_stream.settings import Settings
 from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
+COLUMNS = ("stream", "position", "age", "lag", "saved", "events", "lease")
+"""What ``StreamStatus.cells`` gives."""
+
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
@@ -65,7 +68,7 @@ class StreamStatus:
         return f"{found.owner} for {(found.expires_at - self.now).total_seconds():.0f} s"
 
     def cells(self) -> tuple[str, ...]:
-        """A table row: stream, position, age, lag, saved, events, lease."""
+        """A table row, as COLUMNS names them."""
         saved = self.checkpoint.updated_at if self.checkpoint else None
         return (
             self.stream,

@@ -44,7 +44,7 @@ LEFT_OUT = {
 }
 """Distributions that are installed as dependencies and not packed, with the reason."""
 
-_PARTS_LEFT_OUT = ("docdb_stream/local", "docdb_stream/testing", "docdb_stream/cli.py", "docdb_stream/report.py", "bin")
+_PARTS_LEFT_OUT = ("docdb_stream/local", "docdb_stream/testing", "docdb_stream/cli", "docdb_stream/__main__.py", "bin")
 
 _METADATA_KEPT = ("METADATA", "entry_points.txt")
 """Of a *.dist-info: what ``importlib.metadata`` is asked for at run time. Licences are kept too."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO, Self
 
-from docdb_stream.errors import TargetError
+from docdb_stream.errors import TargetGoneError
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
@@ -22,11 +22,16 @@ class StdoutTarget:
     Args:
         stream: Where to write; standard output by default.
         payload_format: How an event is written.
+
+    Raises:
+        TargetGoneError: Standard output is closed.
     """
 
     name = "stdout"
 
     def __init__(self, stream: BinaryIO | None = None, *, payload_format: PayloadFormat = "extended") -> None:
+        if stream is None and sys.stdout is None:
+            raise self._gone(OSError("standard output is closed"))
         self._stream = stream or sys.stdout.buffer
         self._payload_format = payload_format
 
@@ -39,7 +44,7 @@ class StdoutTarget:
         """Write the events' lines, and hand them over: whoever reads them sees them now, not at the next checkpoint.
 
         Raises:
-            TargetError: The stream takes nothing more, as when the program it is piped into has ended.
+            TargetGoneError: The stream takes nothing more, as when the program it is piped into has ended.
         """
         rendered, rejections = render_all(events, self._payload_format, self.name)
         rest = memoryview(b"".join(payload + b"\n" for _, payload in rendered))
@@ -61,6 +66,9 @@ class StdoutTarget:
     def close(self) -> None:
         """Nothing: the stream belongs to the process."""
 
-    def _gone(self, error: Exception) -> TargetError:
+    def _gone(self, error: Exception) -> TargetGoneError:
         # ValueError is what a stream raises that this process itself has closed.
-        return TargetError(self.name, str(error), hint="see that the program which reads the output keeps running")
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        return TargetGoneError(
+            self.name, reason, hint="see that the program which reads the output keeps running, and its disk has room"
+        )

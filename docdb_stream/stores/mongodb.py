@@ -261,7 +261,7 @@ class MongoCheckpointStore:
             # What concerns the whole cluster is said without naming the one collection it was noticed on.
             own = not isinstance(error, ServerSelectionTimeoutError) and not is_sign_in_refused(error)
             where = f"state {self._settings.state_db}.{self._settings.state_collection}: " if own else ""
-            raise StateStoreError(f"{where}{trouble}", hint=trouble.hint) from error
+            raise StateStoreError(f"{where}{trouble}", hint=trouble.hint, refused=trouble.refused) from error
 
 
 # An election or a shutdown under way, by the codes that the retryable writes specification calls retryable, and

@@ -33,6 +33,8 @@ KINDS = {"trap": 45, "kill": 25, "pause": 10, "double": 8, "step down": 6, "kill
 """What happens to the poller in one round, and how often among a hundred."""
 NTH = {"read": (1, 2, 3, 5), "write": (1, 2, 4, 7, 11), "flush": (1, 2, 4, 7, 11), "save": (1, 1, 2, 3)}
 """At which time of a step a trap goes off; writes and flushes are counted over the five targets."""
+FOLLOW = ("--follow", "--give-up-after", "0")
+"""A poller in trouble ends, as a supervisor would have it, and another takes its place."""
 EXPECTED_EXITS = {0, 3, 4, 6, -signal.SIGKILL}
 
 
@@ -137,7 +139,7 @@ class Harness:
             poller.signal(signal.SIGTERM)
         else:
             self._wait_for_lease()
-            poller = self._nursery.start("--follow", trap=trap)
+            poller = self._nursery.start(*FOLLOW, trap=trap)
         if not poller.ended.wait(30):
             self.outcome.problems.append(f"poller did not end at its trap {trap}: {poller.tail()}")
             poller.kill()
@@ -154,7 +156,7 @@ class Harness:
         self._kill(successor, "random")
 
     def _double(self) -> None:
-        second = self._nursery.start("--follow")
+        second = self._nursery.start(*FOLLOW)
         if not second.ended.wait(5):
             # The first may have ended by itself in the meantime; then the second rightly works.
             self._kill(second, "random")
@@ -196,7 +198,7 @@ class Harness:
         deadline_s = time.monotonic() + 90
         while time.monotonic() < deadline_s:
             self._wait_for_lease()
-            poller = self._nursery.start("--follow", trap=trap)
+            poller = self._nursery.start(*FOLLOW, trap=trap)
             while not poller.ended.wait(0.05):
                 if f":{poller.pid}:" in str((self._lease() or {}).get("owner")):
                     return poller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import threading
 import time
@@ -198,7 +199,7 @@ def test_a_holder_paused_past_its_lease_saves_nothing_and_leaves(
         return state.find_one({"_id": settings.stream_name}) or {}
 
     with PollerProcess({**written, "file_path": file}, {}) as paused:
-        paused.start("--follow")
+        paused.start("--follow", "--give-up-after", "0")
         wait_for(lambda: "position" in checkpoint(), "the first is at work")
         mongo[db_name].orders.insert_one({"_id": 1})
         wait_for(lambda: file.exists() and file.read_bytes(), "the event in the file")
@@ -222,3 +223,36 @@ def test_a_holder_paused_past_its_lease_saves_nothing_and_leaves(
         assert paused.exit_status == 6, paused.log_tail()
     assert checkpoint() == after
     assert b'"_id":2' not in file.read_bytes()
+
+
+def test_a_follower_paused_past_its_lease_goes_on_once_it_is_free(
+    documentdb: Place, mongo: Client, db_name: str, tmp_path: Path
+) -> None:
+    place = documentdb(post_batch_tokens=True)
+    settings, target = stream(place.uri, db_name, lease_seconds=1.5), ListTarget()
+    file = tmp_path / "events.jsonl"
+    state = mongo[settings.state_db][settings.state_collection]
+    written = settings.model_dump(exclude_defaults=True)
+
+    def epoch() -> int:
+        return int((state.find_one({"_id": settings.stream_name}) or {}).get("epoch", 0))
+
+    with PollerProcess({**written, "file_path": file}, {}) as paused:
+        paused.start("--follow")
+        mongo[db_name].orders.insert_one({"_id": 1})
+        wait_for(lambda: (state.find_one() or {}).get("position"), "the first is at work")
+        paused.freeze()
+        before = epoch()
+
+        def taken_over() -> bool:
+            with contextlib.suppress(LeaseHeldError):
+                run(settings, target)
+            return epoch() > before
+
+        wait_for(taken_over, "the lease has run out")
+        paused.thaw()
+        wait_for(lambda: epoch() > before + 1, "the paused one has the lease again")
+        mongo[db_name].orders.insert_one({"_id": 2})
+        wait_for(lambda: file.exists() and b'"_id":2' in file.read_bytes(), "it delivers")
+        assert paused.exit_status is None
+        assert paused.terminate(30) == 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -70,6 +73,26 @@ def test_a_host_name_that_does_not_exist(environment: dict[str, str], cli: Any) 
     uri = "mongodb://nowhere.invalid/?serverSelectionTimeoutMS=300"
     done = cli.run("run", "--timeout", "3", **{**environment, "DOCUMENTDB_URI": uri})
     assert "nowhere.invalid" in told(done, 3)
+
+
+def test_a_name_of_a_cluster_that_is_not_known(environment: dict[str, str], cli: Any) -> None:
+    done = cli.run("run", **environment | {"DOCUMENTDB_URI": "mongodb+srv://us:hunter2@nowhere.example.invalid/"})
+    assert "nowhere.example.invalid" in told(done, 3)
+    assert "mongodb+srv" in hint(done)
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["doctor"], ["run", "--follow"]])
+def test_ctrl_c_while_connecting(environment: dict[str, str], cli: Any, command: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"mongodb://127.0.0.1:{silent.getsockname()[1]}/?replicaSet=rs0&serverSelectionTimeoutMS=3000"
+        process = cli.start(*command, **environment | {"DOCUMENTDB_URI": uri})
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == (3 if command[0] == "run" else 130), err
+    assert "Traceback" not in err
+    assert err.splitlines()[0].startswith("error: no usable server" if command[0] == "run" else "interrupted")
 
 
 def test_a_timeout_holds_for_an_unreachable_server_too(environment: dict[str, str], cli: Any) -> None:
@@ -169,6 +192,24 @@ def test_a_file_that_is_no_config_file(cli: Any) -> None:
     assert "config.ini" in told_without_hint(cli.run("run"), 2)
 
 
+def test_a_config_file_of_another_editor(environment: dict[str, str], cli: Any) -> None:
+    """A byte order mark is none of its text; another encoding is told."""
+    text = "[docdb-stream]\n" + "".join(f"{name.lower()} = {value}\n" for name, value in environment.items())
+    (cli.folder / "config.ini").write_text(text, encoding="utf-8-sig")
+    assert cli.run("run").returncode == 0
+    (cli.folder / "config.ini").write_text(text, encoding="utf-16")
+    assert "not UTF-8" in told(cli.run("run"), 2)
+
+
+def test_a_name_that_cannot_be_meant(environment: dict[str, str], cli: Any) -> None:
+    wrong = {"WATCHED_DB_NAME": "shop.orders", "WATCHED_COLLECTION": "orders", "STREAM_NAME": "\udcff"}
+    done = cli.run("run", **environment | wrong)
+    told(done, 2)
+    problems = [line for line in done.stderr.splitlines() if line.startswith("  - ")]
+    assert len(problems) == 3
+    assert all(any(name in problem for problem in problems) for name in wrong)
+
+
 def told_without_hint(done: Done, exit_code: int) -> str:
     assert done.returncode == exit_code, done.stderr
     assert "Traceback" not in done.stderr
@@ -235,8 +276,95 @@ def test_a_file_that_cannot_be_written(
 ) -> None:
     mongo[db_name].orders.insert_one({"_id": 1})
     settings = {**environment, "FILE_PATH": "/nowhere/changes.jsonl", "START_AT": "earliest"}
-    done = cli.run("run", **settings)
+    done = cli.run("run", "--json", **settings)
+    assert json.loads(done.stdout)["error"]["kind"] == "target"
+    done.stdout = ""
     assert "target file: cannot write /nowhere/changes.jsonl" in told(done, 4)
+
+
+# Standard output
+
+
+@pytest.fixture
+def shell(environment: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str) -> Any:
+    """Runs the command line with its standard streams as a shell would set them."""
+    mongo[db_name].orders.insert_one({"_id": 1})
+
+    def run(command: str, **settings: str) -> Done:
+        line = f"exec {sys.executable} -m docdb_stream {command}"
+        return subprocess.run(
+            ["sh", "-c", line],
+            cwd=cli.folder,
+            env={"PATH": os.environ["PATH"], **environment, "START_AT": "earliest", **settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+TO_STDOUT = {"FILE_PATH": "", "STDOUT": "true"}
+
+
+@pytest.mark.parametrize("where", [">&-", ">/dev/full"])
+@pytest.mark.parametrize(
+    ("command", "settings", "exit_code", "words"),
+    [
+        ("run", {}, 0, "1 event in 1 loop"),
+        ("run --json", {}, 1, "error: standard output"),
+        ("run", TO_STDOUT, 4, "error: target stdout: "),
+        ("run --follow", TO_STDOUT, 4, "error: target stdout: "),
+        ("status", {}, 1, "error: standard output"),
+        ("doctor", {}, 1, "error: standard output"),
+    ],
+)
+def test_standard_output_that_takes_nothing(
+    shell: Any, where: str, command: str, settings: dict[str, str], exit_code: int, words: str
+) -> None:
+    done = shell(f"{command} {where}", **settings)
+    assert done.returncode == exit_code, done.stderr
+    assert words in done.stderr
+    for sign in ("Traceback", "Exception ignored"):
+        assert sign not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["run 2>&-", "run 2>/dev/full", "run -vv 2>&-", "run >&- 2>&-", "--help >/dev/full"]
+)
+def test_nobody_to_tell(shell: Any, command: str, environment: dict[str, str]) -> None:
+    done = shell(command)
+    assert done.returncode == (1 if "--help" in command else 0)
+    assert "Traceback" not in done.stderr
+    if "--help" not in command:
+        assert len(Path(environment["FILE_PATH"]).read_text().splitlines()) == 1
+
+
+def test_json_and_events_are_on_different_streams(shell: Any) -> None:
+    done = shell("run --json", **TO_STDOUT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["documentKey"] == {"_id": 1}
+    assert json.loads(done.stderr)["events"] == 1
+
+
+# A name with anything in it
+
+
+@pytest.mark.parametrize("name", ["a[/red]b", "a\x1b[31mb", "a\nerror: b", "[bold]"])
+def test_a_hostile_name_is_shown_and_acts_on_nothing(
+    environment: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str, name: str
+) -> None:
+    settings = {**environment, "WATCHED_COLLECTION_NAME": name, "START_AT": "earliest"}
+    mongo[db_name][name].insert_one({"_id": "\x1b[2J"})
+    assert cli.run("run", **settings).returncode == 0
+    for arguments in (
+        *(["run"], ["status"], ["status", "--json"], ["ledger"], ["doctor"], ["dead-letters", "list"]),
+        *(["reset", f"{db_name}.{name}", "--to", "now"], ["ledger"], ["run", "--stream", name]),
+    ):
+        done = cli.run(*arguments, **settings)
+        assert done.returncode == (2 if "--stream" in arguments else 0), done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "\nerror: b" not in done.stdout + done.stderr
 
 
 # A target of another package

@@ -57,9 +57,11 @@ class Stream:
         finally:
             poller.close()
 
+    def lines(self) -> list[str]:
+        return self._file.read_text().splitlines() if self._file.exists() else []
+
     def ids(self) -> list[Any]:
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
-        return [json.loads(line)["documentKey"]["_id"] for line in lines]
+        return [json.loads(line)["documentKey"]["_id"] for line in self.lines()]
 
     def checkpoint(self) -> Checkpoint:
         with Connection(self.settings) as connection:
@@ -211,8 +213,12 @@ def test_reset_is_refused_while_a_run_works(stream: Stream) -> None:
 
 def test_reset_to_a_lost_token_changes_nothing(stream: Stream) -> None:
     stream.run()
+    stream.db.orders.insert_one({"_id": 1})
+    stream.run()
     before = stream.checkpoint()
-    done = stream.cli("reset", stream.name, "--token", FOREIGN)
+    token = json.loads(stream.lines()[-1])["_id"]["_data"]
+    lost = f"{token[:2]}{1_600_000_000:08x}{token[10:]}"  # the same, of a time before the log begins
+    done = stream.cli("reset", stream.name, "--token", lost)
     assert done.exit_code == 5
     after = stream.checkpoint()
     assert (after.position, after.owner) == (before.position, None)
@@ -240,12 +246,15 @@ def test_reset_of_an_unknown_stream(stream: Stream) -> None:
     assert "there is no stream another" in done.stderr
 
 
-def test_a_token_that_is_none_is_refused(stream: Stream) -> None:
+@pytest.mark.parametrize("token", ["zzzz", "not-a-token", "", "82", "8", "00" * 40, "82ffffff", "82" * 20, FOREIGN])
+def test_a_token_that_is_none_is_refused(stream: Stream, token: str) -> None:
     stream.run()
     before = stream.checkpoint().position
-    done = stream.cli("reset", stream.name, "--token", "not-a-token")
-    assert done.exit_code in (3, 5)
-    assert "Traceback" not in done.stderr
+    done = stream.cli("reset", stream.name, "--token", token)
+    assert done.exit_code == 2, done.stderr
+    assert "error: reset: " in done.stderr
+    assert "hint: " in done.stderr
+    assert "load the collection anew" not in done.stderr
     assert stream.checkpoint().position == before
 
 

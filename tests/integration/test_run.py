@@ -370,7 +370,22 @@ def test_the_command_line_delivers_reports_and_goes_on(stream: Stream, cli: Any)
     assert len(stream.lines()) == 1203
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_line_runs_to_the_end_unless_max_loop_is_set(stream: Stream, cli: Any) -> None:
+    loops = Settings.model_fields["max_loop"].default + 5
+    environment = stream.environment(BATCH_SIZE="1")
+    first = cli.run("run", **environment)
+    assert f"{stream.db_name}.orders: new stream, starts now; START_AT=earliest for the past" in first.stderr
+    stream.db.orders.insert_many([{"_id": number} for number in range(2 * loops)])
+    some = cli.run("run", **environment, MAX_LOOP=str(loops), START_AT="earliest")
+    assert f"{loops} events in {loops} loops" in some.stderr
+    assert f"more is waiting; ended by MAX_LOOP={loops}" in some.stderr
+    assert "goes on from its checkpoint, START_AT=earliest is for a new stream only" in some.stderr
+    assert f"docdb-stream reset '{stream.db_name}.orders' --to earliest" in some.stderr
+    rest = json.loads(cli.run("run", "--json", **environment).stdout)
+    assert (rest["events"], rest["stopped_by"], rest["began_at"]) == (loops, "caught-up", "checkpoint")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_following_ends_cleanly_on_a_signal(stream: Stream, cli: Any, number: signal.Signals) -> None:
     stream.run()
     process = cli.start("run", "--follow", "--json", **stream.environment())

@@ -124,6 +124,51 @@ def test_a_collection_needs_its_database():
     assert caught.value.problems == ("environment: watched_collection_name needs watched_db_name",)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("WATCHED_DB_NAME", "shop.orders", "for the collection orders of shop"),
+        ("WATCHED_DB_NAME", "*", "leave it out"),
+        ("WATCHED_DB_NAME", "a b", "no database is called so"),
+        ("WATCHED_DB_NAME", "x" * 64, "63 bytes"),
+        ("WATCHED_DB_NAME", "ü" * 32, "63 bytes"),
+        ("WATCHED_DB_NAME", "local", "does not let its own databases be watched"),
+        ("STATE_DB", "docdb.state", "no database is called so"),
+        ("STATE_COLLECTION", "a\0b", "no collection is called so"),
+        ("WATCHED_COLLECTION_NAME", ".a", "no collection is called so"),
+        ("WATCHED_COLLECTION", "orders", "did you mean WATCHED_COLLECTION_NAME?"),
+        ("WATCHED_DB", "shop", "did you mean WATCHED_DB_NAME?"),
+        ("watched_db_name", "shop", "did you mean WATCHED_DB_NAME?"),
+        ("STREAM_NAME", "\udcff", "STREAM_NAME"),
+    ],
+)
+def test_a_name_that_cannot_be_meant(name: str, value: str, words: str, tmp_path: Path):
+    environment = {"DOCUMENTDB_URI": URI, "WATCHED_DB_NAME": "shop", name: value}
+    path = write(tmp_path, f"[docdb-stream]\ndocumentdb_uri = {URI}\nwatched_db_name = shop\n")
+    for read in (lambda: settings_from_env(environment), lambda: settings_from_config(path, environment)):
+        with pytest.raises(ConfigError) as caught:
+            read()
+        [problem] = caught.value.problems
+        assert name.lower() in problem.lower()
+        assert words.lower() in problem.lower()
+
+
+@pytest.mark.parametrize("name", ["x" * 63, "größe", "a-b_c", "a[b]\x1b"])
+def test_names_that_databases_can_have(name: str):
+    assert settings_from_env({"DOCUMENTDB_URI": URI, "WATCHED_DB_NAME": name}).watched_db_name == name
+
+
+def test_variables_that_are_empty_or_of_others_are_none_of_ours():
+    others = {"WATCHED_COLLECTION": "", "KAFKA_HOME": "/opt", "STATE_DIRECTORY": "/var", "OPENSEARCH_JAVA_HOME": "/x"}
+    assert settings_from_env({"DOCUMENTDB_URI": URI, **others}).stream_name == "*"
+
+
+def test_a_byte_order_mark_is_none_of_the_text(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(f"[docdb-stream]\ndocumentdb_uri = {URI}\n", encoding="utf-8-sig")
+    assert settings_from_config(str(path), {})[0].documentdb_uri == URI
+
+
 def test_the_environment_wins_over_the_file_but_does_not_name_its_streams(tmp_path: Path):
     path = write(
         tmp_path,

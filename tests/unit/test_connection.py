@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import dns.resolver
 import pytest
 from pymongo.errors import (
     AutoReconnect,
@@ -71,6 +72,34 @@ def test_a_wrong_connection_string_is_a_problem_of_the_settings(uri: str) -> Non
     assert caught.value.hint
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (dns.resolver.NXDOMAIN(), SourceUnavailableError),
+        (dns.resolver.LifetimeTimeout(timeout=1, errors=[]), SourceUnavailableError),
+        (dns.resolver.NoAnswer(response=SimpleNamespace(question=["q"])), SourceUnavailableError),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_name_that_cannot_be_looked_up_is_no_problem_of_the_settings(
+    error: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    for name in ("resolve", "query"):
+        monkeypatch.setattr(dns.resolver, name, resolve)
+    with pytest.raises(expected, match="documentdb_uri cannot be looked up") as caught:
+        Connection(settings("mongodb+srv://us:hunter2@cluster.example.test/"))
+    assert "hunter2" not in str(caught.value) + str(caught.value.hint)
+
+
+@pytest.mark.parametrize("uri", ["mongodb+srv://a.example.test:27017/", "mongodb+srv://a.b.c,d.e.f/", "mongodb+srv://"])
+def test_a_wrong_name_to_look_up_is_one(uri: str) -> None:
+    with pytest.raises(ConfigError):
+        Connection(settings(uri))
 
 
 def test_constructing_does_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

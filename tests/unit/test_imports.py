@@ -102,7 +102,7 @@ def imported_at_module_level(path: Path) -> Iterator[str]:
         pending += ast.iter_child_nodes(node)
 
 
-ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "report.py", "dead_letters_aws.py", "__main__.py"}
+ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "dead_letters_aws.py", "__main__.py"}
 """Imported by the command line, or by a function once the settings ask for it."""
 
 

@@ -775,11 +775,29 @@ def test_the_result_as_plain_values(five: World) -> None:
         "rejections": 0,
         "retries": 0,
         "stopped_by": "caught-up",
+        "began_at": "checkpoint",
         "position": {
             "token": five.events[-1].event_id,
             "time": five.events[-1].cluster_time.as_datetime().isoformat(),
         },
     }
+
+
+def test_the_result_says_what_the_run_went_on_from(world: World) -> None:
+    world.happen(1)
+    assert world.poller().run().began_at == "start-at"
+    assert world.poller().run().began_at == "checkpoint"
+
+
+def test_it_says_so_while_the_run_goes_on(five: World) -> None:
+    seen: list[str] = []
+    five.poller().run(progress=lambda result: seen.append(result.began_at))
+    assert set(seen) == {"checkpoint"}
+
+
+def test_where_the_aws_sample_stopped_is_told_apart(world: World) -> None:
+    world.store.inherited = BEFORE
+    assert world.poller().run().began_at == "sample"
 
 
 def test_the_result_before_anything_happened() -> None:

@@ -1,0 +1,6 @@
+"""``python -m docdb_stream``: the same as ``docdb-stream``."""
+
+from docdb_stream.cli import main
+
+if __name__ == "__main__":
+    main()

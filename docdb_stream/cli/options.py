@@ -1,0 +1,47 @@
+"""The options that several commands share, and the streams they choose."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from docdb_stream.config import settings_from_config, settings_from_env
+from docdb_stream.errors import ConfigError
+from docdb_stream.settings import Settings
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Read streams from this config.ini. Without it: the environment, or else ./config.ini.",
+        show_default=False,
+    ),
+]
+StreamOption = Annotated[
+    str | None, typer.Option("--stream", "-s", help="Only this stream.", show_default=False, metavar="NAME")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, one object per line.")]
+VerboseOption = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Log what happens to standard error; twice: in detail.")
+]
+
+
+def all_streams(config: Path | None) -> list[Settings]:
+    """The settings of every stream: of the file, or of the environment. Raises ConfigError."""
+    if config is None and not os.environ.get("DOCUMENTDB_URI") and Path("config.ini").is_file():
+        config = Path("config.ini")
+    return settings_from_config(str(config)) if config is not None else [settings_from_env()]
+
+
+def chosen_streams(config: Path | None, name: str | None) -> list[Settings]:
+    """Those of the stream ``name``, or of every stream. Raises ConfigError, also when there is no such stream."""
+    found = all_streams(config)
+    chosen = [settings for settings in found if name in (None, settings.stream_name)]
+    if not chosen:
+        known = ", ".join(settings.stream_name for settings in found)
+        raise ConfigError(f"--stream: there is no stream {name}", hint=f"the settings have: {known}")
+    return chosen
