@@ -30,10 +30,6 @@ LARGE_BATCH_BYTES = 2 * BATCH_BYTES
 REJECTED_BYTES = 8 * 1024 * 1024
 """Rejected events held before a checkpoint is asked for, which puts them into the dead letters."""
 
-STOP_PATIENCE_S = 5.0
-"""How long targets are waited for once a stop was asked for: half of the 10 s after which Docker kills a container
-(docker stop, --time). What is not durable by then is delivered again by the next run."""
-
 CLOSE_WAIT_S = 2.0
 """How long closing waits for targets that are still at work."""
 
@@ -183,11 +179,11 @@ class _Worker:
 
 
 class _Patience:
-    """How long targets are waited for: until the run's deadline, or for STOP_PATIENCE_S after a stop was asked for."""
+    """How long targets are waited for: until the run's deadline, or soon after a stop was asked for."""
 
     def __init__(self) -> None:
         self._limit = current_deadline()
-        self._stopped_at_s: float | None = None
+        self._began_s = self._limit.clock()
 
     @property
     def step_s(self) -> float:
@@ -196,15 +192,13 @@ class _Patience:
 
     def check(self, who: str, trouble: str) -> None:
         """Raise OutOfTimeError when ``who`` was waited for long enough."""
-        if self._limit.remaining_s <= 0:
-            hint = "nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE"
-            raise OutOfTimeError(who, f"{trouble} by the run's deadline", hint=hint)
-        if self._limit.stop.is_set():
-            now_s = self._limit.clock()
-            self._stopped_at_s = now_s if self._stopped_at_s is None else self._stopped_at_s
-            if now_s - self._stopped_at_s >= STOP_PATIENCE_S:
-                hint = "nothing is lost: the next run delivers again"
-                raise OutOfTimeError(who, f"{trouble} {STOP_PATIENCE_S:.0f} s after the stop", hint=hint)
+        if self._limit.clock() < self._limit.give_up_at_s(self._began_s):
+            return
+        if self._limit.remaining_s > 0:
+            hint = "nothing is lost: the next run delivers again"
+            raise OutOfTimeError(who, f"{trouble} when it was time to stop", hint=hint)
+        hint = "nothing is lost: the next run delivers again; raise the timeout or lower BATCH_SIZE"
+        raise OutOfTimeError(who, f"{trouble} by the run's deadline", hint=hint)
 
 
 class Delivery:

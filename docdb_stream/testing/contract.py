@@ -30,17 +30,14 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import pytest
 
-from docdb_stream import retry
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
@@ -176,7 +173,7 @@ class TargetContract:
     def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         """The waits of ``Backoff`` in seconds, recorded instead of slept."""
         waits: list[float] = []
-        monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+        monkeypatch.setattr(Deadline, "pause", lambda self, delay_s: waits.append(delay_s))
         return waits
 
     # The twelve points

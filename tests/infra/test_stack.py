@@ -149,7 +149,7 @@ def test_a_stream_s_own_alert_topic_wins(template: Synthesize):
     own = f"arn:aws:sns:eu-central-1:{ACCOUNT}:orders"
     made = template(stream=f"stdout = true\nsns_topic_arn_alert = {own}")
     assert only(made, "AWS::Lambda::Function")["Environment"]["Variables"]["SNS_TOPIC_ARN_ALERT"] == own
-    assert allowed(made)["sns:Publish"] == {own}
+    assert allowed(made, of="shoporders")["sns:Publish"] == {own}
 
 
 # The functions
@@ -211,7 +211,8 @@ def test_the_network_is_given_by_ids(template: Synthesize):
         assert allowed(made)[action] == allowed(made, "Deny")[action] == {"*"}
     (denied,) = [
         statement
-        for statement in only(made, "AWS::IAM::Policy")["PolicyDocument"]["Statement"]
+        for policy in every(made, "AWS::IAM::Policy")
+        for statement in policy["PolicyDocument"]["Statement"]
         if statement["Effect"] == "Deny"
     ]
     assert text(denied["Condition"]["ArnEquals"]["lambda:SourceFunctionArn"]).endswith(":docdb-stream-shop-orders")

@@ -220,7 +220,7 @@ def test_a_target_without_permission_fails_the_run_and_loses_nothing(
     mongo[db_name].orders.insert_many([{"_id": number, "card": SECRET} for number in range(3)])
     warm = poller_handler._runtime._poller
     assert warm is not None
-    [kinesis] = [each for each in warm._targets if each.name == "kinesis"]
+    [kinesis] = [each for each in warm._delivery._targets if each.name == "kinesis"]
 
     def put_records(**request: Any) -> None:
         raise denied("PutRecords")
@@ -335,7 +335,7 @@ def test_what_a_target_refuses_goes_to_the_dead_letters_and_the_batch_is_done(
 def test_any_other_failure_raises_and_the_next_attempt_delivers(account: Account, log: io.StringIO) -> None:
     events = [canonical(cast("bytes", event.raw)) for event in ChangeLog().inserts(3)]
     esm.handler(payload([]), Context())
-    [kinesis] = [each for each in esm._parts().targets if each.name == "kinesis"]
+    [kinesis] = [each for each in esm._parts().delivery._targets if each.name == "kinesis"]
 
     def put_records(**request: Any) -> None:
         raise denied("PutRecords")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def test_a_key_too_large_for_any_reply_is_passed_over_and_nothing_else(
     settings: Settings, mongo: Mongo, db_name: str
 ) -> None:
     """Two in a row, one of them in a transaction with others, in a database with another collection."""
-    whole_database = settings.model_copy(update={"watched_collection_name": None, "stream_name": None})
+    whole_database = settings.model_copy(update={"watched_collection_name": None, "stream_name": "whole"})
     target = ListTarget()
     large = [letter * 4_500_000 for letter in "abc"]
     orders, other = mongo[db_name].orders, mongo[db_name].other
@@ -253,10 +254,9 @@ def test_an_event_too_large_at_the_very_time_a_stream_starts_lies_before_it(
     batches = []
     with Connection(settings) as connection:
         source = MongoChangeSource(settings, connection)
-        source.open(Position(operation_time=start))
-        while not (batches and batches[-1].events):
-            batches.append(source.read(1.0))
-        source.close()
+        with closing(source.open(Position(operation_time=start))) as opened:
+            while not (batches and batches[-1].events):
+                batches.append(opened.read(1.0))
     assert [event.document_key for event in batches[-1].events] == [{"_id": 1}]
     assert [(list(batch.unreadable), batch.problem) for batch in batches] == [([], "")] * len(batches)
 

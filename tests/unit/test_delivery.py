@@ -359,11 +359,11 @@ def test_a_target_that_cannot_be_closed_does_not_keep_the_others_open(caplog: py
 def test_a_target_that_hangs_does_not_outlive_a_stop(
     step: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docdb_stream.delivery.STOP_PATIENCE_S", 0.05)
+    monkeypatch.setattr("docdb_stream.retry.STOP_PATIENCE_S", 0.05)
     hanging = Recorder("hanging", **{step: hang(gate)})
     limit = Deadline()
     limit.stop.set()
-    with pytest.raises(OutOfTimeError, match="after the stop") as caught, deadline(limit), Delivery([hanging]) as each:
+    with pytest.raises(OutOfTimeError, match="time to stop") as caught, deadline(limit), Delivery([hanging]) as each:
         for number in range(QUEUED_BATCHES + 2):
             each.write(EVENTS[number : number + 1])
         each.flush()

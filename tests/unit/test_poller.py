@@ -650,7 +650,7 @@ def test_a_stop_ends_a_run_that_follows_with_a_checkpoint(five: World) -> None:
 
 
 def test_a_stop_ends_a_run_whose_target_hangs(five: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docdb_stream.delivery.STOP_PATIENCE_S", 0.05)
+    monkeypatch.setattr("docdb_stream.retry.STOP_PATIENCE_S", 0.05)
     gate, limit = threading.Event(), Deadline()
 
     def hang(events: Sequence[ChangeEvent]) -> None:
