@@ -238,8 +238,9 @@ class LeaseKeeper:
     def _await_answer(self) -> None:
         """Wait until the thread has renewed the lease or found it lost, for as long as trouble is waited for."""
         limit = current_deadline()
-        give_up_at_s = min(limit.at_s, limit.clock() + limit.patience_s)
-        while self._may_be_lost() and self._thread.is_alive() and not limit.stop.is_set():
+        began_s = limit.clock()
+        while self._may_be_lost() and self._thread.is_alive():
+            give_up_at_s = min(began_s + limit.patience_s, limit.give_up_at_s(began_s))
             if limit.clock() >= give_up_at_s or self._over.wait(_LOOK_EVERY_S):
                 return
 

@@ -6,9 +6,7 @@ Those in AWS are in ``dead_letters_aws``; what a letter says is ``letter``'s.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import fcntl
 import json
 import logging
 import math
@@ -24,7 +22,9 @@ from pymongo.errors import PyMongoError
 from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import StateStoreError
+from docdb_stream.filelock import lock
 from docdb_stream.letter import Letter, letter, letter_from, letter_from_json
+from docdb_stream.retry import Backoff
 from docdb_stream.server_errors import Verdict, classify
 from docdb_stream.settings import Settings
 from docdb_stream.state import StateCollection
@@ -203,8 +203,7 @@ class FileDeadLetters:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     _write_all(file.fileno(), text)
                     return
-                with contextlib.suppress(OSError):  # a file system without locks: for one process it will do
-                    fcntl.flock(file, fcntl.LOCK_EX)  # another process's line in the making would look torn
+                _lock_patiently(file.fileno())  # another process's line in the making would look torn
                 size_bytes = os.fstat(file.fileno()).st_size
                 if size_bytes and os.pread(file.fileno(), 1, size_bytes - 1) != b"\n":
                     text = b"\n" + text  # a crash tore the last line; it must not spoil the next one
@@ -244,6 +243,18 @@ def _make_entry_durable(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock_patiently(descriptor: int) -> None:
+    """Wait for whoever has the file, as long as trouble is waited for."""
+    backoff = Backoff()
+    while True:
+        try:
+            lock(descriptor)
+            return
+        except BlockingIOError:
+            if not backoff.wait():
+                raise
 
 
 def dead_letters_for(settings: Settings, connection: Connection | None) -> DeadLetters:

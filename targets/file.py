@@ -12,6 +12,7 @@ from typing import Self
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.filelock import lock
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._payload import render_all
@@ -116,7 +117,7 @@ class FileTarget:
             return descriptor
         descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _lock(descriptor)
+            lock(descriptor)
             self._mend(descriptor)
             self._make_entry_durable()
         except OSError:
@@ -162,17 +163,3 @@ class FileTarget:
         if error.errno in (errno.ENXIO, errno.EPIPE):
             hint = "nobody reads from it: start what reads it first, or set STDOUT=true for standard output"
         return TargetError(self.name, f"cannot write {self._path}: {error.strerror}", hint=hint)
-
-
-def _lock(descriptor: int) -> None:
-    """Keep other targets off the file until it is closed. Raises BlockingIOError when one has it."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on Windows
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:  # some network file systems have no locks
-        logger.warning("the file is not locked: %s", error.strerror)
