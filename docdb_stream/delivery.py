@@ -104,15 +104,14 @@ class _Worker:
         self.thread = threading.Thread(target=context.run, args=arguments, name=target.name, daemon=True)
         self.thread.start()
 
-    def offer(self, task: Sequence[ChangeEvent] | _Barrier, patience: _Patience) -> None:
-        """Queue a task; raises OutOfTimeError when the target stays busy for too long."""
+    def offer(self, task: Sequence[ChangeEvent] | _Barrier, patience: _Patience, meanwhile: Callable[[], None]) -> None:
+        """Queue a task. Raises OutOfTimeError when the target stays busy for too long, or what ``meanwhile`` does."""
         while True:
             try:
                 self._tasks.put(task, timeout=patience.step_s)
                 return
             except queue.Full:
-                if self.error is not None:
-                    raise self.error from None
+                meanwhile()
                 patience.check(self.target.name, "still busy")
 
     def is_behind(self, barrier: _Barrier) -> bool:
@@ -271,7 +270,7 @@ class Delivery:
         self._holds_nothing = False
         self._raise_failure()
         for worker in self._workers:
-            worker.offer(events, self._patience)
+            worker.offer(events, self._patience, self._raise_failure)
         if size_bytes > LARGE_BATCH_BYTES or self.takes_bytes is not None:
             self._wait(_Barrier(len(self._workers), flushes=False), "still busy")
             self._raise_failure()
@@ -307,7 +306,7 @@ class Delivery:
     def _wait(self, barrier: _Barrier, trouble: str) -> None:
         """Wait until every worker has come to the barrier."""
         for worker in self._workers:
-            worker.offer(barrier, self._patience)
+            worker.offer(barrier, self._patience, lambda: None)
         while self._workers and not barrier.done.wait(timeout=self._patience.step_s):
             slow = ", ".join(worker.target.name for worker in self._workers if worker.is_behind(barrier))
             self._patience.check(slow, trouble)

@@ -29,9 +29,11 @@ def _no_settings_from_outside() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c_arrives() -> None:
-    """A shell without job control has what runs in its background ignore SIGINT, and so would all that tests start."""
+def _signals_arrive() -> None:
+    """A shell without job control has what runs in its background ignore SIGINT, and nohup SIGHUP; so would all that tests
+    start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -194,6 +194,20 @@ def test_a_failure_is_seen_by_the_next_write() -> None:
             delivery.write(EVENTS[number : number + 1])
 
 
+def test_a_failure_is_seen_while_another_target_is_busy(gate: threading.Event) -> None:
+    def fail(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        raise TargetError("broken", "no")
+
+    started_s = time.monotonic()
+    with (
+        pytest.raises(TargetError, match="broken: no"),
+        Delivery([Recorder("slow", on_write=hang(gate)), Recorder("broken", on_write=fail)]) as delivery,
+    ):
+        for number in range(QUEUED_BATCHES + 3):
+            delivery.write(EVENTS[number : number + 1])
+    assert time.monotonic() - started_s < WAIT_S / 2
+
+
 def test_a_hanging_flush_ends_at_the_deadline_and_is_named(gate: threading.Event) -> None:
     hanging = Recorder("hanging", on_flush=hang(gate))
     good = Recorder("good")
