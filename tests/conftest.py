@@ -30,8 +30,8 @@ def _no_settings_from_outside() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_arrive() -> None:
-    """A shell without job control has what runs in its background ignore SIGINT, and nohup SIGHUP; so would all that tests
-    start."""
+    """A shell without job control has what runs in its background ignore SIGINT, and nohup has it ignore SIGHUP: so
+    would all that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -748,7 +748,15 @@ def test_a_full_target_forces_a_checkpoint(five: World) -> None:
         return found
 
     full.write = write  # type: ignore[method-assign]
-    five.poller(state_sync_count=1000).run(progress=lambda result: written.acquire(timeout=5) and None)
+    seen = 0
+
+    def wait(result: RunResult) -> None:
+        nonlocal seen
+        if result.read > seen:
+            assert written.acquire(timeout=30)
+            seen = result.read
+
+    five.poller(state_sync_count=1000).run(progress=wait)
     assert full.durable == five.events
     assert five.journal == [("flush", 2), ("save", 2), ("flush", 2), ("save", 2), ("flush", 1), ("save", 1)]
 
