@@ -143,7 +143,6 @@ class Run:
         self._saved_at_s = self._started_s
         self._longest_sync_s = 0.0
         self._last_write_s = 0.0
-        self._is_batch_done = True  # the position is not in the middle of what was read at once
         self._passed_over: list[tuple[Position | None, Batch]] = []
         self._total_s = limit.at_s - self._started_s
         self.progress: Callable[[RunResult], None] = lambda result: None
@@ -281,7 +280,7 @@ class Run:
                         self._unsaved_loops += 1
                 if batch.problem:
                     self._passed_over.append((result.position, batch))
-                result.position, self._is_batch_done = batch.position, rest is None
+                result.position = batch.position
                 self.progress(result)
             if self._is_open and self._is_sync_due(delivery):
                 self._sync(delivery, keeper)
@@ -364,7 +363,7 @@ class Run:
         time_ = self._saved.time if self._saved else None
         logger.warning("stream %s: %s; the next run goes on from %s", self._result.stream, error, time_)
         self._result.stopped_by = "signal" if is_stopped else "deadline"
-        self._result.position, self._is_batch_done = self._saved, False
+        self._result.position = self._saved
 
     def _finish(self, until: Timestamp) -> None:
         result = self._result
