@@ -103,6 +103,11 @@ def _to_the_end(settings: Settings) -> Settings:
     return settings if "max_loop" in settings.model_fields_set else settings.model_copy(update={"max_loop": 0})
 
 
+SIGNALS_HANDLED_S = 0.2
+"""How soon a signal is handled at the latest. Python handles one between two steps of the main thread: one that comes
+just before that waits for good would be handled when the wait is over."""
+
+
 class _Runs:
     """Runs streams in threads; the main thread stays free for signals."""
 
@@ -128,7 +133,7 @@ class _Runs:
         """Tell each failure as it happens: the other streams may go on for days."""
         pending = set(futures)
         while pending:
-            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+            ended, pending = wait(pending, SIGNALS_HANDLED_S, FIRST_COMPLETED)
             for future in ended:
                 outcome = future.result()
                 if isinstance(outcome, DocdbStreamError):

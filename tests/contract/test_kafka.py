@@ -489,7 +489,7 @@ def test_runs_that_are_shorter_than_a_batch_takes_get_ahead(
         target = topics.target(proxy)
         with Poller(settings, source=source, store=store, targets=[target], dead_letters=NoLetters()) as poller:
             results.append(poller.run(limit=Deadline.after(5)))
-        assert results[-1].events > 0
+        assert results[-1].events > 0 or results[-1].caught_up
     assert len(results) > 1, "one batch took several runs"
     assert sum(result.events for result in results) == len(events)
     assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
