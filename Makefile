@@ -28,7 +28,7 @@ demo: $(READY) ## Stream a shop's changes to five targets on real local servers,
 # More workers than cores: the tests wait for servers most of the time. A file's tests stay together, and with them the
 # servers they share.
 test: $(READY) ## Run every test: unit, contract and integration on real local servers, packaging
-	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(READY) ## Measure all that is promised, side by side; keep the figures and draw docs/throughput.png (ARGS='drain --quick')
 	@$(BIN)/python -c 'import confluent_kafka, matplotlib' 2>/dev/null || \

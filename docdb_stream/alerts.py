@@ -63,7 +63,7 @@ class Alerts:
         topic = self._settings.sns_topic_arn_alert
         if topic is None:
             return False
-        within_s = max(LEAST_S, min(PATIENCE_S, current_deadline().remaining_s))
+        within_s = max(LEAST_S, current_deadline().cleanup_s(PATIENCE_S))
         outcome: list[bool | Exception] = []
         # In a thread, because not all that can hang has a time-out: names are looked up, and credentials too.
         thread = threading.Thread(

@@ -253,7 +253,7 @@ class LeaseKeeper:
             except CheckpointConflictError as error:
                 self._lost = error
                 return
-            except StateStoreError:
+            except DocdbStreamError:  # the state database's trouble, or that of the secret and the names on the way
                 continue
 
     def _keep(self, renew: Callable[[Lease], None]) -> None:
@@ -280,6 +280,8 @@ class LeaseKeeper:
         with self._taking:
             if self.lease is not ran_out:  # another thread just did
                 return
+            if self._over.is_set():  # nobody works on the stream any more: the lease is the next run's
+                raise error
             known = self._store.load(ran_out.stream)
             if known is None or (known.owner, known.epoch) != (ran_out.owner, ran_out.epoch):
                 raise error

@@ -224,7 +224,8 @@ def _client(settings: Settings) -> Client:
     """
     uri = connection_string(settings)
     # A little less than what is left, so that it is said which server is not there.
-    selection_ms = 900 * current_deadline().remaining_s
+    limit = current_deadline()
+    selection_ms = 900 * min(limit.remaining_s, limit.patience_s)
     try:
         given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:

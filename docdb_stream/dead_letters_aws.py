@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from docdb_stream import aws
 from docdb_stream.errors import StateStoreError
 from docdb_stream.letter import SHORT_TEXT_BYTES, TEXT_BYTES, Letter, bounded, letter, letter_from_json
+from docdb_stream.retry import NoAnswerError, answer_in_time
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,11 @@ T = TypeVar("T")
 
 
 def _asked(place: str, hint: str, request: Callable[[], T]) -> T:
-    """The answer to a request to AWS, made again while its trouble passes and the deadline allows."""
+    """The answer to a request to AWS, made again while its trouble passes and the run has time."""
     try:
-        return aws.patiently(request)
+        return answer_in_time(lambda: aws.patiently(request))
+    except NoAnswerError:
+        raise StateStoreError(f"dead letters: {place}: no answer within the time that the run has", hint=hint) from None
     except (*aws.REQUEST_ERRORS, ValueError) as error:
         raise StateStoreError(f"dead letters: {place}: {aws.message(error)}", hint=hint) from error
 

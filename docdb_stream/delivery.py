@@ -235,7 +235,7 @@ class Delivery:
         self._begin()
         for worker in self._workers:
             worker.stop()
-        self._join(CLOSE_WAIT_S)
+        self._join(current_deadline().cleanup_s(CLOSE_WAIT_S))
         self._holds_nothing = True
 
     @property

@@ -6,6 +6,7 @@ Owns the translation of PyMongo's errors. Decides nothing about retrying.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import pymongo
@@ -115,12 +116,19 @@ def uri_options(uri: str) -> dict[str, Any]:
     Raises:
         PyMongoError, ValueError: It is not a valid connection string.
     """
-    return {name.lower(): value for name, value in parse_uri(uri, validate=True, warn=False)["options"].items()}
+    return {name.lower(): value for name, value in _parsed(uri)["options"].items()}
+
+
+@lru_cache(16)
+def _parsed(uri: str) -> dict[str, Any]:
+    """A connection string, taken apart once: mongodb+srv:// is looked up for that, and by the time that trouble is told
+    of, the name service may be away too."""
+    return dict(parse_uri(uri, validate=True, warn=False))
 
 
 def _seeds(uri: str) -> list[str]:
     try:
-        return [f"{host}:{port or 27017}" for host, port in parse_uri(uri, warn=False)["nodelist"]]
+        return [f"{host}:{port or 27017}" for host, port in _parsed(uri)["nodelist"]]
     except (PyMongoError, ValueError):
         return ["the cluster"]
 

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import UNAUTHORIZED, unavailable
 from docdb_stream.enable import check_enabled
-from docdb_stream.errors import DocdbStreamError, StateStoreError
+from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
@@ -128,6 +128,11 @@ def _write_and_undo(connection: Connection, collection: Collection[dict[str, Any
 
 def _see_that_it_can_go_on(settings: Settings, source: MongoChangeSource, store: MongoCheckpointStore) -> None:
     checkpoint = store.load(settings.stream_name)
+    if checkpoint is not None and checkpoint.scope != settings.scope:
+        raise ConfigError(
+            f"the checkpoint {settings.stream_name} belongs to another namespace than this stream watches",
+            hint="give the stream another STREAM_NAME; a checkpoint never moves between namespaces",
+        )
     if checkpoint is not None and checkpoint.position is not None:
         source.open(checkpoint.position).close()
 

@@ -164,6 +164,12 @@ class NoAnswerError(Exception):
     """What was asked had not answered by the end of the run's time."""
 
 
+def in_background(work: Callable[[], object], name: str) -> None:
+    """Run ``work`` in a thread of its own, within this context. A daemon, unlike the threads of a pool: the process
+    does not wait at its end for a request that gets no answer."""
+    threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True).start()
+
+
 def answer_in_time(work: Callable[[], T], *, since_s: float | None = None, at_most_s: float | None = None) -> T:
     """Run ``work`` and wait for its answer as long as the run has time: until the deadline, or soon after a stop.
 
@@ -191,7 +197,7 @@ def answer_in_time(work: Callable[[], T], *, since_s: float | None = None, at_mo
             errors.append(error)
         done.set()
 
-    threading.Thread(target=copy_context().run, args=(ask,), name="call", daemon=True).start()
+    in_background(ask, "call")
     began_s = limit.clock()
     while not done.is_set():
         give_up_at_s = limit.give_up_at_s(since_s or began_s) if at_most_s is None else began_s + at_most_s

@@ -191,10 +191,16 @@ class Run:
             ) as ahead,
         ):
             self._result.targets = delivery.figures
+            lost: HistoryLostError | None = None
             try:
-                self._loop(ahead, delivery, keeper, follow)
+                try:
+                    self._loop(ahead, delivery, keeper, follow)
+                except HistoryLostError as error:
+                    lost = error  # what was read before is here all the same, and nobody can read it again
                 if self._is_open:
                     self._sync(delivery, keeper)
+                if lost is not None:
+                    raise lost
             except OutOfTimeError as error:
                 self._out_of_time(error)
         waited_s = self._limit.clock() - began_s

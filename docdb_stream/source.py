@@ -72,6 +72,11 @@ class ChangeStream(Protocol):
         ...
 
 
+CUT_OFF_SOON_S = 30.0
+"""A reply that is too large fails as soon as it is made; balancers and firewalls cut off what is quiet for a minute or
+more (AWS, "Network Load Balancers", connection idle timeout: 350 s, 60 s at least)."""
+
+
 class ChangeSource(Protocol):
     """Where change events are read from. It keeps nothing of a stream: any number of them may be open at a time."""
 
@@ -199,8 +204,8 @@ class MongoChangeStream:
         # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
         self._state_events = StateEvents(settings) if settings.scope is None or settings.scope.coll is None else None
         self._position = position
-        self._batch_size = settings.batch_size
         self._fitting = FIRST_REPLY_EVENTS
+        self._alone = 0  # so many events are read one by one, since a reply with them failed as too large
         self._skip_until: Timestamp | None = None
         self._has_start_after = True
         self._quiet_replies = 0
@@ -213,7 +218,7 @@ class MongoChangeStream:
         try:
             self._patiently(self._open_cursor)
         except OversizeEventError:
-            self._batch_size = 1
+            self._alone = self._reply_size
 
     def read(self, wait_s: float) -> Batch:
         """See ChangeStream."""
@@ -221,15 +226,15 @@ class MongoChangeStream:
             return self._read(wait_s)
         except OversizeEventError as error:
             self._cursor.kill()
-            if self._batch_size > 1:
+            if self._reply_size > 1:
                 # The events before the large one have to be read first, and only small replies leave it out.
-                self._batch_size = 1
+                self._alone = self._reply_size
                 self._cuts = 0 if error.certain else CUTS - 1
                 return Batch([], self._position)
             message, certain = str(error), error.certain
             batch = self._patiently(lambda: read_oversize(self._open_after, self._position, message, certain=certain))
             self._cursor.kill()  # it reads in that other way; the next read opens the stream as usual
-            self._position, self._batch_size = batch.position, self._settings.batch_size
+            self._position, self._alone = batch.position, 0
             unreadable, events = self._wanted(batch.unreadable), self._wanted(batch.events)
             concerned = unreadable or (events and not batch.unreadable)
             return replace(batch, events=events, unreadable=unreadable, problem=batch.problem if concerned else "")
@@ -266,13 +271,14 @@ class MongoChangeStream:
             reply = self._cursor.next(wait_s, self._reply_size)
         if reply.events:
             count = len(reply.events)
+            self._alone = max(0, self._alone - count)
             self._fitting = max(1, min(BATCH_BYTES * count // reply.size_bytes, REPLY_GROWTH * count))
         return reply
 
     @property
     def _reply_size(self) -> int:
         """How many events to ask for."""
-        return min(self._batch_size, self._fitting)
+        return 1 if self._alone else min(self._settings.batch_size, self._fitting)
 
     def _wanted(self, events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
         """Those that are neither a docdb-stream's state nor before the position."""
@@ -370,11 +376,13 @@ class MongoChangeStream:
     @contextmanager
     def _cuts_counted(self) -> Iterator[None]:
         """CUTS replies cut off at one position are no accident of the network any more. To read what is there as if it
-        were too large loses nothing where they are one."""
+        were too large loses nothing where they are one. One that took long was cut off for that, on the way."""
+        began_s = time.monotonic()
         try:
             yield
         except AutoReconnect as error:
-            self._cuts = self._cuts + 1 if is_cut_off(error) else 0
+            is_soon = time.monotonic() - began_s < CUT_OFF_SOON_S
+            self._cuts = self._cuts + 1 if is_soon and is_cut_off(error) else 0
             if self._cuts < CUTS:
                 raise
             self._cuts = 0

@@ -68,12 +68,13 @@ class Runtime:
                 raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
         return self._settings
 
-    def discard(self) -> None:
-        """Close and forget connections and targets: after a failure nothing of them is trusted."""
+    def discard(self, end: Deadline) -> None:
+        """Close and forget connections and targets, by ``end``: after a failure nothing of them is trusted."""
         poller, self._poller = self._poller, None
         if poller is not None:
             try:
-                poller.close()
+                with deadline(end):
+                    poller.close()
             except Exception as error:  # noqa: BLE001 - the failure that led here is the one to report
                 logger.warning("closing after a failure: %s", type(error).__name__)
 

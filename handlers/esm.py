@@ -47,7 +47,8 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         if parts is not None:
             with deadline(end):
                 parts.alerts.send(error)
-        _discard()
+        with deadline(end):
+            _discard()
         raise
 
 

@@ -39,16 +39,16 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         stream = _runtime.settings().stream_name
         logger.info("not run to its end: %s", error)
         if isinstance(error, CheckpointConflictError):
-            _runtime.discard()  # its targets may hold what is now another invocation's to deliver
+            _runtime.discard(end)  # its targets may hold what is now another invocation's to deliver
         return {"stream": stream, "stopped_by": error.kind}
     except Exception as error:
         log_failure(error)  # before anything that could take the time which is left
         with deadline(end):
             _runtime.alert(error)
-        _runtime.discard()
+        _runtime.discard(end)
         raise
     if result.events != result.read:
-        _runtime.discard()  # likewise what was not durable by the deadline: the next run reads it again
+        _runtime.discard(end)  # likewise what was not durable by the deadline: the next run reads it again
     emit(run_metrics(result, poller.settings, now()), result.stream)
     values = result.as_dict()
     logger.info("run", extra={"result": values})

@@ -6,20 +6,18 @@ Owns how records become requests. Knows no service: what a record and a request 
 
 from __future__ import annotations
 
-import contextvars
 import hashlib
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from docdb_stream.aws import REQUEST_ERRORS, error_code, is_retriable
 from docdb_stream.errors import TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
-from docdb_stream.retry import Backoff, current_deadline
+from docdb_stream.retry import Backoff, current_deadline, in_background
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import Place, is_the_place_at_fault
 
@@ -130,7 +128,6 @@ class BatchSender:
         self.action = action
         self.request = request
         self.lanes = lanes
-        self._threads: ThreadPoolExecutor | None = None
         self._sending: _Sending | None = None
 
     def send(self, records: Sequence[Record], limits: Limits) -> list[Rejection]:
@@ -149,9 +146,7 @@ class BatchSender:
         if sending.add(records, limits):
             sending.lane()
         else:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self.lanes, thread_name_prefix=self.place.target)
-            sending.start_lanes(self._threads)
+            sending.start_lanes()
             sending.wait_for_room()
         return self._rejections(sending)
 
@@ -171,10 +166,6 @@ class BatchSender:
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.give_up()
-        threads, self._threads = self._threads, None
-        if threads is not None:
-            # Not waiting: after a deadline, a request may still hang until its timeout.
-            threads.shutdown(wait=False)
 
     def _rejections(self, sending: _Sending) -> list[Rejection]:
         try:
@@ -236,11 +227,11 @@ class _Sending:
             self._has_work.notify_all()
             return False
 
-    def start_lanes(self, threads: ThreadPoolExecutor) -> None:
+    def start_lanes(self) -> None:
         """Have as many lanes as there are requests to send side by side."""
         with self._has_work:
             while self._error is None and self._lanes < self._lanes_worthwhile():
-                threads.submit(contextvars.copy_context().run, self.lane)
+                in_background(self.lane, self.sender.place.target)
                 self._lanes += 1
 
     def wait_for_room(self) -> None:

@@ -5,18 +5,17 @@ Owns the lanes. What an operation says is ``opensearch``'s, the connection is ``
 
 from __future__ import annotations
 
-import contextvars
 import re
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
-from docdb_stream.retry import Backoff
+from docdb_stream.retry import Backoff, in_background
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch_client import OpenSearchClient, ResponseError
 
@@ -65,7 +64,6 @@ class BulkSender:
         self._client = client
         self._target = target
         self._request_bytes = request_bytes
-        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix=target)
         self._free_lanes = lanes
         # What is in no lane; and of what is, each document's lane.
         self._waiting: deque[Operation] = deque()
@@ -95,7 +93,7 @@ class BulkSender:
             self._left_bytes += size_bytes
             for _ in range(min(self._free_lanes, -(-size_bytes // _REQUEST_BYTES)) if self._error is None else 0):
                 self._free_lanes -= 1
-                self._threads.submit(contextvars.copy_context().run, self._run, _Lane())
+                in_background(partial(self._run, _Lane()), self._target)
             self._changed.wait_for(lambda: self._error or self._left_bytes <= _WAITING_BYTES)
             return self._result()
 
@@ -110,8 +108,6 @@ class BulkSender:
         with self._changed:
             self._error = self._error or TargetError(self._target, "closed while it was sending")
             self._changed.notify_all()
-        # Not waiting: a request under way may hang until its timeout.
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _result(self) -> list[Rejection]:
         if self._error is not None:

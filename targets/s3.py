@@ -14,17 +14,18 @@ Overwriting asks for one writer at a time. That is the lease's work: its check g
 
 from __future__ import annotations
 
-import contextvars
 import hashlib
 import zlib
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from queue import SimpleQueue
 from tempfile import SpooledTemporaryFile
 from typing import Any, Self
 from urllib.parse import quote
 
 from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
+from docdb_stream.retry import in_background
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws_client import Place, client
@@ -153,15 +154,29 @@ class S3Target:
             return ()
         with self._place.errors(_ACTION):
             self._client  # noqa: B018 - made here, before there are several threads
-        with ThreadPoolExecutor(min(self._lanes, len(self._objects)), thread_name_prefix=self.name) as threads:
-            uploads = [
-                threads.submit(contextvars.copy_context().run, self._upload, pending)
-                for pending in self._objects.values()
-            ]
-        for upload in uploads:
-            upload.result()
+        waiting = deque(self._objects.values())
+        results: SimpleQueue[BaseException | None] = SimpleQueue()
+        for _ in range(min(self._lanes, len(waiting))):
+            in_background(partial(self._upload_each, waiting, results), self.name)
+        found = [results.get() for _ in self._objects]
+        for error in found:
+            if error is not None:
+                raise error
         self._forget()
         return ()
+
+    def _upload_each(self, waiting: deque[_Object], results: SimpleQueue[BaseException | None]) -> None:
+        while True:
+            try:
+                pending = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                self._upload(pending)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised by flush
+                results.put(error)
+            else:
+                results.put(None)
 
     def close(self) -> None:
         """Let go of connections, and of what was not flushed. Safe to call twice."""

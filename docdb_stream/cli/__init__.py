@@ -85,6 +85,9 @@ def main() -> None:
     except (DocdbStreamError, OSError) as error:  # while options were looked at, or help was shown
         say_error(error if isinstance(error, DocdbStreamError) else DocdbStreamError(str(error)))
         sys.exit(1)
+    except KeyboardInterrupt:  # before the command began
+        say("interrupted")
+        sys.exit(INTERRUPTED)
     finally:
         _flush_standard_streams()
 

@@ -43,5 +43,5 @@ def chosen_streams(config: Path | None, name: str | None) -> list[Settings]:
     chosen = [settings for settings in found if name in (None, settings.stream_name)]
     if not chosen:
         known = ", ".join(settings.stream_name for settings in found)
-        raise ConfigError(f"--stream: there is no stream {name}", hint=f"the settings have: {known}")
+        raise ConfigError(f"there is no stream {name}", hint=f"the settings have: {known}")
     return chosen

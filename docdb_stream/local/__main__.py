@@ -16,6 +16,9 @@ def main() -> int:
 
     Standard output has nothing but the ``export`` lines.
     """
+    if len(sys.argv) > 1:
+        sys.stderr.write(f"usage: python -m docdb_stream.local > servers.sh\n{__doc__}\n")
+        return 0 if sys.argv[1] in ("-h", "--help") else 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.stderr.write("starting the local servers ...\n")

@@ -35,6 +35,12 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def three() -> Iterator[ReplicaSet]:
     with ReplicaSet(nodes=3, set_parameters={"enableTestCommands": "1", "periodicNoopIntervalSecs": 1}) as started:
+        with started.client() as client:
+            # The other secondary must not wait for what comes by way of the one that stands still.
+            config = client.admin.command("replSetGetConfig")["config"]
+            config["version"] += 1
+            config["settings"]["chainingAllowed"] = False
+            client.admin.command("replSetReconfig", config)
         yield started
 
 

@@ -174,11 +174,12 @@ def test_after_closing_no_further_request_is_made() -> None:
     target = Target(wait)
     target.write(EVENTS[:20])
     assert entered.wait(WAIT_S)
-    threads = target._sender._threads
-    assert threads is not None
+    lanes = [thread for thread in threading.enumerate() if thread.name == target.name]
+    assert lanes
     target.close()
     go_on.set()
-    threads.shutdown(wait=True)
+    for lane in lanes:
+        lane.join(WAIT_S)
     assert target.sent == ids(EVENTS[:ONE_REQUEST])
     assert target.flush() == []
     target.on_request = lambda entries: []

@@ -15,7 +15,7 @@ import pytest
 from bson import Timestamp
 
 from docdb_stream.checkpoint import Lease, LeaseKeeper, held_lease
-from docdb_stream.errors import CheckpointConflictError, StateStoreError
+from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError
 from docdb_stream.events import Namespace, Position
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.stores.memory import MemoryCheckpointStore
@@ -179,3 +179,47 @@ def test_of_threads_that_find_it_run_out_one_takes_it_again(store: Store) -> Non
     found = store.load("s")
     assert found is not None
     assert found.events == 8
+
+
+def test_a_secret_that_cannot_be_read_for_a_moment_does_not_end_the_renewals() -> None:
+    store = MemoryCheckpointStore()
+    renew, renewed, failed = store.renew, threading.Event(), []
+
+    def sometimes(lease: Lease) -> None:
+        if not failed:
+            failed.append(True)
+            raise ConfigError("cannot read the secret: ThrottlingException")
+        renew(lease)
+        renewed.set()
+
+    store.renew = sometimes  # type: ignore[method-assign]
+    with held_lease(store, "s", None, "me", 0.9) as keeper:
+        assert renewed.wait(30)
+        keeper.check()
+
+
+def test_a_renewal_that_is_answered_after_its_run_leaves_the_lease_alone() -> None:
+    store, begun, answered, done = MemoryCheckpointStore(), threading.Event(), threading.Event(), threading.Event()
+    renew = store.renew
+
+    def slowly(lease: Lease) -> None:
+        begun.set()
+        answered.wait(30)
+        try:
+            renew(lease)
+        finally:
+            done.set()
+
+    def is_away(lease: Lease) -> None:
+        raise StateStoreError("the state database is away")
+
+    store.renew, store.release = slowly, is_away  # type: ignore[method-assign]
+    with deadline(Deadline.after(0.5)), held_lease(store, "s", None, "me", 0.3):
+        assert begun.wait(30)
+    time.sleep(0.5)  # the lease runs out
+    threads = [thread for thread in threading.enumerate() if thread.name == "lease s"]
+    answered.set()
+    assert done.wait(30)
+    for thread in threads:
+        thread.join(30)
+    assert store.acquire("s", None, "the next run", 60)

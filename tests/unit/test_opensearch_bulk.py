@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,14 @@ from docdb_stream.testing.events import ChangeLog
 LONG_S = 60
 """How long a test waits for what has to happen."""
 EVENT = ChangeLog().insert({"_id": 1})
+
+
+def wait_for_lanes() -> None:
+    """Wait until no lane is left."""
+    until_s = time.monotonic() + LONG_S
+    while any(thread.name == "opensearch" for thread in threading.enumerate()):
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
 
 
 class Request:
@@ -220,7 +229,7 @@ def test_after_an_error_nothing_more_is_sent(domain: Domain) -> None:
     with pytest.raises(TargetError, match="403"):
         sender.send([operation("d", 1)])
     sender.close()
-    sender._threads.shutdown(wait=True)
+    wait_for_lanes()
     assert len(domain.requests) == 2
 
 
@@ -242,7 +251,7 @@ def test_closing_ends_who_waits_and_what_would_try_again(domain: Domain, monkeyp
         assert waiting.wait(LONG_S)
         sender.close()
     assert isinstance(raised[0], TargetError)
-    sender._threads.shutdown(wait=True)
+    wait_for_lanes()
     made = len(attempts)
     with pytest.raises(TargetError, match="closed"):
         sender.send([operation("a", 2)])

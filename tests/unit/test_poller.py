@@ -574,6 +574,47 @@ def test_a_lost_position_goes_on_where_the_operator_said(world: World, choice: s
 # When a run ends
 
 
+def lose_history_after(world: World, count: int) -> None:
+    """The log rolls over the cursor once this many events were read; it begins again behind the next one."""
+    open_, is_lost = world.source.open, []
+
+    def opened(position: Position) -> Any:
+        stream = open_(position)
+        read, events = stream.read, []
+
+        def one(wait_s: float) -> Any:
+            if len(events) == count and not is_lost:
+                is_lost.append(True)
+                world.source._lost_before = world.events[count + 1].cluster_time
+                raise HistoryLostError("the log rolled over")
+            batch = read(wait_s)
+            events.extend(batch.events)
+            return batch
+
+        stream.read = one
+        return stream
+
+    world.source.open = opened  # type: ignore[method-assign]
+
+
+def test_history_that_is_lost_on_the_way_takes_nothing_with_it_that_was_read(world: World) -> None:
+    world.start_at()
+    world.happen(6)
+    lose_history_after(world, 3)
+    world.poller(on_history_lost="earliest", state_sync_count=100).run()
+    assert world.target.durable[:3] == world.events[:3]
+
+
+def test_what_was_read_before_history_was_lost_is_saved(world: World) -> None:
+    world.start_at()
+    world.happen(6)
+    lose_history_after(world, 3)
+    with pytest.raises(HistoryLostError):
+        world.poller(state_sync_count=100).run()
+    assert world.target.durable == world.events[:3]
+    assert world.position == world.at(world.events[2])
+
+
 def test_max_loop(five: World) -> None:
     result = five.poller(max_loop=2).run()
     assert five.target.durable == five.events[:2]
