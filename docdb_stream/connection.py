@@ -135,7 +135,8 @@ class Connection:
                 return answer
             except NoAnswerError:
                 kind = NetworkTimeout if self._reached_by else ServerSelectionTimeoutError
-                raise kind("no answer within the time that the run has") from None
+                until = "before the stop" if current_deadline().stopping else "within the time that the run has"
+                raise kind(f"no answer {until}") from None
             except PyMongoError as error:
                 if is_sign_in_refused(error) and self._settings.documentdb_secret:
                     if signed_in_again:

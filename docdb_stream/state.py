@@ -106,10 +106,6 @@ class StateCollection:
             query, {**update, "$set": {**update.get("$set", {}), **self._mark}}, upsert=upsert
         )
 
-    def delete_one(self, query: Mapping[str, Any]) -> DeleteResult:
-        """Delete a document."""
-        return self._open().delete_one(query)
-
     def delete_many(self, query: Mapping[str, Any]) -> DeleteResult:
         """Delete documents."""
         return self._open().delete_many(query)
