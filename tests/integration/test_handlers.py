@@ -25,6 +25,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers import _runtime, esm
 from docdb_stream.handlers import poller as poller_handler
 from docdb_stream.local import AwsServer, ReplicaSet
+from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.events import ChangeLog, hostile_documents
@@ -124,7 +125,7 @@ def containers(
     }.items():
         monkeypatch.setenv(name, value)
     yield
-    poller_handler._runtime.discard()
+    poller_handler._runtime.discard(Deadline.after(10))
     esm._discard()
 
 

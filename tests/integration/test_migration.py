@@ -15,6 +15,7 @@ from pymongo import MongoClient
 from docdb_stream.handlers import _runtime
 from docdb_stream.handlers import poller as poller_handler
 from docdb_stream.local import AwsServer, ReplicaSet
+from docdb_stream.retry import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
 
@@ -94,7 +95,7 @@ def queue(aws: AwsServer, db_name: str) -> Iterator[tuple[Any, str]]:
 def container(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(poller_handler, "_runtime", _runtime.Runtime())
     yield
-    poller_handler._runtime.discard()
+    poller_handler._runtime.discard(Deadline.after(10))
 
 
 @pytest.mark.parametrize(("era", "coll"), [("2020", "orders"), ("since", "orders"), ("since", None)])

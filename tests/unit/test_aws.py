@@ -126,7 +126,7 @@ def test_a_service_that_never_answers_holds_nobody_past_the_deadline(
     with deadline(Deadline.after(2.0)), pytest.raises(expected) as caught:
         ask()
     assert time.monotonic() - started_s < ENOUGH_S
-    assert "imeout" in str(caught.value) or "timed out" in str(caught.value)
+    assert any(words in str(caught.value) for words in ("imeout", "timed out", "no answer within"))
     assert caught.value.hint  # type: ignore[attr-defined]
 
 
