@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from urllib.parse import quote
 
 from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateStoreError
-from docdb_stream.retry import Deadline, current_deadline, deadline
+from docdb_stream.retry import Deadline, NoAnswerError, answer_in_time, current_deadline, deadline
 from docdb_stream.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -64,14 +63,12 @@ class Alerts:
         if topic is None:
             return False
         within_s = max(LEAST_S, current_deadline().cleanup_s(PATIENCE_S))
-        outcome: list[bool | Exception] = []
-        # In a thread, because not all that can hang has a time-out: names are looked up, and credentials too.
-        thread = threading.Thread(
-            target=lambda: outcome.append(self._attempt(topic, error, within_s)), name="alert", daemon=True
-        )
-        thread.start()
-        thread.join(within_s)
-        found = outcome[0] if outcome else TimeoutError(f"no answer within {within_s:.0f} s")
+        found: bool | Exception
+        try:
+            # Not all that can hang has a time-out: names are looked up, and credentials too.
+            found = answer_in_time(lambda: self._attempt(topic, error, within_s), at_most_s=within_s)
+        except NoAnswerError:
+            found = TimeoutError(f"no answer within {within_s:.0f} s")
         if isinstance(found, Exception):
             logger.error("the alert could not be sent: %s: %s", type(found).__name__, found)
         return found is True

@@ -19,10 +19,10 @@ from typing import Any, Protocol, TypeVar
 from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
+from docdb_stream.appending import lock, make_entry_durable, write_all
 from docdb_stream.connection import Connection
 from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import StateStoreError
-from docdb_stream.filelock import lock
 from docdb_stream.letter import Letter, letter, letter_from, letter_from_json
 from docdb_stream.retry import Backoff
 from docdb_stream.server_errors import Verdict, classify
@@ -201,16 +201,16 @@ class FileDeadLetters:
             is_new = not self._path.exists()
             with open(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666), "wb", buffering=0) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    _write_all(file.fileno(), text)
+                    write_all(file.fileno(), text)
                     return
                 _lock_patiently(file.fileno())  # another process's line in the making would look torn
                 size_bytes = os.fstat(file.fileno()).st_size
                 if size_bytes and os.pread(file.fileno(), 1, size_bytes - 1) != b"\n":
                     text = b"\n" + text  # a crash tore the last line; it must not spoil the next one
-                _write_all(file.fileno(), text)
+                write_all(file.fileno(), text)
                 os.fsync(file.fileno())
             if is_new:
-                _make_entry_durable(self._path.parent)
+                make_entry_durable(self._path)
         except (OSError, ValueError) as error:  # ValueError: the path holds a NUL
             raise self._trouble(error) from error
 
@@ -228,21 +228,6 @@ def _removed(line: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     return found["removed"] if isinstance(found, dict) and isinstance(found.get("removed"), str) else None
-
-
-def _write_all(descriptor: int, text: bytes) -> None:
-    rest = memoryview(text)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _make_entry_durable(folder: Path) -> None:
-    # fsync of a new file does not cover its entry in the folder (fsync(2)).
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock_patiently(descriptor: int) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from docdb_stream.appending import lock, make_entry_durable, write_all
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.filelock import lock
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._payload import render_all
@@ -104,9 +104,7 @@ class FileTarget:
     def _append(self, lines: bytes) -> None:
         if self._descriptor is None:
             self._descriptor = self._open()
-        rest = memoryview(lines)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        write_all(self._descriptor, lines)
 
     def _open(self) -> int:
         self._is_regular = not self._path.exists() or self._path.is_file()
@@ -119,7 +117,7 @@ class FileTarget:
         try:
             lock(descriptor)
             self._mend(descriptor)
-            self._make_entry_durable()
+            make_entry_durable(self._path)
         except OSError:
             os.close(descriptor)
             raise
@@ -143,14 +141,6 @@ class FileTarget:
             logger.warning("cut a torn last line off the file", extra={"path": str(self._path), "bytes": len(torn)})
         else:
             os.write(descriptor, b"\n")
-
-    def _make_entry_durable(self) -> None:
-        # fsync of a new file does not cover its entry in the folder (fsync(2)).
-        folder = os.open(self._path.resolve().parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _error(self, error: OSError) -> TargetError:
         if isinstance(error, BlockingIOError):
