@@ -16,9 +16,9 @@ from bench.rounds import rate_of
 from bench.source import BATCH_SIZE, NAME
 from docdb_stream import Settings
 from docdb_stream.targets import s3 as s3_target
-from docdb_stream.targets._aws_client import client
+from docdb_stream.targets._aws.client import client
+from docdb_stream.targets._aws.messages import REQUEST_MESSAGES
 from docdb_stream.targets._client import import_client
-from docdb_stream.targets._messages import REQUEST_MESSAGES
 from docdb_stream.targets.kinesis import REQUEST_RECORDS
 
 Place = Mapping[str, Any]

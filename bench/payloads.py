@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from docdb_stream.events import ChangeEvent
-from docdb_stream.targets._messages import message
-from docdb_stream.targets._opensearch_names import document_version
+from docdb_stream.targets._aws.messages import message
+from docdb_stream.targets._opensearch.names import document_version
 
 
 def kinesis_records(events: Sequence[ChangeEvent]) -> list[dict[str, Any]]:

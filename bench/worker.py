@@ -13,7 +13,7 @@ from typing import Any
 from bench import command
 from bench.drain import Discard
 from docdb_stream import Poller, Settings
-from docdb_stream.connection import Connections
+from docdb_stream.mongodb.connection import Connections
 
 SIDE_BY_SIDE = 10
 

@@ -11,14 +11,16 @@ from typing import Self
 
 from docdb_stream.alerts import Alerts
 from docdb_stream.checkpoint import CheckpointStore
-from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import DeadLetters, dead_letters_for
+from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
+from docdb_stream.letters import dead_letters_for
+from docdb_stream.mongodb.change_stream import MongoChangeSource
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import Run, RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.source import ChangeSource, MongoChangeSource
+from docdb_stream.source import ChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Target, distinct
 

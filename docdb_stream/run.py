@@ -18,8 +18,8 @@ from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, Position
+from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
-from docdb_stream.readahead import ReadAhead
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource

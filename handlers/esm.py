@@ -13,17 +13,18 @@ from typing import Any
 from bson.errors import BSONError
 
 from docdb_stream.alerts import Alerts
-from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import DeadLetters, dead_letters_for
+from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers._canonical import to_bson
 from docdb_stream.handlers._runtime import emit, end_of, log_failure, logger, now, run_deadline
+from docdb_stream.letters import dead_letters_for
 from docdb_stream.metrics import Metric
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.state import StateEvents
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.state import StateEvents
 from docdb_stream.targets import build_targets
 
 

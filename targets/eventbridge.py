@@ -9,9 +9,9 @@ from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, xml_text
-from docdb_stream.targets._aws_client import Place
-from docdb_stream.targets._aws_target import BatchTarget
+from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, xml_text
+from docdb_stream.targets._aws.target import BatchTarget
 
 REQUEST_EVENTS = 10
 """Amazon EventBridge API reference, PutEvents."""

@@ -12,10 +12,10 @@ import orjson
 from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws import Limits, Record, Refusal, refusals, within
-from docdb_stream.targets._aws_body import write_directly
-from docdb_stream.targets._aws_client import Place
-from docdb_stream.targets._aws_target import BatchTarget
+from docdb_stream.targets._aws.body import write_directly
+from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, within
+from docdb_stream.targets._aws.target import BatchTarget
 
 REQUEST_RECORDS = 500
 REQUEST_BYTES = 10 * 1024 * 1024

@@ -18,9 +18,9 @@ from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.retry import Backoff
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._opensearch_bulk import BulkSender, Operation
-from docdb_stream.targets._opensearch_client import OpenSearchClient, ResponseError
-from docdb_stream.targets._opensearch_names import document_id, document_version, index_name
+from docdb_stream.targets._opensearch.bulk import BulkSender, Operation
+from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
+from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
 
 _WRITING = frozenset({"insert", "update", "replace", "delete"})
 _PAGE_SIZE = 1000

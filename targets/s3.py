@@ -28,7 +28,7 @@ from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
 from docdb_stream.retry import in_background
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws_client import Place, client
+from docdb_stream.targets._aws.client import Place, client
 from docdb_stream.targets._names import distinct_name
 from docdb_stream.targets._payload import render_all
 

@@ -9,10 +9,10 @@ from docdb_stream.aws import arn_region
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws import Limits, Record, Refusal
-from docdb_stream.targets._aws_client import Place
-from docdb_stream.targets._aws_target import BatchTarget
-from docdb_stream.targets._messages import REQUEST_MESSAGES, failed, message, numbered
+from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
+from docdb_stream.targets._aws.sender import Limits, Record, Refusal
+from docdb_stream.targets._aws.target import BatchTarget
 
 MESSAGE_BYTES = 256 * 1024
 """Amazon SNS API reference, PublishBatch: 256 KiB for one message and for all of a request, attributes included, unless

@@ -10,11 +10,11 @@ import orjson
 
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws import Limits, Record, Refusal
-from docdb_stream.targets._aws_body import write_directly
-from docdb_stream.targets._aws_client import Place
-from docdb_stream.targets._aws_target import BatchTarget
-from docdb_stream.targets._messages import REQUEST_MESSAGES, failed, message, numbered
+from docdb_stream.targets._aws.body import write_directly
+from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
+from docdb_stream.targets._aws.sender import Limits, Record, Refusal
+from docdb_stream.targets._aws.target import BatchTarget
 
 REQUEST_BYTES = 1024 * 1024
 """Amazon SQS API reference, SendMessageBatch: 1 MiB together. One message: what the queue's attribute

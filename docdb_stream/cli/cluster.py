@@ -16,6 +16,6 @@ def enable(
     config: ConfigOption = None,
 ) -> None:
     """Switch the change streams of a DocumentDB cluster on for a namespace (modifyChangeStreams)."""
-    from docdb_stream.enable import modify_change_streams
+    from docdb_stream.mongodb.enable import modify_change_streams
 
     put(modify_change_streams(all_streams(config)[0], namespace, enable=not disable))

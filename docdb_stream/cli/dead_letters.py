@@ -7,8 +7,8 @@ import typer
 from docdb_stream.cli.options import ConfigOption, JsonOption, StreamOption, chosen_streams
 from docdb_stream.cli.report import counted
 from docdb_stream.cli.terminal import put, put_json, say
-from docdb_stream.connection import Connection
 from docdb_stream.errors import TargetError
+from docdb_stream.mongodb.connection import Connection
 
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Look at events that a target refused, deliver them again.")
 
@@ -16,7 +16,7 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Look at events that a
 @dead_letters_app.command("list")
 def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
     """List the dead letters. With --json each is printed whole, its event included."""
-    from docdb_stream.dead_letters import dead_letters_for
+    from docdb_stream.letters import dead_letters_for
 
     count = 0
     for settings in chosen_streams(config, stream):
@@ -41,8 +41,8 @@ def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = Non
     Exits with 0 when none is left, and with 4 when some stay: refused again, without their event, or for a target that
     is off.
     """
-    from docdb_stream.dead_letters import dead_letters_for
-    from docdb_stream.redrive import redrive
+    from docdb_stream.admin.redrive import redrive
+    from docdb_stream.letters import dead_letters_for
     from docdb_stream.targets import build_targets
 
     left = 0

@@ -10,7 +10,7 @@ from docdb_stream.cli.terminal import put
 
 def doctor(config: ConfigOption = None, stream: StreamOption = None) -> None:
     """Check the settings, the cluster, the state database and every target, without delivering anything."""
-    from docdb_stream.doctor import checks
+    from docdb_stream.admin.doctor import checks
 
     worst = 0
     for settings in chosen_streams(config, stream):

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from docdb_stream.admin.status import ledger_entries, stream_statuses
 from docdb_stream.cli.options import ConfigOption, JsonOption, StreamOption, all_streams, chosen_streams
 from docdb_stream.cli.report import print_status
 from docdb_stream.cli.terminal import put, put_json
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import StartAt, parse_start_at
-from docdb_stream.status import ledger_entries, stream_statuses
 
 
 def status(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
@@ -60,7 +60,7 @@ def reset(
     config: ConfigOption = None,
 ) -> None:
     """Move a stream's position, after its history was lost or to deliver again. The ledger records it."""
-    from docdb_stream.reset import reset as move
+    from docdb_stream.admin.reset import reset as move
 
     (settings,) = chosen_streams(config, stream)
     position = move(settings, to=_start_at(to), token=token)

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from docdb_stream.admin.status import COLUMNS, StreamStatus
 from docdb_stream.cli.terminal import is_terminal, put, put_safe, say, shown
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.status import COLUMNS, StreamStatus
 
 _LEGEND = (
     "age: since the position was saved.",

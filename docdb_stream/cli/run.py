@@ -15,9 +15,9 @@ from docdb_stream.cli.options import ConfigOption, StreamOption, VerboseOption, 
 from docdb_stream.cli.report import outcome_json, say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher
 from docdb_stream.cli.terminal import log_to_stderr
-from docdb_stream.connection import Connections
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.follow import Follower, Patience, Progress
+from docdb_stream.mongodb.connection import Connections
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import RunResult

@@ -17,14 +17,14 @@ from bson import Timestamp
 from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from docdb_stream.checkpoint import FORMAT_VERSION, LOST_HINT, Checkpoint, Lease, LedgerEntry
-from docdb_stream.connection import Connection, is_sign_in_refused
-from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
+from docdb_stream.mongodb.connection import Connection, is_sign_in_refused
+from docdb_stream.mongodb.diagnosis import unavailable
+from docdb_stream.mongodb.server_clock import ServerClock
+from docdb_stream.mongodb.state import StateCollection
 from docdb_stream.owner import is_gone, this_process
 from docdb_stream.settings import Settings
-from docdb_stream.state import StateCollection
-from docdb_stream.stores.server_clock import ServerClock
 
 T = TypeVar("T")
 

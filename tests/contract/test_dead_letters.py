@@ -17,15 +17,17 @@ from bson.errors import InvalidDocument
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, DocumentTooLarge, NotPrimaryError
 
-from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import DeadLetters, FileDeadLetters, MongoDeadLetters, dead_letters_for
-from docdb_stream.dead_letters_aws import SqsDeadLetters
+from docdb_stream.admin.redrive import redrive
+from docdb_stream.dead_letters import DeadLetters, Letter, event_of
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.letter import Letter, event_of
+from docdb_stream.letters import dead_letters_for
+from docdb_stream.letters.aws import SqsDeadLetters
+from docdb_stream.letters.file import FileDeadLetters
+from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import AwsServer, ReplicaSet
-from docdb_stream.redrive import redrive
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog, change_event

@@ -8,9 +8,9 @@ from bson import Timestamp
 from pymongo import MongoClient
 
 from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
-from docdb_stream.connection import Connection
 from docdb_stream.events import Position, ResumeToken
 from docdb_stream.local import ReplicaSet
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.store_contract import CheckpointStoreContract

@@ -28,8 +28,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def set_trap(step: str, when: str, nth: int) -> None:
     """Kill this process at the nth time of a step, before or after it."""
-    from docdb_stream.dead_letters import MongoDeadLetters
-    from docdb_stream.source import MongoChangeStream
+    from docdb_stream.letters.mongodb import MongoDeadLetters
+    from docdb_stream.mongodb.change_stream import MongoChangeStream
     from docdb_stream.stores.mongodb import MongoCheckpointStore
     from docdb_stream.targets import TARGETS as WHERE
 
@@ -71,8 +71,8 @@ def _class(where: str) -> type:
 def _import_everything() -> None:
     from docdb_stream import aws
     from docdb_stream.targets import TARGETS as WHERE
-    from docdb_stream.targets import _opensearch_client
     from docdb_stream.targets._client import import_client
+    from docdb_stream.targets._opensearch import client as _opensearch_client
 
     for target in TARGETS:
         _class(WHERE[target])

@@ -12,7 +12,7 @@ from bson import Timestamp
 from faults.standin import DocumentDB
 from pymongo import MongoClient
 
-from docdb_stream.connection import Connection
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult

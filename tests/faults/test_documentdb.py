@@ -9,7 +9,7 @@ from faults.polling import Client, ListTarget, Place, operation_time_of, run, st
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from docdb_stream.doctor import checks
+from docdb_stream.admin.doctor import checks
 from docdb_stream.errors import SourceUnavailableError
 from docdb_stream.local import ReplicaSet
 

@@ -10,9 +10,9 @@ from bson import Timestamp
 from faults.polling import Client, ListTarget, Place, operation_time_of, run, store_of, stream, wait_for
 from faults.standin import DocumentDB
 
+from docdb_stream.admin.reset import reset
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Position
-from docdb_stream.reset import reset
 from docdb_stream.settings import Settings
 
 pytestmark = pytest.mark.integration

@@ -14,10 +14,10 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from docdb_stream import secret as secret_module
-from docdb_stream.connection import Connection, Connections
 from docdb_stream.errors import ConfigError, SourceUnavailableError, StateStoreError
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
+from docdb_stream.mongodb.connection import Connection, Connections
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from docdb_stream.connection import Connection
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.follow import Follower, Patience, Progress
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import _free_port, wait_until
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import RunResult

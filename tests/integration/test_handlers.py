@@ -19,12 +19,12 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
 from docdb_stream.checkpoint import Checkpoint
-from docdb_stream.connection import Connection
 from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateStoreError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers import _runtime, esm
 from docdb_stream.handlers import poller as poller_handler
 from docdb_stream.local import AwsServer, ReplicaSet
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore

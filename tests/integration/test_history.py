@@ -12,15 +12,15 @@ from bson import Timestamp
 from pymongo import MongoClient
 from typer.testing import CliRunner
 
+from docdb_stream.admin.reset import reset
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
 from docdb_stream.cli import app
-from docdb_stream.connection import Connection
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Position, ResumeToken
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import wait_until
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.reset import reset
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 

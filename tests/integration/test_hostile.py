@@ -19,10 +19,10 @@ from contract.aws import Queue, new_name
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import dead_letters_for
-from docdb_stream.letter import Letter, event_of
+from docdb_stream.dead_letters import Letter, event_of
+from docdb_stream.letters import dead_letters_for
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers._canonical import to_bson
-from docdb_stream.targets._opensearch_names import document_id
+from docdb_stream.targets._opensearch.names import document_id
 
 pytestmark = pytest.mark.integration
 

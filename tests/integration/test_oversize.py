@@ -16,17 +16,17 @@ from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from typer.testing import CliRunner
 
+from docdb_stream.admin.redrive import redrive
 from docdb_stream.cli import app
-from docdb_stream.connection import Connection
-from docdb_stream.dead_letters import MongoDeadLetters
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.events import ChangeEvent, Position
+from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
+from docdb_stream.mongodb.change_stream import MongoChangeSource
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.redrive import redrive
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Rejection, Target
 from docdb_stream.targets import build_targets

@@ -12,9 +12,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoRegionError, ReadTimeoutError
 
 from docdb_stream import aws
-from docdb_stream.connection import _ca_from_s3
-from docdb_stream.dead_letters_aws import S3DeadLetters, SqsDeadLetters
 from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError
+from docdb_stream.letters.aws import S3DeadLetters, SqsDeadLetters
+from docdb_stream.mongodb.connection import _ca_from_s3
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.secret import read_credentials
 

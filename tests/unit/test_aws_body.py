@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from docdb_stream.targets._aws_client import client
+from docdb_stream.targets._aws.client import client
 from docdb_stream.targets.kinesis import KinesisTarget
 from docdb_stream.targets.sqs import SqsTarget
 

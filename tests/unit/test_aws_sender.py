@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from docdb_stream import retry
 from docdb_stream.errors import CheckpointConflictError, TargetError
 from docdb_stream.retry import Deadline, deadline
-from docdb_stream.targets._aws import BatchSender, Limits, Record, Refusal, within
-from docdb_stream.targets._aws_client import Place, is_retriable
+from docdb_stream.targets._aws.client import Place, is_retriable
+from docdb_stream.targets._aws.sender import BatchSender, Limits, Record, Refusal, within
 from docdb_stream.testing.events import ChangeLog
 
 PLACE = Place("fake", "Fake queue q", "FAKE", "aws fake create", "give it more")

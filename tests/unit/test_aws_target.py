@@ -11,9 +11,9 @@ from botocore.exceptions import ClientError
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.targets._aws import Limits, Record, Refusal
-from docdb_stream.targets._aws_client import Place
-from docdb_stream.targets._aws_target import BatchTarget
+from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.sender import Limits, Record, Refusal
+from docdb_stream.targets._aws.target import BatchTarget
 from docdb_stream.testing.events import ChangeLog
 
 WAIT_S = 10.0

@@ -10,8 +10,8 @@ import pytest
 
 from docdb_stream.events import ChangeEvent
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws import Record
-from docdb_stream.targets._aws_target import BatchTarget
+from docdb_stream.targets._aws.sender import Record
+from docdb_stream.targets._aws.target import BatchTarget
 from docdb_stream.targets.eventbridge import EventBridgeTarget
 from docdb_stream.targets.kinesis import KinesisTarget
 from docdb_stream.targets.s3 import S3Target, object_key

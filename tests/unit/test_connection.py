@@ -19,11 +19,11 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from docdb_stream import connection as connection_module
 from docdb_stream import retry
-from docdb_stream.connection import Connection, Connections, connection_string
-from docdb_stream.diagnosis import unavailable
 from docdb_stream.errors import ConfigError, SourceUnavailableError
+from docdb_stream.mongodb import connection as connection_module
+from docdb_stream.mongodb.connection import Connection, Connections, connection_string
+from docdb_stream.mongodb.diagnosis import unavailable
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 

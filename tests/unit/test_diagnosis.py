@@ -8,7 +8,7 @@ import dns.resolver
 import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
-from docdb_stream.diagnosis import unavailable, uri_options
+from docdb_stream.mongodb.diagnosis import unavailable, uri_options
 
 URI = "mongodb+srv://user:pw@cluster.example.net/?replicaSet=rs0"
 

@@ -102,13 +102,13 @@ def imported_at_module_level(path: Path) -> Iterator[str]:
         pending += ast.iter_child_nodes(node)
 
 
-ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "dead_letters_aws.py", "__main__.py"}
+ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "__main__.py"}
 """Imported by the command line, or by a function once the settings ask for it."""
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in modules(".", "stores") if path.name not in ON_DEMAND],
+    [path for path in modules(".", "stores", "mongodb") if path.name not in ON_DEMAND],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
 def test_the_core_imports_no_target_no_aws_and_no_command_line(path: Path) -> None:

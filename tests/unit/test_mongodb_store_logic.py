@@ -20,14 +20,14 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import retry
 from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointStore, Lease
-from docdb_stream.connection import Connection
 from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.server_clock import TRUSTED_S, ServerClock
 from docdb_stream.owner import this_process
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore, checkpoint_from_document, position_document
-from docdb_stream.stores.server_clock import TRUSTED_S, ServerClock
 from docdb_stream.testing.store_contract import POSITIONS, CheckpointStoreContract
 
 SETTINGS = Settings(documentdb_uri="mongodb://127.0.0.1:1/?replicaSet=rs0", state_db="sync", state_collection="state")

@@ -13,8 +13,8 @@ import pytest
 from docdb_stream.errors import CheckpointConflictError, TargetError
 from docdb_stream.retry import Backoff, Deadline, current_deadline, deadline
 from docdb_stream.target import Rejection
-from docdb_stream.targets import _opensearch_bulk
-from docdb_stream.targets._opensearch_bulk import BulkSender, Operation
+from docdb_stream.targets._opensearch import bulk as _opensearch_bulk
+from docdb_stream.targets._opensearch.bulk import BulkSender, Operation
 from docdb_stream.targets.opensearch import OpenSearchTarget
 from docdb_stream.testing.events import ChangeLog
 

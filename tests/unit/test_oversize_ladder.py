@@ -12,10 +12,10 @@ from bson import Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import rawbson
-from docdb_stream.cursor import Reply
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Position
-from docdb_stream.oversize import CUTS, READS, read_oversize
+from docdb_stream.mongodb.cursor import Reply
+from docdb_stream.mongodb.oversize import CUTS, READS, read_oversize
 
 LIMIT_BYTES = 1000
 BEFORE = Position(operation_time=Timestamp(1_700_000_000, 1))

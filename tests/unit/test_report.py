@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bson import Timestamp
 
+from docdb_stream.admin.status import StreamStatus
 from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.cli import report
 from docdb_stream.cli.report import print_status, say_result
@@ -18,7 +19,6 @@ from docdb_stream.errors import SourceUnavailableError, TargetError
 from docdb_stream.events import Position
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.status import StreamStatus
 
 Captured = pytest.CaptureFixture[str]
 

@@ -13,7 +13,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from docdb_stream.server_errors import Verdict, classify, is_unknown_option
+from docdb_stream.mongodb.errors import Verdict, classify, is_unknown_option
 
 
 def failure(code: int | None, text: str = "x", *labels: str) -> OperationFailure:

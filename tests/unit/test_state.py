@@ -10,10 +10,10 @@ import pytest
 from pymongo import ReadPreference
 from pymongo.errors import OperationFailure
 
-from docdb_stream.connection import Connection
 from docdb_stream.events import ChangeEvent
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.state import MARK, StateCollection, StateEvents
 from docdb_stream.settings import Settings
-from docdb_stream.state import MARK, StateCollection, StateEvents
 from docdb_stream.testing.events import ChangeLog
 
 SETTINGS = Settings(documentdb_uri="mongodb://127.0.0.1:1/?replicaSet=rs0")

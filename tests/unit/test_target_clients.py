@@ -12,7 +12,7 @@ import pytest
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.targets._client import import_client
-from docdb_stream.targets._opensearch_client import OpenSearchClient
+from docdb_stream.targets._opensearch.client import OpenSearchClient
 from docdb_stream.targets.kafka import KafkaTarget
 from docdb_stream.targets.opensearch import OpenSearchTarget
 

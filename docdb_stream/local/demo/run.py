@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from docdb_stream.checkpoint import Checkpoint
-from docdb_stream.connection import Connection
 from docdb_stream.errors import DocdbStreamError, LeaseHeldError
 from docdb_stream.local import LocalServers
 from docdb_stream.local.demo.background import background
@@ -27,6 +26,7 @@ from docdb_stream.local.demo.screen import Screen
 from docdb_stream.local.demo.verify import Verdict
 from docdb_stream.local.demo.workload import Workload
 from docdb_stream.local.process import wait_until
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 

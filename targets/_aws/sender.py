@@ -19,7 +19,7 @@ from docdb_stream.errors import TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
 from docdb_stream.retry import Backoff, current_deadline, in_background
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws_client import Place, is_the_place_at_fault
+from docdb_stream.targets._aws.client import Place, is_the_place_at_fault
 
 _WAITING_REQUESTS = 2
 """Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""

@@ -17,7 +17,7 @@ from docdb_stream.errors import TargetError
 from docdb_stream.events import BATCH_BYTES, ChangeEvent
 from docdb_stream.retry import Backoff, in_background
 from docdb_stream.target import Rejection
-from docdb_stream.targets._opensearch_client import OpenSearchClient, ResponseError
+from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
 
 _PATH = "/_bulk?filter_path=errors,items.*.status,items.*.error"
 _REQUEST_BYTES = 1024 * 1024

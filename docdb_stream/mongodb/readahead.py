@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from bson import Timestamp
 
-from docdb_stream import interpreter
 from docdb_stream.events import BATCH_BYTES, Batch, Position
+from docdb_stream.mongodb import tuning as interpreter
 from docdb_stream.retry import current_deadline
 from docdb_stream.source import ChangeSource, ChangeStream
 

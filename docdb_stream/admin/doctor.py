@@ -12,14 +12,14 @@ from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
-from docdb_stream.connection import Connection
-from docdb_stream.diagnosis import UNAUTHORIZED, unavailable
-from docdb_stream.enable import check_enabled
 from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
+from docdb_stream.mongodb.change_stream import MongoChangeSource
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.diagnosis import UNAUTHORIZED, unavailable
+from docdb_stream.mongodb.enable import check_enabled
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Checkable
 from docdb_stream.targets import build_targets

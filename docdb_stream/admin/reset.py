@@ -9,12 +9,12 @@ import socket
 from dataclasses import replace
 
 from docdb_stream.checkpoint import LedgerEntry, held_lease
-from docdb_stream.connection import Connection
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.events import Position, ResumeToken
-from docdb_stream.server_errors import is_unreadable_token
+from docdb_stream.mongodb.change_stream import MongoChangeSource
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.errors import is_unreadable_token
 from docdb_stream.settings import Settings, StartAt
-from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
 _TOKEN = re.compile(r"(?:[0-9A-Fa-f]{2}){5,}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from docdb_stream.dead_letters import DeadLetters
+from docdb_stream.dead_letters import DeadLetters, event_of
 from docdb_stream.errors import DocdbStreamError, TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.letter import event_of
 from docdb_stream.target import Rejection, Target
 
 _SOURCE = "source"

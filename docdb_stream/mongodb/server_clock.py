@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from docdb_stream.checkpoint import elapsed_s
-from docdb_stream.connection import Connection
+from docdb_stream.mongodb.connection import Connection
 
 TRUSTED_S = 300.0
 """How long one answer of the server is reckoned from: two quartz clocks part by some 0.03 s in that time."""

@@ -6,7 +6,7 @@ import enum
 
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
-from docdb_stream.diagnosis import AUTHENTICATION_FAILED, UNAUTHORIZED, server_message
+from docdb_stream.mongodb.diagnosis import AUTHENTICATION_FAILED, UNAUTHORIZED, server_message
 
 # Codes of the MongoDB server's error_codes.yml, which DocumentDB shares as far as it has them.
 _HISTORY_LOST_CODES = frozenset(

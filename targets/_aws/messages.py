@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from docdb_stream.events import ChangeEvent
-from docdb_stream.targets._aws import Record, Refusal, xml_text
+from docdb_stream.targets._aws.sender import Record, Refusal, xml_text
 
 REQUEST_MESSAGES = 10
 """API references of Amazon SQS, SendMessageBatch, and Amazon SNS, PublishBatch."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.events import ChangeEvent, PayloadFormat
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws import BatchSender, Limits, Record, Refusal
-from docdb_stream.targets._aws_client import Place, client
+from docdb_stream.targets._aws.client import Place, client
+from docdb_stream.targets._aws.sender import BatchSender, Limits, Record, Refusal
 from docdb_stream.targets._payload import render_all
 
 

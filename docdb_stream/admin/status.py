@@ -13,10 +13,10 @@ from typing import Any
 from bson import Timestamp
 
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
-from docdb_stream.connection import Connection
 from docdb_stream.events import Position, scope_name
+from docdb_stream.mongodb.change_stream import MongoChangeSource
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.settings import Settings
-from docdb_stream.source import MongoChangeSource
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
 COLUMNS = ("stream", "position", "age", "lag", "saved", "events", "lease")

@@ -1,0 +1,1 @@
+"""What speaks to the cluster: connecting, reading, and what its errors mean."""

@@ -1,0 +1,1 @@
+"""What the OpenSearch target is made of."""
