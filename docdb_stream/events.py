@@ -1,4 +1,4 @@
-"""The change event and what it is made of: token, namespace, position, batch.
+"""The change event, and the batch in which events are read.
 
 Owns how an event is looked at and rendered (once per format, shared by all targets). Does not read, deliver or save.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import bson
 import orjson
@@ -21,93 +20,14 @@ from bson.raw_bson import RawBSONDocument
 from docdb_stream import encoding, rawbson, sample_payload
 from docdb_stream.chunk import Chunk, chunks
 from docdb_stream.envelope import Envelope
+from docdb_stream.position import Namespace, Position, ResumeToken, scope_name
+
+__all__ = ["Batch", "ChangeEvent", "Namespace", "PayloadFormat", "Position", "ResumeToken", "scope_name"]
 
 T = TypeVar("T")
 
 PayloadFormat = Literal["extended", "document"]
 """How an event is written for a target: the whole change event as Extended JSON, or the AWS sample's flat document."""
-
-# First byte of a token's _data: how the server encoded it. MongoDB's KeyString tokens start with the type byte of a
-# timestamp (0x82); DocumentDB's published samples start with 0x01. Both are followed by the cluster time, big-endian
-# seconds and increment. The time is only read, never trusted for resuming.
-_TOKEN_KINDS = (0x82, 0x01)
-
-
-class Namespace(NamedTuple):
-    """A database and, unless the event or the stream concerns the whole database, a collection."""
-
-    db: str
-    coll: str | None = None
-
-    def __str__(self) -> str:
-        return self.db if self.coll is None else f"{self.db}.{self.coll}"
-
-    @property
-    def label(self) -> str:
-        """``db-coll``, the name the AWS sample gives to topics, indexes and groups; ``db`` without a collection."""
-        return self.db if self.coll is None else f"{self.db}-{self.coll}"
-
-
-def scope_name(scope: Namespace | None) -> str:
-    """How what a stream watches is written: ``db.coll``, ``db.*``, or ``*`` for the whole deployment."""
-    return "*" if scope is None else f"{scope.db}.{scope.coll or '*'}"
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeToken:
-    """A resume token, opaque and stored as the server gave it."""
-
-    document: Mapping[str, Any]
-
-    @property
-    def data(self) -> str:
-        """The token's ``_data`` as text: MongoDB and DocumentDB send a hexadecimal string, 4.0.0 to 4.0.6 binary."""
-        value = self.document.get("_data")
-        if isinstance(value, str):
-            return value
-        if isinstance(value, bytes):
-            return value.hex()
-        return json.dumps(self.document, default=str, sort_keys=True)
-
-    @property
-    def cluster_time(self) -> Timestamp | None:
-        """The cluster time inside the token, or None when the token's encoding is not a known one."""
-        try:
-            head = bytes.fromhex(self.data[:18])
-        except ValueError:
-            return None
-        if len(head) < 9 or head[0] not in _TOKEN_KINDS:
-            # DocumentDB's post-batch token may be cut after the seconds.
-            return Timestamp(int.from_bytes(head[1:5], "big"), 0) if len(head) >= 5 and head[0] == 0x01 else None
-        return Timestamp(int.from_bytes(head[1:5], "big"), int.from_bytes(head[5:9], "big"))
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a stream stands: everything up to here has been delivered, nothing after it.
-
-    Either a token, or, before the first token, an operation time (exclusive: events *after* it are still to come).
-
-    Attributes:
-        token: The last token, or None before the first.
-        operation_time: The cluster time of the position, as far as it is known.
-        after_invalidate: The token belongs to an ``invalidate`` event, which ``resumeAfter`` refuses (server error
-            260); the stream is opened again with ``startAfter``, or by time where the server has none.
-    """
-
-    token: ResumeToken | None = None
-    operation_time: Timestamp | None = None
-    after_invalidate: bool = False
-
-    @property
-    def time(self) -> dt.datetime | None:
-        """The position's cluster time as an aware datetime, or None when unknown."""
-        return None if self.operation_time is None else self.operation_time.as_datetime()
-
-    @classmethod
-    def at_token(cls, token: ResumeToken, *, time: Timestamp | None = None, after_invalidate: bool = False) -> Position:
-        """The position of ``token``; ``time`` is the event's cluster time when known, else the token is asked."""
-        return cls(token, time or token.cluster_time, after_invalidate)
 
 
 class ChangeEvent:
