@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from docdb_stream.errors import DocdbStreamError, TargetError
-from docdb_stream.events import BATCH_BYTES, ChangeEvent
+from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import current_deadline
+from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Buffering, Paced, Rejection, Target
 
 logger = logging.getLogger(__name__)

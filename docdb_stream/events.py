@@ -315,11 +315,6 @@ def _namespace_text(namespace: Namespace) -> str:
     return str(namespace) or "_"
 
 
-BATCH_BYTES = 2 * 1024 * 1024
-"""BSON bytes of one batch that are aimed at, whatever BATCH_SIZE says: each target has up to four batches before it, as
-BSON and rendered, so this is what bounds a run's memory. A batch of the usual small events is far below."""
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Up to BATCH_SIZE change events in the server's order, fewer when they are large, and the position after them.

@@ -12,6 +12,10 @@ from bson import Timestamp
 from docdb_stream.events import Batch, Position
 from docdb_stream.settings import StartAt
 
+BATCH_BYTES = 2 * 1024 * 1024
+"""BSON bytes of one batch that are aimed at, whatever BATCH_SIZE says: each target has up to four batches before it, as
+BSON and rendered, so this is what bounds a run's memory. A batch of the usual small events is far below."""
+
 SLOW_OPEN_HINT = (
     "the server goes through all its log since then in one step, however few of the changes are this stream's: raise "
     "the timeout (--timeout, the function's timeout_seconds) and whatever cuts long requests off (a load balancer, the "

@@ -12,8 +12,9 @@ from typing import Literal, Self
 
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import DocdbStreamError
-from docdb_stream.events import BATCH_BYTES, ChangeEvent, Namespace, PayloadFormat
+from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
 from docdb_stream.settings import Settings
+from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka_pace import Pace
 from docdb_stream.targets._kafka_producer import Brokers, Compression, Producer, Record

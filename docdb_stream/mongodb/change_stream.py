@@ -19,7 +19,7 @@ from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import BATCH_BYTES, Batch, ChangeEvent, Position, ResumeToken
+from docdb_stream.events import Batch, ChangeEvent, Position, ResumeToken
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.cursor import ChangeStreamCursor, Reply
 from docdb_stream.mongodb.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
@@ -28,7 +28,7 @@ from docdb_stream.mongodb.oversize import CUTS, OversizeEventError, read_oversiz
 from docdb_stream.mongodb.state import StateEvents
 from docdb_stream.retry import NoAnswerError, answer_in_time
 from docdb_stream.settings import Settings, StartAt
-from docdb_stream.source import SLOW_OPEN_HINT
+from docdb_stream.source import BATCH_BYTES, SLOW_OPEN_HINT
 
 logger = logging.getLogger(__name__)
 

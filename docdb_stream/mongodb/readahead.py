@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from bson import Timestamp
 
-from docdb_stream.events import BATCH_BYTES, Batch, Position
+from docdb_stream.events import Batch, Position
 from docdb_stream.mongodb import tuning as interpreter
 from docdb_stream.retry import current_deadline
-from docdb_stream.source import ChangeSource, ChangeStream
+from docdb_stream.source import BATCH_BYTES, ChangeSource, ChangeStream
 
 READ_WAIT_S = 1.0
 """How long the server holds an empty reply back, waiting for events. PyMongo and the server use 1 s as well."""

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from docdb_stream.aws import REQUEST_ERRORS, error_code, is_retriable
 from docdb_stream.errors import TargetError
-from docdb_stream.events import BATCH_BYTES, ChangeEvent
+from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Backoff, current_deadline, in_background
+from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, is_the_place_at_fault
 

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from docdb_stream.errors import TargetError
-from docdb_stream.events import BATCH_BYTES, ChangeEvent
+from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Backoff, in_background
+from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
 
