@@ -25,14 +25,53 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
+import bson
 import pytest
-from bson import Int64, Timestamp
+from bson import Binary, Code, Decimal128, Int64, ObjectId, Timestamp
 
 from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease, LedgerEntry
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
-from docdb_stream.events import Namespace, Position, ResumeToken
+from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
 
 _HEX = "8269A2B3C4000000012B022C0100296E5A1004A0B1C2D3E4F5061728394A5B6C7D8E9F04"
+
+
+def _key(type_number: int, value: bytes) -> bytes:
+    """The BSON of ``{_id: value}``, which PyMongo would not encode for all that servers hold."""
+    body = bytes([type_number]) + b"_id\0" + value + b"\0"
+    return (len(body) + 4).to_bytes(4, "little") + body
+
+
+KEYS: dict[str, bytes] = {
+    "MinKey": _key(0xFF, b""),
+    "null": _key(0x0A, b""),
+    "int": bson.encode({"_id": 1}),
+    "long": bson.encode({"_id": Int64(1)}),
+    "double": bson.encode({"_id": 1.0}),
+    "negative zero": bson.encode({"_id": -0.0}),
+    "NaN with a payload": _key(0x01, bytes.fromhex("0100000000fcffff")),
+    "decimal NaN": _key(0x13, bytes.fromhex("0100000000000000000000000000007c")),
+    "decimal of another exponent": bson.encode({"_id": Decimal128("1.00")}),
+    "symbol": _key(0x0E, b"\x02\0\0\0s\0"),
+    "text": bson.encode({"_id": "Ü\0"}),
+    "text that is no UTF-8": _key(0x02, b"\x02\0\0\0\xff\0"),
+    "document": bson.encode({"_id": {"b.c": 1, "$a": {"": None}}}),
+    "document with a key twice": _key(0x03, b"\x13\0\0\0" + b"\x10a\0\1\0\0\0" * 2 + b"\0"),
+    "DBRef in another order": bson.encode({"_id": {"$id": 1, "$ref": "orders"}}),
+    "binary of an old subtype": bson.encode({"_id": Binary(b"ab", 2)}),
+    "UUID of the old subtype": bson.encode({"_id": Binary(bytes(16), 3)}),
+    "ObjectId": bson.encode({"_id": ObjectId(bytes(12))}),
+    "boolean": bson.encode({"_id": True}),
+    "date before Python's": _key(0x09, (-(2**63)).to_bytes(8, "little", signed=True)),
+    "date after Python's": _key(0x09, (2**63 - 1).to_bytes(8, "little", signed=True)),
+    "timestamp": bson.encode({"_id": Timestamp(2**32 - 1, 2**32 - 1)}),
+    "undefined": _key(0x06, b""),
+    "DBPointer": _key(0x0C, b"\x02\0\0\0n\0" + bytes(12)),
+    "code": bson.encode({"_id": Code("f()")}),
+    "code with scope": bson.encode({"_id": Code("f()", {"x": 1})}),
+    "MaxKey": _key(0x7F, b""),
+}
+"""An ``_id`` of every type, as exact as a server has it."""
 
 POSITIONS: dict[str, Position] = {
     "operation time": Position(operation_time=Timestamp(1769860800, 2**32 - 1)),
@@ -48,6 +87,19 @@ POSITIONS: dict[str, Position] = {
         ResumeToken({"z": 1, "_data": _HEX, "a": {"y": None, "b": [Int64(1), True, 1.5, {}]}, "Ü ": ""})
     ),
     "token without _data": Position(ResumeToken({"ns": "shop.orders", "ts": Timestamp(3, 4)})),
+    "operation time beside a snapshot": Position(operation_time=Timestamp(1, 0), snapshot=SnapshotProgress("first")),
+    "token beside a snapshot": replace(
+        Position.at_token(ResumeToken({"_data": _HEX})),
+        snapshot=SnapshotProgress(
+            "second",
+            (
+                SnapshotRange(Namespace("shop", "$cmd.x"), done=True),
+                SnapshotRange(Namespace("shop", "orders"), until=KEYS["long"]),
+                SnapshotRange(Namespace("shop", "orders"), KEYS["long"], KEYS["ObjectId"], done=True),
+                SnapshotRange(Namespace("shop", "orders"), KEYS["ObjectId"]),
+            ),
+        ),
+    ),
 }
 """Every kind of position a stream can stand at."""
 
@@ -92,7 +144,7 @@ class CheckpointStoreContract:
 
     def test_missing_is_none(self, store: CheckpointStore) -> None:
         assert store.load("shop.orders") is None
-        assert list(store.list()) == []
+        assert list(store.all()) == []
         assert store.inherited_position(Namespace("shop", "orders")) is None
 
     @pytest.mark.parametrize(
@@ -123,6 +175,26 @@ class CheckpointStoreContract:
             assert found.token is not None
             assert _exactly(found.token.document) == _exactly(position.token.document)
 
+    @pytest.mark.parametrize("kind", KEYS)
+    def test_a_snapshots_key_is_loaded_as_it_was_saved(
+        self, store: CheckpointStore, other: CheckpointStore, kind: str
+    ) -> None:
+        reached = SnapshotRange(Namespace("shop", "orders"), after=KEYS[kind])
+        position = Position(operation_time=Timestamp(1, 0), snapshot=SnapshotProgress("s", (reached,)))
+        store.save(store.acquire("s", None, "me", 60), position)
+        assert _loaded(other, "s").position == position
+
+    def test_a_snapshot_is_dropped_by_a_position_without_one(
+        self, store: CheckpointStore, other: CheckpointStore
+    ) -> None:
+        lease = store.acquire("s", None, "me", 60)
+        store.save(lease, POSITIONS["token beside a snapshot"])
+        store.renew(lease)
+        store.release(lease)
+        assert _loaded(other, "s").position == POSITIONS["token beside a snapshot"]
+        store.save(other.acquire("s", None, "you", 60), POSITIONS["MongoDB token"])
+        assert _loaded(other, "s").position == POSITIONS["MongoDB token"]
+
     def test_a_save_replaces_the_whole_position(self, store: CheckpointStore, other: CheckpointStore) -> None:
         lease = store.acquire("s", None, "me", 60)
         for position in (POSITIONS["token after invalidate"], *POSITIONS.values()):
@@ -150,7 +222,7 @@ class CheckpointStoreContract:
         names = ["shop.orders", "*", "ünicode", "shop.*", "a", "Z"]
         for name in names:
             store.acquire(name, None, "me", 60)
-        found = list(other.list())
+        found = list(other.all())
         assert [each.stream for each in found] == sorted(names)
         assert found == [store.load(name) for name in sorted(names)]
 
@@ -297,7 +369,7 @@ class CheckpointStoreContract:
         assert [replace(entry, found_at=None) for entry in other.ledger("t")] == [reset]
         assert {entry.stream for entry in other.ledger()} == {"s", "t"}
         assert all(entry.found_at is not None and entry.found_at.tzinfo is not None for entry in other.ledger())
-        assert list(other.list()) == [], "the ledger makes no checkpoints"
+        assert list(other.all()) == [], "the ledger makes no checkpoints"
 
     def test_the_ledger_holds_one_entry_of_one_thing(self, store: CheckpointStore, other: CheckpointStore) -> None:
         open_ = LedgerEntry("s", "history-lost", POSITIONS["MongoDB token"], "too old")
@@ -312,6 +384,12 @@ class CheckpointStoreContract:
         store.record(replace(open_, before=POSITIONS["operation time"]))
         store.record(replace(open_, kind="reset"))
         assert len(other.ledger()) == 3
+
+    def test_the_ledger_keeps_no_snapshot(self, store: CheckpointStore, other: CheckpointStore) -> None:
+        with_one, without = POSITIONS["token beside a snapshot"], POSITIONS["MongoDB token"]
+        store.record(LedgerEntry("s", "history-lost", with_one, "too old"))
+        store.record(LedgerEntry("s", "history-lost", without, "too old", after=with_one))
+        assert [(entry.before, entry.after) for entry in other.ledger()] == [(without, without)]
 
     def test_the_ledger_is_oldest_first(self, store: CheckpointStore) -> None:
         start = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
