@@ -42,19 +42,23 @@ def scope_name(scope: Namespace | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResumeToken:
-    """A resume token, opaque and stored as the server gave it."""
+    """A resume token, opaque and stored as the server gave it.
 
-    document: Mapping[str, Any]
+    Attributes:
+        value: The token, as PyMongo decoded it.
+    """
+
+    value: Mapping[str, Any]
 
     @property
     def data(self) -> str:
         """The token's ``_data`` as text: MongoDB and DocumentDB send a hexadecimal string, 4.0.0 to 4.0.6 binary."""
-        value = self.document.get("_data")
-        if isinstance(value, str):
-            return value
-        if isinstance(value, bytes):
-            return value.hex()
-        return json.dumps(self.document, default=str, sort_keys=True)
+        data = self.value.get("_data")
+        if isinstance(data, str):
+            return data
+        if isinstance(data, bytes):
+            return data.hex()
+        return json.dumps(self.value, default=str, sort_keys=True)
 
     @property
     def cluster_time(self) -> Timestamp | None:

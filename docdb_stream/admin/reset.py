@@ -12,9 +12,9 @@ from docdb_stream.checkpoint import LedgerEntry
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.events import Position, ResumeToken
 from docdb_stream.lease import held_lease
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.errors import is_unreadable_token
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.settings import Settings, StartAt
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 

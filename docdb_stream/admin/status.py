@@ -14,8 +14,8 @@ from bson import Timestamp
 
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
 from docdb_stream.events import Position, scope_name
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore

@@ -45,7 +45,7 @@ _THREE_TIMES: Stages = ({"$addFields": {"again": "$$ROOT", "more": "$$ROOT"}},)
 fit is at least half: its token comes twice, once in the event and once as the position after it."""
 
 _HEAD_DIGITS = 100
-"""Of a token, as hexadecimal digits: cluster time, place in the transaction and collection (about 70), and then the
+"""Of a token, as hexadecimal digits: cluster time, number in the transaction, collection (about 70), and then the
 document key, which makes it large."""
 _NAMED_IN_THE_ERROR: Stages = (
     {
@@ -282,7 +282,7 @@ def _known_of(named: re.Match[str]) -> ChangeEvent:
     return ChangeEvent(
         bson.encode(
             {
-                "_id": token.document,
+                "_id": token.value,
                 "operationType": named["operation"],
                 "clusterTime": token.cluster_time,
                 "ns": namespace,

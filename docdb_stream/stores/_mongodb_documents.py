@@ -46,7 +46,7 @@ def position_document(position: Position) -> dict[str, Any]:
     """A position as it is stored; the token exactly as the server gave it."""
     document: dict[str, Any] = {}
     if position.token is not None:
-        document["token"] = position.token.document
+        document["token"] = position.token.value
     if position.operation_time is not None:
         document["operation_time"] = position.operation_time
     if position.after_invalidate:

@@ -4,7 +4,7 @@ Subclass ``CheckpointStoreContract`` in a test module and say how a store is mad
 
     class TestMyStore(CheckpointStoreContract):
         @pytest.fixture(autouse=True)
-        def place(self, my_server):              # a fresh, empty place for each test
+        def table(self, my_server):              # a fresh, empty one for each test
             self.table = my_server.create_table()
 
         def make_store(self):
@@ -116,7 +116,8 @@ class CheckpointStoreContract:
     # What a subclass supplies
 
     def make_store(self) -> CheckpointStore:
-        """A new store on the place of this test; called several times in a test to stand for other processes."""
+        """A new store on what this test keeps its state in; called several times in a test, to stand for other
+        processes."""
         raise NotImplementedError
 
     def let_expire(self, lease: Lease) -> None:
@@ -137,7 +138,7 @@ class CheckpointStoreContract:
 
     @pytest.fixture
     def other(self) -> CheckpointStore:
-        """Another process's store on the same place."""
+        """Another process's store on the same state."""
         return self.make_store()
 
     # Checkpoints
@@ -173,7 +174,7 @@ class CheckpointStoreContract:
         assert found.after_invalidate is position.after_invalidate
         if position.token is not None:
             assert found.token is not None
-            assert _exactly(found.token.document) == _exactly(position.token.document)
+            assert _exactly(found.token.value) == _exactly(position.token.value)
 
     @pytest.mark.parametrize("kind", KEYS)
     def test_a_snapshots_key_is_loaded_as_it_was_saved(

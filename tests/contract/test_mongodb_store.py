@@ -23,7 +23,9 @@ class TestMongoCheckpointStore(CheckpointStoreContract):
     """Against a real replica set. With a fake and a clock: tests/unit/test_mongodb_store_logic."""
 
     @pytest.fixture(autouse=True)
-    def place(self, replica_set: ReplicaSet, mongo: MongoClient[dict[str, Any]], db_name: str) -> Iterator[None]:
+    def state_of_this_test(
+        self, replica_set: ReplicaSet, mongo: MongoClient[dict[str, Any]], db_name: str
+    ) -> Iterator[None]:
         self.settings = Settings(documentdb_uri=replica_set.uri, state_db=db_name)
         self.connections: list[Connection] = []
         yield

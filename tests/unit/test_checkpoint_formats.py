@@ -242,4 +242,4 @@ def test_an_entry_of_the_ledger_that_somebody_changed_is_said_so(fields: dict[st
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_a_stored_position_holds_the_token_document_itself(kind: str) -> None:
     position = POSITIONS[kind]
-    assert position_document(position).get("token") is (position.token.document if position.token else None)
+    assert position_document(position).get("token") is (position.token.value if position.token else None)

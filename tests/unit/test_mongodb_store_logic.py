@@ -125,7 +125,7 @@ def store_on(client: Any, clock: Clock | None = None) -> MongoCheckpointStore:
 
 class TestContractOnAFake(CheckpointStoreContract):
     @pytest.fixture(autouse=True)
-    def place(self, fake: FakeClient, clock: Clock) -> None:
+    def state_of_this_test(self, fake: FakeClient, clock: Clock) -> None:
         self.client, self.clock = fake, clock
 
     def make_store(self) -> CheckpointStore:

@@ -11,9 +11,9 @@ from pymongo.errors import AutoReconnect, PyMongoError
 
 from docdb_stream.events import Position
 from docdb_stream.mongodb import change_stream as source_module
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.oversize import CUTS
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.settings import Settings
 from docdb_stream.testing.events import ChangeLog
 
