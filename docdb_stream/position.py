@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bson import Timestamp
@@ -89,8 +89,8 @@ class SnapshotRange:
     """
 
     namespace: Namespace
-    after: bytes | None = None
-    until: bytes | None = None
+    after: bytes | None = field(default=None, repr=False)
+    until: bytes | None = field(default=None, repr=False)
     done: bool = False
 
 

@@ -127,7 +127,7 @@ def _unreadable(document: Mapping[str, Any], why: str) -> StateStoreError:
     return StateStoreError(
         f"the checkpoint {document['_id']} cannot be read: {why}",
         hint="no docdb-stream wrote it like that. Put the document of this _id in STATE_DB.STATE_COLLECTION right, or "
-        "delete it and say where to go on: docdb-stream reset STREAM --to now|earliest|TIMESTAMP",
+        f"delete it and say where to go on: docdb-stream reset '{document['_id']}' --to now|earliest|TIMESTAMP",
     )
 
 

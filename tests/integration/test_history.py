@@ -224,6 +224,23 @@ def test_a_snapshot_under_way_is_kept_shown_and_dropped_by_a_reset(stream: Strea
     assert "the snapshot first under way is dropped" in stream.cli("ledger").stdout
 
 
+def test_a_checkpoint_that_somebody_changed_passes_nothing_over(stream: Stream, mongo: Mongo) -> None:
+    """Without its position the stream would start now."""
+    stream.db.orders.insert_one({"_id": 1})
+    reset(stream.settings, to="earliest")
+    state = mongo[stream.settings.state_db][stream.settings.state_collection]
+    state.update_one({"_id": stream.name}, {"$set": {"position.operation_time": "2026-01-31"}})
+    for arguments in (["run"], ["status"], ["reset", stream.name, "--to", "now"]):
+        done = stream.cli(*arguments)
+        assert done.exit_code == 3
+        assert f"the checkpoint {stream.name} cannot be read: operation_time is of type str" in done.output
+        assert "delete it and say where to go on" in done.output
+    state.delete_one({"_id": stream.name})
+    assert stream.cli("reset", stream.name, "--to", "earliest").exit_code == 0
+    assert stream.run() == 1
+    assert stream.ids() == [1]
+
+
 def test_reset_is_refused_while_a_run_works(stream: Stream) -> None:
     stream.run()
     before = stream.checkpoint().position
