@@ -16,10 +16,11 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import rawbson
 from docdb_stream.errors import HistoryLostError
-from docdb_stream.events import Batch, ChangeEvent, Position, ResumeToken
+from docdb_stream.events import Batch, ChangeEvent
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.diagnosis import server_message
 from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off
+from docdb_stream.position import Position, ResumeToken
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from bson import Timestamp
 
-from docdb_stream.events import Batch, Position
+from docdb_stream.events import Batch
 from docdb_stream.mongodb import tuning
+from docdb_stream.position import Position
 from docdb_stream.retry import current_deadline
 from docdb_stream.source import BATCH_BYTES, ChangeSource, ChangeStream
 

@@ -16,8 +16,9 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
-from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.events import ChangeEvent
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 
 T = TypeVar("T")
