@@ -33,7 +33,7 @@ if sys.platform == "linux":
 elif sys.platform == "darwin":
 
     def elapsed_s() -> float:
-        """See above; ``time.monotonic`` stands still there while the machine sleeps."""
+        """Seconds that only grow, as on Linux; ``time.monotonic`` stands still on macOS while the machine sleeps."""
         return time.clock_gettime(time.CLOCK_MONOTONIC)
 else:
     elapsed_s = time.monotonic

@@ -24,7 +24,7 @@ from docdb_stream.poller import Poller
 from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.testing.store_contract import KEYS
+from docdb_stream.testing.positions import KEYS
 
 pytestmark = pytest.mark.integration
 

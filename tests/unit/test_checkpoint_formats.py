@@ -22,7 +22,7 @@ from docdb_stream.stores._mongodb_documents import (
     position_document,
     position_fields,
 )
-from docdb_stream.testing.store_contract import POSITIONS
+from docdb_stream.testing.positions import POSITIONS
 
 HEX = "8269A2B3C4000000012B022C0100296E5A1004A0B1C2D3E4F5061728394A5B6C7D8E9F04"
 

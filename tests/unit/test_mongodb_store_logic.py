@@ -29,7 +29,8 @@ from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores._mongodb_documents import FORMAT_VERSION
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.testing.store_contract import POSITIONS, CheckpointStoreContract
+from docdb_stream.testing.positions import POSITIONS
+from docdb_stream.testing.store_contract import CheckpointStoreContract
 
 SETTINGS = Settings(documentdb_uri="mongodb://127.0.0.1:1/?replicaSet=rs0", state_db="sync", state_collection="state")
 HEX = "8269A2B3C4000000012B022C0100296E5A1004A0B1C2D3E4F5061728394A5B6C7D8E9F04"

@@ -33,8 +33,8 @@ from docdb_stream.settings import Settings
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.positions import KEYS
 from docdb_stream.testing.source import ABORT, EMPTY, ScriptedSource, Step
-from docdb_stream.testing.store_contract import KEYS
 
 STREAM = "shop.orders"
 BEFORE = Position(operation_time=Timestamp(1, 0))
