@@ -15,8 +15,8 @@ from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.letters import dead_letters_for
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.run import Run, RunResult
 from docdb_stream.settings import Settings

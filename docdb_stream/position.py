@@ -1,11 +1,11 @@
-"""Where a stream stands, and over what: namespace, resume token, position."""
+"""Where a stream stands, and over what: namespace, resume token, a snapshot's progress, position."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bson import Timestamp
@@ -42,19 +42,23 @@ def scope_name(scope: Namespace | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResumeToken:
-    """A resume token, opaque and stored as the server gave it."""
+    """A resume token, opaque and stored as the server gave it.
 
-    document: Mapping[str, Any]
+    Attributes:
+        value: The token, as PyMongo decoded it.
+    """
+
+    value: Mapping[str, Any]
 
     @property
     def data(self) -> str:
         """The token's ``_data`` as text: MongoDB and DocumentDB send a hexadecimal string, 4.0.0 to 4.0.6 binary."""
-        value = self.document.get("_data")
-        if isinstance(value, str):
-            return value
-        if isinstance(value, bytes):
-            return value.hex()
-        return json.dumps(self.document, default=str, sort_keys=True)
+        data = self.value.get("_data")
+        if isinstance(data, str):
+            return data
+        if isinstance(data, bytes):
+            return data.hex()
+        return json.dumps(self.value, default=str, sort_keys=True)
 
     @property
     def cluster_time(self) -> Timestamp | None:
@@ -70,6 +74,43 @@ class ResumeToken:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotRange:
+    """A part of a collection, in the order of ``_id``, and how far it has been delivered.
+
+    A key is the BSON of ``{_id: value}``, as the server sent it: an ``_id`` can be of any type, and decoding gives up
+    what some of them hold (dates beyond Python's, deprecated types, keys that occur twice).
+
+    Attributes:
+        namespace: The collection.
+        after: The key of the last document delivered; before the first, the key that the range begins after, or None
+            where that is the collection's beginning.
+        until: The key that it ends with, which belongs to it; None is the collection's end.
+        done: All of it has been delivered.
+    """
+
+    namespace: Namespace
+    after: bytes | None = field(default=None, repr=False)
+    until: bytes | None = field(default=None, repr=False)
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProgress:
+    """How far a snapshot has come: what has been delivered of it, and what has not.
+
+    It is part of the position, so that one conditional save moves the token and the keys together. A range that a run
+    of its own works on has a checkpoint of its own, with a lease of its own.
+
+    Attributes:
+        id: Names the snapshot; its events carry it.
+        ranges: Its parts.
+    """
+
+    id: str
+    ranges: tuple[SnapshotRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where a stream stands: everything up to here has been delivered, nothing after it.
 
@@ -80,11 +121,14 @@ class Position:
         operation_time: The cluster time of the position, as far as it is known.
         after_invalidate: The token belongs to an ``invalidate`` event, which ``resumeAfter`` refuses (server error
             260); the stream is opened again with ``startAfter``, or by time where the server has none.
+        snapshot: How far the snapshot beside the stream has come, while one is under way. Who only moves the stream
+            keeps it; who gives the stream another position drops it.
     """
 
     token: ResumeToken | None = None
     operation_time: Timestamp | None = None
     after_invalidate: bool = False
+    snapshot: SnapshotProgress | None = None
 
     @property
     def time(self) -> dt.datetime | None:
@@ -95,3 +139,7 @@ class Position:
     def at_token(cls, token: ResumeToken, *, time: Timestamp | None = None, after_invalidate: bool = False) -> Position:
         """The position of ``token``; ``time`` is the event's cluster time when known, else the token is asked."""
         return cls(token, time or token.cluster_time, after_invalidate)
+
+    def without_snapshot(self) -> Position:
+        """The position in the change log alone."""
+        return replace(self, snapshot=None)

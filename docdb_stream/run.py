@@ -13,13 +13,15 @@ from typing import Any
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import CheckpointStore, LeaseKeeper, LedgerEntry, held_lease
+from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery, OutOfTimeError, TargetFigures
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, Position
+from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
+from docdb_stream.position import SnapshotProgress
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
@@ -138,6 +140,7 @@ class Run:
         self._unsaved_events = 0
         self._unsaved_loops = 0
         self._saved: Position | None = None
+        self._snapshot: SnapshotProgress | None = None
         self._is_open = False
         self._gap: LedgerEntry | None = None
         self._saved_at_s = self._started_s
@@ -234,7 +237,7 @@ class Run:
         self._store.record(gap)
         if choice == "fail":
             raise error
-        position = self._source.start_position(choice)
+        position = replace(self._source.start_position(choice), snapshot=self._snapshot)
         logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
         error.position_time = self._saved.time if self._saved else None
         self.alert(error)
@@ -248,7 +251,7 @@ class Run:
         name = self._settings.stream_name
         checkpoint = self._store.load(name)
         if checkpoint is not None and checkpoint.position is not None:
-            self._saved = checkpoint.position
+            self._saved, self._snapshot = checkpoint.position, checkpoint.position.snapshot
             self._result.began_at = "checkpoint"
             return checkpoint.position
         position = self._store.inherited_position(self._settings.scope)
@@ -286,7 +289,8 @@ class Run:
                         self._unsaved_loops += 1
                 if batch.problem:
                     self._passed_over.append((result.position, batch))
-                result.position = batch.position
+                # What is read of the stream says nothing of a snapshot beside it, whose progress no save may drop.
+                result.position = replace(batch.position, snapshot=self._snapshot)
                 self.progress(result)
             if self._is_open and self._is_sync_due(delivery):
                 self._sync(delivery, keeper)

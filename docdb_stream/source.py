@@ -9,7 +9,8 @@ from typing import Protocol
 
 from bson import Timestamp
 
-from docdb_stream.events import Batch, Position
+from docdb_stream.events import Batch
+from docdb_stream.position import Position
 from docdb_stream.settings import StartAt
 
 BATCH_BYTES = 2 * 1024 * 1024

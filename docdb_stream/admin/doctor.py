@@ -14,10 +14,10 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import UNAUTHORIZED, unavailable
 from docdb_stream.mongodb.enable import check_enabled
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore

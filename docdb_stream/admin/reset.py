@@ -8,12 +8,13 @@ import re
 import socket
 from dataclasses import replace
 
-from docdb_stream.checkpoint import LedgerEntry, held_lease
+from docdb_stream.checkpoint import LedgerEntry
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.events import Position, ResumeToken
-from docdb_stream.mongodb.change_stream import MongoChangeSource
+from docdb_stream.lease import held_lease
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.errors import is_unreadable_token
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.settings import Settings, StartAt
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
@@ -22,7 +23,7 @@ _TOKEN = re.compile(r"(?:[0-9A-Fa-f]{2}){5,}")
 
 
 def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = None) -> Position:
-    """Set the stream's position, whether it has one or not; returns the new one.
+    """Set the stream's position, whether it has one or not; returns the new one. A snapshot under way is dropped.
 
     A token or a time is tried on the server first, so that a position that is already lost is refused.
 
@@ -47,7 +48,7 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
         owner = f"{who} ({os.getpid()})"
         with held_lease(store, settings.stream_name, settings.scope, owner, settings.lease_seconds) as keeper:
             known = store.load(settings.stream_name)
-            before = known.position if known else None
+            before = known.position.without_snapshot() if known and known.position else None
             if token is not None:
                 position = Position.at_token(ResumeToken({"_data": token}))
             else:
@@ -65,7 +66,9 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
                 if token is not None and is_unreadable_token(error.__cause__):
                     raise _no_token() from error
                 raise
-            store.record(LedgerEntry(settings.stream_name, "reset", before, who, after=position))
+            snapshot = known.position.snapshot if known and known.position else None
+            dropped = "" if snapshot is None else f"; the snapshot {snapshot.id} under way is dropped"
+            store.record(LedgerEntry(settings.stream_name, "reset", before, who + dropped, after=position))
             for entry in store.ledger(settings.stream_name):
                 if entry.kind == "history-lost" and entry.before == before and entry.after is None:
                     store.record(replace(entry, after=position))

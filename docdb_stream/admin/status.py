@@ -14,8 +14,9 @@ from bson import Timestamp
 
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
 from docdb_stream.events import Position, scope_name
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.source import MongoChangeSource
+from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
@@ -93,6 +94,7 @@ class StreamStatus:
             "age_s": self.age_s,
             "lag_s": self.lag_s,
             "saved_at": found.updated_at.isoformat() if found and found.updated_at else None,
+            "snapshot": None if position is None or position.snapshot is None else _shown(position.snapshot),
             "events": found.events if found else 0,
             "epoch": found.epoch if found else 0,
             "lease": {
@@ -113,7 +115,7 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
     for settings in _one_per_place(streams):
         with Connection(settings) as connection:
             operation_time = MongoChangeSource(settings, connection).operation_time()
-            checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, connection).list()}
+            checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, connection).all()}
         # From the environment alone, a stream over everything is what no WATCHED_ variable at all looks like.
         configured = [
             each.stream_name
@@ -149,6 +151,14 @@ def ledger_entries(streams: Sequence[Settings], stream: str | None = None) -> li
         }
         for entry in entries
     ]
+
+
+def _shown(snapshot: SnapshotProgress) -> dict[str, Any]:
+    """A snapshot's progress, without the keys that it has come to."""
+    return {
+        "id": snapshot.id,
+        "ranges": [{"namespace": str(each.namespace), "done": each.done} for each in snapshot.ranges],
+    }
 
 
 def _one_per_place(streams: Sequence[Settings]) -> list[Settings]:

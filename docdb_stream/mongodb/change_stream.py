@@ -1,12 +1,11 @@
-"""Reads change streams: from a position on, in order, across failovers.
+"""Reads a change stream: from a position on, in order, across failovers.
 
-Owns how a stream is opened and where it stands while it is read. The commands are ``cursor``'s, the meaning of errors
-is ``errors``', events too large to read are ``oversize``'s.
+Owns how a stream is opened and where it stands while it is read. The commands are ``cursor``'s, how much to ask for is
+``reply_size``'s, the meaning of errors is ``errors``', events too large to read are ``oversize``'s.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +14,19 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from bson import Timestamp
-from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, ChangeEvent, Position, ResumeToken
+from docdb_stream.events import Batch, ChangeEvent
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.cursor import ChangeStreamCursor, Reply
-from docdb_stream.mongodb.diagnosis import NO_CHANGE_STREAMS_HINT, server_message, unavailable
+from docdb_stream.mongodb.diagnosis import no_change_streams, server_message, unavailable
 from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off, is_unknown_option
 from docdb_stream.mongodb.oversize import CUTS, OversizeEventError, read_oversize
+from docdb_stream.mongodb.reply_size import ReplySize
 from docdb_stream.mongodb.state import StateEvents
-from docdb_stream.retry import NoAnswerError, answer_in_time
-from docdb_stream.settings import Settings, StartAt
-from docdb_stream.source import BATCH_BYTES, SLOW_OPEN_HINT
+from docdb_stream.position import Position, ResumeToken
+from docdb_stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -40,113 +38,13 @@ may return an empty batch while events are still to come."""
 QUIET_WAIT_S = 0.9
 """What counts as a full wait."""
 
-SLOW_OPEN_S = 60.0
-"""A stream that failed to open after this long is told about with SLOW_OPEN_HINT: a server that is away is given up
-sooner."""
-FIRST_REPLY_EVENTS = 128
-REPLY_GROWTH = 4
-"""A reply is asked for by a number of events, and should have BATCH_BYTES at most (the server itself stops at 16 MiB
-only). So the first is small, and the size of its events says how many to ask for next, which is at most four times as
-many as came."""
-
-
 CUT_OFF_SOON_S = 30.0
 """A reply that is too large fails as soon as it is made; balancers and firewalls cut off what is quiet for a minute or
 more (AWS, "Network Load Balancers", connection idle timeout: 350 s, 60 s at least)."""
 
 
-class MongoChangeSource:
-    """The change streams of MongoDB or Amazon DocumentDB over what the settings watch.
-
-    Constructing does no network traffic.
-
-    Args:
-        settings: The cluster, what is watched, and BATCH_SIZE.
-        connection: To the cluster; its owner closes it.
-    """
-
-    def __init__(self, settings: Settings, connection: Connection) -> None:
-        self._settings = settings
-        self._connection = connection
-
-    def operation_time(self) -> Timestamp:
-        """See ChangeSource. Raises SourceUnavailableError, also for a server without change streams.
-
-        Of the primary, whatever the connection string prefers: a secondary may not know of the latest changes yet.
-        """
-        found = self._asked("ping").get("operationTime")
-        if isinstance(found, Timestamp):
-            return found
-        hello = self._asked("hello")
-        if "setName" not in hello and hello.get("msg") != "isdbgrid":
-            raise _no_change_streams("the server is a standalone mongod")
-        raise SourceUnavailableError(
-            "the server gives no operation time", hint="MongoDB 4.0 or later, or Amazon DocumentDB, is needed"
-        )
-
-    def start_position(self, start_at: StartAt) -> Position:
-        """See ChangeSource."""
-        if start_at == "now":
-            return Position(operation_time=self.operation_time())
-        if isinstance(start_at, dt.datetime):
-            return Position(operation_time=Timestamp(int(start_at.timestamp()), 0))
-        try:
-            return Position(operation_time=answer_in_time(self._earliest))
-        except NoAnswerError:
-            raise SourceUnavailableError(
-                "how far the change log reaches back was not found within the time that the run has",
-                hint="raise the timeout: for each answer the server may have to go through all of its log",
-            ) from None
-
-    def open(self, position: Position) -> MongoChangeStream:
-        """See ChangeSource."""
-        stream = MongoChangeStream(self._settings, self._connection, position)
-        began_s = time.monotonic()
-        try:
-            stream.open()
-        except SourceUnavailableError as error:
-            if time.monotonic() - began_s > SLOW_OPEN_S:
-                error.hint = SLOW_OPEN_HINT
-            raise
-        return stream
-
-    def _asked(self, command: str) -> dict[str, Any]:
-        """The primary's answer to a command without arguments."""
-        try:
-            return self._connection.patiently(
-                lambda: self._connection.client.admin.command(command, read_preference=ReadPreference.PRIMARY),
-                passes=lambda error: classify(error) is Verdict.RESUME,
-            )
-        except PyMongoError as error:
-            raise unavailable(error, self._connection.uri) from error
-
-    def _earliest(self) -> Timestamp:
-        """The time just before the earliest that the change log still reaches, to the second.
-
-        Found by asking for ever later ones: needs no privilege beyond reading the stream, and works on servers that
-        show their log and those that do not.
-        """
-        now = self.operation_time()
-        lost_s, reached_s = 0, now.time + 1
-        while reached_s - lost_s > 1:
-            # The beginning first: most logs that are asked have not rolled over yet.
-            middle_s = (lost_s + reached_s) // 2 if lost_s else 1
-            if self._reaches(Position(operation_time=Timestamp(middle_s, 0))):
-                reached_s = middle_s
-            else:
-                lost_s = middle_s
-        return Timestamp(reached_s, 0) if reached_s <= now.time else now
-
-    def _reaches(self, position: Position) -> bool:
-        try:
-            self.open(position).close()
-        except HistoryLostError:
-            return False
-        return True
-
-
 class MongoChangeStream:
-    """One change stream of MongoDB or Amazon DocumentDB, from a position on. Made by ``MongoChangeSource.open``.
+    """One change stream of MongoDB or Amazon DocumentDB, from a position on. Made by ``source.MongoChangeSource.open``.
 
     Args:
         settings: The cluster, what is watched, and BATCH_SIZE.
@@ -161,8 +59,7 @@ class MongoChangeStream:
         # Left out here rather than by $match: a server can judge a token invalid that its filter would not let pass.
         self._state_events = StateEvents(settings) if settings.scope is None or settings.scope.coll is None else None
         self._position = position
-        self._fitting = FIRST_REPLY_EVENTS
-        self._alone = 0  # so many events are read one by one, since a reply with them failed as too large
+        self._size = ReplySize(settings.batch_size)
         self._skip_until: Timestamp | None = None
         self._has_start_after = True
         self._quiet_replies = 0
@@ -171,11 +68,11 @@ class MongoChangeStream:
         self._closed = False
 
     def open(self) -> None:
-        """Open it on the server. Raises as ``ChangeSource.open`` does."""
+        """Open the stream on the server. Raises as ``ChangeSource.open`` does."""
         try:
             self._patiently(self._open_cursor)
         except OversizeEventError:
-            self._alone = self._reply_size
+            self._size.failed()
 
     def read(self, wait_s: float) -> Batch:
         """See ChangeStream."""
@@ -183,15 +80,15 @@ class MongoChangeStream:
             return self._read(wait_s)
         except OversizeEventError as error:
             self._cursor.kill()
-            if self._reply_size > 1:
-                # The events before the large one have to be read first, and only small replies leave it out.
-                self._alone = self._reply_size
+            if self._size.events > 1:
+                self._size.failed()
                 self._cuts = 0 if error.certain else CUTS - 1
                 return Batch([], self._position)
             message, certain = str(error), error.certain
             batch = self._patiently(lambda: read_oversize(self._open_after, self._position, message, certain=certain))
             self._cursor.kill()  # it reads in that other way; the next read opens the stream as usual
-            self._position, self._alone = batch.position, 0
+            self._position = batch.position
+            self._size.passed()
             unreadable, events = self._wanted(batch.unreadable), self._wanted(batch.events)
             concerned = unreadable or (events and not batch.unreadable)
             return replace(batch, events=events, unreadable=unreadable, problem=batch.problem if concerned else "")
@@ -225,20 +122,12 @@ class MongoChangeStream:
         if not self._cursor.is_open:
             self._open_cursor()
         with self._cuts_counted():
-            reply = self._cursor.next(wait_s, self._reply_size)
-        if reply.events:
-            count = len(reply.events)
-            self._alone = max(0, self._alone - count)
-            self._fitting = max(1, min(BATCH_BYTES * count // reply.size_bytes, REPLY_GROWTH * count))
+            reply = self._cursor.next(wait_s, self._size.events)
+        self._size.came(reply)
         return reply
 
-    @property
-    def _reply_size(self) -> int:
-        """How many events to ask for."""
-        return 1 if self._alone else min(self._settings.batch_size, self._fitting)
-
     def _wanted(self, events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
-        """Those that are neither a docdb-stream's state nor before the position."""
+        """The events that are the stream's: no docdb-stream's state, and none from before the position."""
         wanted = list(events)
         if self._state_events is not None:
             wanted = [event for event in wanted if not self._state_events.has(event)]
@@ -282,7 +171,7 @@ class MongoChangeStream:
         stage, self._skip_until = self._stage(self._position)
         with self._cuts_counted():
             try:
-                self._cursor.open(stage, (), self._reply_size)
+                self._cursor.open(stage, (), self._size.events)
             except OperationFailure as error:
                 if "startAfter" in stage and is_unknown_option(error, "startAfter"):
                     self._has_start_after = False
@@ -292,12 +181,12 @@ class MongoChangeStream:
                     stage["startAtOperationTime"] = _next(self._skip_until)
                 else:
                     raise
-                self._cursor.open(stage, (), self._reply_size)
+                self._cursor.open(stage, (), self._size.events)
 
     def _open_after(
         self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]
     ) -> Callable[[float], Reply]:
-        """Open it in another way, one event at a time; returns what gives the next reply."""
+        """Open the change stream in another way, one event at a time; returns what gives the next reply."""
         if self._closed:
             raise SourceUnavailableError("the stream was closed while a large event was read")
         stage, self._skip_until = self._stage(position)
@@ -317,9 +206,9 @@ class MongoChangeStream:
             stage["allChangesForCluster"] = True
         time_ = position.operation_time
         if position.token is not None and not position.after_invalidate:
-            return stage | {"resumeAfter": dict(position.token.document)}, None
+            return stage | {"resumeAfter": dict(position.token.value)}, None
         if position.token is not None and (self._has_start_after or time_ is None):
-            return stage | {"startAfter": dict(position.token.document)}, None
+            return stage | {"startAfter": dict(position.token.value)}, None
         if position.token is not None and time_ is not None:
             # The invalidate and the drop before it have this very time: starting at it would end the stream again.
             return stage | {"startAtOperationTime": _next(time_)}, None
@@ -373,7 +262,7 @@ class MongoChangeStream:
         if verdict is Verdict.OVERSIZE:
             return OversizeEventError(server_message(error))
         if verdict is Verdict.NO_CHANGE_STREAMS:
-            return _no_change_streams(server_message(error))
+            return no_change_streams(server_message(error))
         if verdict is Verdict.HISTORY_LOST:
             since = self._position.time.isoformat() if self._position.time else "unknown"
             return HistoryLostError(
@@ -387,9 +276,3 @@ class MongoChangeStream:
 
 def _next(time: Timestamp) -> Timestamp:
     return Timestamp(time.time, time.inc + 1)
-
-
-def _no_change_streams(why: str) -> SourceUnavailableError:
-    return SourceUnavailableError(
-        f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT, refused=True
-    )

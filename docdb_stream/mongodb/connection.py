@@ -6,14 +6,10 @@ and keeping checkpoints share it.
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import pymongo
 from pymongo import MongoClient
@@ -27,6 +23,7 @@ from pymongo.errors import (
 )
 
 from docdb_stream.errors import ConfigError, SourceUnavailableError
+from docdb_stream.mongodb.ca import ca_file
 from docdb_stream.mongodb.diagnosis import AUTHENTICATION_FAILED, uri_options
 from docdb_stream.retry import Backoff, NoAnswerError, answer_in_time, current_deadline
 from docdb_stream.secret import read_credentials
@@ -109,7 +106,7 @@ class Connection:
         """Run ``attempt``, again and again while its trouble is of the kind that passes, until the deadline.
 
         A refused sign-in is answered by reading the secret again: it may have been rotated. Where the password was
-        right before, that may take a few looks, for a rotation changes it in two places.
+        right before, that may take a few looks: a rotation changes it in the secret and on the cluster.
 
         Args:
             attempt: What to do; safe to repeat, and harmless if it is done after all once it was given up. Looks
@@ -249,7 +246,7 @@ def _client(settings: Settings) -> Client:
     # the same one, so that a getMore finds its cursor.
     options["server_selector"] = _same_server
     if settings.documentdb_tls_ca:
-        options |= {"tls": True, "tlsCAFile": _ca_file(settings.documentdb_tls_ca)}
+        options |= {"tls": True, "tlsCAFile": ca_file(settings.documentdb_tls_ca)}
     if settings.documentdb_secret:
         credentials = read_credentials(settings.documentdb_secret)
         options |= {"username": credentials.username, "password": credentials.password}
@@ -273,7 +270,7 @@ def _not_for_choice(given: dict[str, Any]) -> dict[str, Any]:
         "retryWrites": False,
         # Without a limit: each stream that waits for events keeps a socket busy, and a lease must not queue for one.
         "maxPoolSize": 0,
-        # PyMongo would put it into each getMore, in the place of the wait for events.
+        # PyMongo would put it into each getMore, instead of the wait for events.
         "timeoutMS": None,
     }
     socket_timeout_s = given.get("sockettimeoutms")  # PyMongo has made seconds of it
@@ -297,31 +294,3 @@ def _unresolved(error: Exception) -> SourceUnavailableError:
 
 def _same_server(servers: Sequence[Any]) -> Sequence[Any]:
     return sorted(servers, key=lambda server: server.address)[:1]
-
-
-def _ca_file(reference: str) -> str:
-    if reference.startswith("s3://"):
-        return _ca_from_s3(reference)
-    if not os.path.isfile(reference):
-        raise ConfigError(
-            f"documentdb_tls_ca: there is no file {reference}",
-            hint="for DocumentDB download https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem",
-        )
-    return reference
-
-
-@functools.cache
-def _ca_from_s3(reference: str) -> str:
-    """Fetch the bundle once per process: a Lambda's container keeps it while it is warm."""
-    from docdb_stream import aws
-
-    parts = urlsplit(reference)
-    s3, place = aws.Service("s3"), {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}
-    hint = "expected s3://bucket/key, and s3:GetObject on it"
-    try:
-        body = aws.patiently(lambda: s3.client.get_object(**place)["Body"].read())
-    except (*aws.REQUEST_ERRORS, ValueError) as error:
-        raise ConfigError(f"documentdb_tls_ca: cannot fetch {reference}: {error}", hint=hint) from error
-    with tempfile.NamedTemporaryFile(prefix="docdb-stream-ca-", suffix=".pem", delete=False) as file:
-        file.write(body)
-    return file.name

@@ -63,6 +63,13 @@ def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
     )
 
 
+def no_change_streams(why: str) -> SourceUnavailableError:
+    """The error for the operator where the server has no change streams."""
+    return SourceUnavailableError(
+        f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT, refused=True
+    )
+
+
 def _other_pymongo(message: str) -> str:
     """Which PyMongo to install, by what it says of the server's version of the wire protocol."""
     reported = re.search(r"reports wire version (\d+)", message)

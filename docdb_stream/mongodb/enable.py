@@ -8,10 +8,10 @@ from __future__ import annotations
 from pymongo.errors import OperationFailure, PyMongoError
 
 from docdb_stream.errors import ConfigError, SourceUnavailableError
-from docdb_stream.events import Namespace, scope_name
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import server_message, unavailable
 from docdb_stream.mongodb.errors import is_unknown_option
+from docdb_stream.position import Namespace, scope_name
 from docdb_stream.settings import Settings
 
 _COMMAND_NOT_FOUND = 59  # error_codes.yml of the MongoDB server

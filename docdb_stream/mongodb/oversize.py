@@ -16,10 +16,11 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import rawbson
 from docdb_stream.errors import HistoryLostError
-from docdb_stream.events import Batch, ChangeEvent, Position, ResumeToken
+from docdb_stream.events import Batch, ChangeEvent
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.diagnosis import server_message
 from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off
+from docdb_stream.position import Position, ResumeToken
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ _THREE_TIMES: Stages = ({"$addFields": {"again": "$$ROOT", "more": "$$ROOT"}},)
 fit is at least half: its token comes twice, once in the event and once as the position after it."""
 
 _HEAD_DIGITS = 100
-"""Of a token, as hexadecimal digits: cluster time, place in the transaction and collection (about 70), and then the
+"""Of a token, as hexadecimal digits: cluster time, number in the transaction, collection (about 70), and then the
 document key, which makes it large."""
 _NAMED_IN_THE_ERROR: Stages = (
     {
@@ -282,7 +283,7 @@ def _known_of(named: re.Match[str]) -> ChangeEvent:
     return ChangeEvent(
         bson.encode(
             {
-                "_id": token.document,
+                "_id": token.value,
                 "operationType": named["operation"],
                 "clusterTime": token.cluster_time,
                 "ns": namespace,

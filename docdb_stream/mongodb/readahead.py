@@ -13,15 +13,16 @@ from dataclasses import replace
 
 from bson import Timestamp
 
-from docdb_stream.events import Batch, Position
-from docdb_stream.mongodb import tuning as interpreter
+from docdb_stream.events import Batch
+from docdb_stream.mongodb import tuning
+from docdb_stream.position import Position
 from docdb_stream.retry import current_deadline
 from docdb_stream.source import BATCH_BYTES, ChangeSource, ChangeStream
 
 READ_WAIT_S = 1.0
 """How long the server holds an empty reply back, waiting for events. PyMongo and the server use 1 s as well."""
 PROOF_WAIT_S = 0.05
-"""The same where a run would end with an empty reply: most servers prove with it that nothing is left, and then a
+"""How long, where a run would end with an empty reply: most servers prove with it that nothing is left, and then a
 longer wait would only be paid for. One that does not is asked again, with the full wait."""
 
 
@@ -31,8 +32,8 @@ so nothing it still does is seen by another run."""
 
 
 class ReadAhead:
-    """Batches of a stream, fetched ahead by a thread, which opens it as well: both can take long. A context manager;
-    leaving it closes the stream.
+    """Batches of a stream, fetched ahead by a thread, which opens the stream as well: both can take long. A context
+    manager; leaving it closes the stream.
 
     Args:
         source: Where the stream is opened.
@@ -68,7 +69,7 @@ class ReadAhead:
         self._thread = threading.Thread(target=context.run, args=(self._read,), name="reader", daemon=True)
 
     def __enter__(self) -> ReadAhead:
-        interpreter.tune()
+        tuning.reader_began()
         self._thread.start()
         return self
 
@@ -82,7 +83,7 @@ class ReadAhead:
                 stream.close()
             self._thread.join(timeout=current_deadline().cleanup_s(END_WAIT_S))
         finally:
-            interpreter.restore()
+            tuning.reader_ended()
 
     @property
     def is_open(self) -> bool:

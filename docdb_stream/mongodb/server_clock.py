@@ -6,7 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Callable
 
-from docdb_stream.checkpoint import elapsed_s
+from docdb_stream.lease import elapsed_s
 from docdb_stream.mongodb.connection import Connection
 
 TRUSTED_S = 300.0

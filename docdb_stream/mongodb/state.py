@@ -16,8 +16,9 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
-from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.events import ChangeEvent
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ Document = dict[str, Any]
 
 MARK = "docdb_stream_state"
 """The field that every document of the state has; its value is the namespace of its collection. A copy of such a
-document elsewhere is a user's: its mark names another place."""
+document elsewhere is a user's: its mark names another namespace."""
 
 _MARK_BYTES = b"\x02" + MARK.encode() + b"\x00"
 """The mark's type and name as BSON has them: an event without these bytes holds no marked document."""
@@ -97,7 +98,7 @@ class StateCollection:
     def replace_one(
         self, query: Mapping[str, Any], document: Mapping[str, Any], *, upsert: bool = False
     ) -> UpdateResult:
-        """Put a document in the place of another."""
+        """Replace a document by another."""
         return self._open().replace_one(query, {**document, **self._mark}, upsert=upsert)
 
     def update_one(self, query: Mapping[str, Any], update: Mapping[str, Any], *, upsert: bool = False) -> UpdateResult:

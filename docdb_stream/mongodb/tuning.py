@@ -1,4 +1,4 @@
-"""How the interpreter is set while streams are read: whose turn it is, and how often it looks for garbage.
+"""Tunes the Python process while streams are read: how soon threads take turns, how often garbage is looked for.
 
 Both settings are the process's own, so they are put back once nothing is read any more. They change no behaviour, only
 where time goes.
@@ -20,6 +20,8 @@ time it finds none: events and records are freed as soon as nobody refers to the
 
 
 class _Usual(NamedTuple):
+    """How the process was set when nothing was read."""
+
     switch_interval_s: float
     garbage: tuple[int, int, int]
 
@@ -29,13 +31,13 @@ _readers = 0
 _usual = _Usual(0.005, (700, 10, 10))
 
 
-def tune() -> None:
-    """There is one reader more."""
+def reader_began() -> None:
+    """One more stream is read in this process. Call from any thread, and ``reader_ended`` once for each call."""
     _count(+1)
 
 
-def restore() -> None:
-    """There is one reader less."""
+def reader_ended() -> None:
+    """One stream less is read; after the last, the process is set as it was before the first."""
     _count(-1)
 
 

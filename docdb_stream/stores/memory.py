@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, elapsed_s
-from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
-from docdb_stream.events import Namespace, Position
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry
+from docdb_stream.errors import LeaseHeldError
+from docdb_stream.lease import elapsed_s
+from docdb_stream.position import Namespace, Position
 
 _BEGAN = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=elapsed_s())
 
@@ -36,7 +37,7 @@ class MemoryCheckpointStore:
         """See CheckpointStore."""
         return self._checkpoints.get(stream)
 
-    def list(self) -> Sequence[Checkpoint]:
+    def all(self) -> Sequence[Checkpoint]:
         """See CheckpointStore."""
         return [self._checkpoints[name] for name in sorted(self._checkpoints)]
 
@@ -80,6 +81,7 @@ class MemoryCheckpointStore:
     def record(self, entry: LedgerEntry) -> None:
         """See CheckpointStore."""
         with self._lock:
+            entry = replace(entry, before=_in_log(entry.before), after=_in_log(entry.after))
             for index, known in enumerate(self._ledger):
                 if (known.stream, known.kind, known.before) == (entry.stream, entry.kind, entry.before):
                     self._ledger[index] = replace(known, after=entry.after or known.after)
@@ -106,8 +108,9 @@ class MemoryCheckpointStore:
             or known.expires_at is None
             or known.expires_at <= self._clock()
         ):
-            raise CheckpointConflictError(
-                f"the lease on stream {lease.stream} is lost: it ran out or another run took it",
-                hint="nothing is lost: the next run goes on from the checkpoint",
-            )
+            raise lease.lost()
         return known
+
+
+def _in_log(position: Position | None) -> Position | None:
+    return None if position is None else position.without_snapshot()

@@ -13,22 +13,34 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import bson
-from bson import Timestamp
-from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from bson.errors import BSONError
+from pymongo.errors import (
+    AutoReconnect,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
-from docdb_stream.checkpoint import FORMAT_VERSION, LOST_HINT, Checkpoint, Lease, LedgerEntry
-from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError, StateStoreError
-from docdb_stream.events import Namespace, Position, ResumeToken
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry
+from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.mongodb.connection import Connection, is_sign_in_refused
 from docdb_stream.mongodb.diagnosis import unavailable
 from docdb_stream.mongodb.server_clock import ServerClock
 from docdb_stream.mongodb.state import StateCollection
 from docdb_stream.owner import is_gone, this_process
+from docdb_stream.position import Namespace, Position, ResumeToken
 from docdb_stream.settings import Settings
+from docdb_stream.stores._mongodb_documents import (
+    checkpoint_from_document,
+    entry_from_document,
+    ledger_position,
+    new_document,
+    position_fields,
+)
 
 T = TypeVar("T")
-
-list_ = list  # the store's own method of that name hides the built-in one within the class
 
 
 class MongoCheckpointStore:
@@ -57,16 +69,14 @@ class MongoCheckpointStore:
         found = self._patiently(lambda: self._checkpoints.find_one({"_id": stream}, latest=True))
         return None if found is None else checkpoint_from_document(found)
 
-    def list(self) -> Sequence[Checkpoint]:
+    def all(self) -> Sequence[Checkpoint]:
         """See CheckpointStore."""
-        found = self._patiently(
-            lambda: list_(self._checkpoints.find({"version": {"$exists": True}}, sort=[("_id", 1)]))
-        )
+        found = self._patiently(lambda: list(self._checkpoints.find({"version": {"$exists": True}}, sort=[("_id", 1)])))
         return [checkpoint_from_document(document) for document in found]
 
     def record(self, entry: LedgerEntry) -> None:
         """See CheckpointStore."""
-        before = {} if entry.before is None else _ledger_position(entry.before)
+        before = {} if entry.before is None else ledger_position(entry.before)
         key = f"{entry.stream}/{entry.kind}/" + hashlib.sha256(bson.encode(before)).hexdigest()[:16]
         update: dict[str, Any] = {
             "$setOnInsert": {
@@ -78,7 +88,7 @@ class MongoCheckpointStore:
             "$set": {"reason": entry.reason},
         }
         if entry.after is not None:
-            update["$set"] |= {"after": _ledger_position(entry.after), "after_time": entry.after.time}
+            update["$set"] |= {"after": ledger_position(entry.after), "after_time": entry.after.time}
 
         def attempt() -> None:
             update["$setOnInsert"]["found_at"] = entry.found_at or self._server_now()
@@ -89,18 +99,8 @@ class MongoCheckpointStore:
     def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
         """See CheckpointStore."""
         query = {} if stream is None else {"stream": stream}
-        found = self._patiently(lambda: list_(self._ledger.find(query, sort=[("found_at", 1)])))
-        return [
-            LedgerEntry(
-                stream=document["stream"],
-                kind=document["kind"],
-                before=_position(document["before"]) if document.get("before") else None,
-                reason=document.get("reason", ""),
-                after=_position(document["after"]) if document.get("after") else None,
-                found_at=_aware(document.get("found_at")),
-            )
-            for document in found
-        ]
+        found = self._patiently(lambda: list(self._ledger.find(query, sort=[("found_at", 1)])))
+        return [entry_from_document(document) for document in found]
 
     def alert_is_due(self, stream: str, kind: str, interval_s: float) -> bool:
         """Whether no alert of this kind was sent for the stream in the last ``interval_s`` seconds; if so, notes one.
@@ -178,7 +178,7 @@ class MongoCheckpointStore:
         """The stream's document."""
         found = self._checkpoints.find_one({"_id": stream})
         if found is None:
-            new = {"_id": stream, "version": FORMAT_VERSION, "scope": _scope_document(scope), "epoch": 0, "events": 0}
+            new = new_document(stream, scope)
             # Another run may make it in the meantime: a competitor for the lease like any other.
             with contextlib.suppress(DuplicateKeyError):
                 self._checkpoints.insert_one(new)
@@ -196,7 +196,7 @@ class MongoCheckpointStore:
 
     def save(self, lease: Lease, position: Position, events: int = 0) -> None:
         """See CheckpointStore."""
-        values = {"position": position_document(position)}
+        values = position_fields(position)
 
         def attempt() -> None:
             self._update_held(lease, {**values, "updated_at": self._server_now()}, {"events": events})
@@ -228,10 +228,7 @@ class MongoCheckpointStore:
             update,
         )
         if result.matched_count == 0:
-            raise CheckpointConflictError(
-                f"the lease on stream {lease.stream} is lost: it ran out or another run took it",
-                hint=LOST_HINT,
-            )
+            raise lease.lost()
 
     def _lease_document(self, lease: Lease) -> dict[str, Any]:
         process = this_process()
@@ -256,12 +253,34 @@ class MongoCheckpointStore:
         """Run ``attempt`` again while the connection is in trouble: each is safe to repeat."""
         try:
             return self._connection.patiently(attempt, passes=_passes)
+        except BSONError as error:
+            raise StateStoreError(
+                f"{self._where}{error}", hint=_TOO_LARGE_HINT if isinstance(error, DocumentTooLarge) else _CHANGED_HINT
+            ) from error
         except PyMongoError as error:
             trouble = unavailable(error, self._connection.uri)
             # What concerns the whole cluster is said without naming the one collection it was noticed on.
             own = not isinstance(error, ServerSelectionTimeoutError) and not is_sign_in_refused(error)
-            where = f"state {self._settings.state_db}.{self._settings.state_collection}: " if own else ""
-            raise StateStoreError(f"{where}{trouble}", hint=trouble.hint, refused=trouble.refused) from error
+            hint = _TOO_LARGE_HINT if getattr(error, "code", None) in _TOO_LARGE_CODES else trouble.hint
+            raise StateStoreError(
+                f"{self._where if own else ''}{trouble}", hint=hint, refused=trouble.refused
+            ) from error
+
+    @property
+    def _where(self) -> str:
+        return f"state {self._settings.state_db}.{self._settings.state_collection}: "
+
+
+_TOO_LARGE_CODES = frozenset({10334, 17419, 17420})
+"""BSONObjectTooLarge, and an update that would make a document of more than 16 MiB (the server's update code)."""
+_TOO_LARGE_HINT = (
+    "a checkpoint holds the _id of the document last delivered, and this one is too large for it: docdb-stream reset "
+    "STREAM --to TIMESTAMP goes on behind it; keep so large a value out of _id"
+)
+_CHANGED_HINT = (
+    "no docdb-stream wrote it like that: put right what is in STATE_DB, or delete it and say where to go on: "
+    "docdb-stream reset STREAM --to now|earliest|TIMESTAMP"
+)
 
 
 # An election or a shutdown under way, by the codes that the retryable writes specification calls retryable, and
@@ -279,71 +298,3 @@ def _expiry(lease: Lease, now: dt.datetime) -> dt.datetime:
 
 def _as_seen(value: Any) -> Any:
     return {"$exists": False} if value is None else value
-
-
-def _scope_document(scope: Namespace | None) -> dict[str, str]:
-    return {} if scope is None else {"db": scope.db} if scope.coll is None else {"db": scope.db, "coll": scope.coll}
-
-
-def position_document(position: Position) -> dict[str, Any]:
-    """A position as it is stored; the token exactly as the server gave it."""
-    document: dict[str, Any] = {}
-    if position.token is not None:
-        document["token"] = position.token.document
-    if position.operation_time is not None:
-        document["operation_time"] = position.operation_time
-    if position.after_invalidate:
-        document["after_invalidate"] = True
-    return document
-
-
-LEDGER_TOKEN_DIGITS = 1 << 20
-"""A token holds the document key, so it can be of 8 MB (its reply has it twice in 16 MiB), and an entry has two."""
-
-
-def _ledger_position(position: Position) -> dict[str, Any]:
-    """A position for the ledger, where an operator reads it: without a token that would fill the entry."""
-    document = position_document(position)
-    if position.token is not None and len(position.token.data) > LEDGER_TOKEN_DIGITS:
-        del document["token"]
-    return document
-
-
-def checkpoint_from_document(document: Mapping[str, Any]) -> Checkpoint:
-    """Read a stored checkpoint of any version so far.
-
-    Raises:
-        StateStoreError: A later version of docdb-stream wrote it.
-    """
-    version = document.get("version", FORMAT_VERSION)
-    if version > FORMAT_VERSION:
-        raise StateStoreError(
-            f"the checkpoint {document['_id']} has format {version}, this docdb-stream knows up to {FORMAT_VERSION}",
-            hint="upgrade docdb-stream here to the version that wrote it",
-        )
-    scope = document.get("scope") or {}
-    lease = document.get("lease") or {}
-    stored = document.get("position")
-    return Checkpoint(
-        stream=str(document["_id"]),
-        scope=Namespace(scope["db"], scope.get("coll")) if scope else None,
-        position=None if stored is None else _position(stored),
-        epoch=int(document.get("epoch", 0)),
-        updated_at=_aware(document.get("updated_at")),
-        owner=lease.get("owner"),
-        expires_at=_aware(lease.get("expires_at")),
-        events=int(document.get("events", 0)),
-    )
-
-
-def _position(stored: Mapping[str, Any]) -> Position:
-    token, time_ = stored.get("token"), stored.get("operation_time")
-    return Position(
-        token=None if token is None else ResumeToken(token),
-        operation_time=time_ if isinstance(time_, Timestamp) else None,
-        after_invalidate=bool(stored.get("after_invalidate")),
-    )
-
-
-def _aware(value: Any) -> dt.datetime | None:
-    return value.replace(tzinfo=dt.UTC) if isinstance(value, dt.datetime) else None

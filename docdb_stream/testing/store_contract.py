@@ -4,7 +4,7 @@ Subclass ``CheckpointStoreContract`` in a test module and say how a store is mad
 
     class TestMyStore(CheckpointStoreContract):
         @pytest.fixture(autouse=True)
-        def place(self, my_server):              # a fresh, empty place for each test
+        def table(self, my_server):              # a fresh, empty one for each test
             self.table = my_server.create_table()
 
         def make_store(self):
@@ -26,30 +26,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pytest
-from bson import Int64, Timestamp
+from bson import Timestamp
 
 from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease, LedgerEntry
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
-from docdb_stream.events import Namespace, Position, ResumeToken
-
-_HEX = "8269A2B3C4000000012B022C0100296E5A1004A0B1C2D3E4F5061728394A5B6C7D8E9F04"
-
-POSITIONS: dict[str, Position] = {
-    "operation time": Position(operation_time=Timestamp(1769860800, 2**32 - 1)),
-    "operation time, first second": Position(operation_time=Timestamp(1, 0)),
-    "MongoDB token": Position.at_token(ResumeToken({"_data": _HEX})),
-    "DocumentDB token": Position.at_token(ResumeToken({"_data": "0167c8cbe600000001010000000100005c17"})),
-    "DocumentDB post-batch token": Position.at_token(ResumeToken({"_data": "0167c8cbe60000000004"})),
-    "token with its event's time": Position.at_token(ResumeToken({"_data": _HEX}), time=Timestamp(1769860800, 7)),
-    "token of an unknown encoding": Position(ResumeToken({"_data": "not even hex"})),
-    "token after invalidate": Position.at_token(ResumeToken({"_data": _HEX}), after_invalidate=True),
-    "binary token of MongoDB 4.0": Position.at_token(ResumeToken({"_data": b"\x82\x00\xff", "_typeBits": b"\x40"})),
-    "token of several fields": Position.at_token(
-        ResumeToken({"z": 1, "_data": _HEX, "a": {"y": None, "b": [Int64(1), True, 1.5, {}]}, "Ü ": ""})
-    ),
-    "token without _data": Position(ResumeToken({"ns": "shop.orders", "ts": Timestamp(3, 4)})),
-}
-"""Every kind of position a stream can stand at."""
+from docdb_stream.position import Namespace, Position, SnapshotProgress, SnapshotRange
+from docdb_stream.testing.positions import KEYS, POSITIONS
 
 
 class CheckpointStoreContract:
@@ -64,7 +46,8 @@ class CheckpointStoreContract:
     # What a subclass supplies
 
     def make_store(self) -> CheckpointStore:
-        """A new store on the place of this test; called several times in a test to stand for other processes."""
+        """A new store on what this test keeps its state in; called several times in a test, to stand for other
+        processes."""
         raise NotImplementedError
 
     def let_expire(self, lease: Lease) -> None:
@@ -85,14 +68,14 @@ class CheckpointStoreContract:
 
     @pytest.fixture
     def other(self) -> CheckpointStore:
-        """Another process's store on the same place."""
+        """Another process's store on the same state."""
         return self.make_store()
 
     # Checkpoints
 
     def test_missing_is_none(self, store: CheckpointStore) -> None:
         assert store.load("shop.orders") is None
-        assert list(store.list()) == []
+        assert list(store.all()) == []
         assert store.inherited_position(Namespace("shop", "orders")) is None
 
     @pytest.mark.parametrize(
@@ -121,7 +104,27 @@ class CheckpointStoreContract:
         assert found.after_invalidate is position.after_invalidate
         if position.token is not None:
             assert found.token is not None
-            assert _exactly(found.token.document) == _exactly(position.token.document)
+            assert _exactly(found.token.value) == _exactly(position.token.value)
+
+    @pytest.mark.parametrize("kind", KEYS)
+    def test_a_snapshots_key_is_loaded_as_it_was_saved(
+        self, store: CheckpointStore, other: CheckpointStore, kind: str
+    ) -> None:
+        reached = SnapshotRange(Namespace("shop", "orders"), after=KEYS[kind])
+        position = Position(operation_time=Timestamp(1, 0), snapshot=SnapshotProgress("s", (reached,)))
+        store.save(store.acquire("s", None, "me", 60), position)
+        assert _loaded(other, "s").position == position
+
+    def test_a_snapshot_is_dropped_by_a_position_without_one(
+        self, store: CheckpointStore, other: CheckpointStore
+    ) -> None:
+        lease = store.acquire("s", None, "me", 60)
+        store.save(lease, POSITIONS["token beside a snapshot"])
+        store.renew(lease)
+        store.release(lease)
+        assert _loaded(other, "s").position == POSITIONS["token beside a snapshot"]
+        store.save(other.acquire("s", None, "you", 60), POSITIONS["MongoDB token"])
+        assert _loaded(other, "s").position == POSITIONS["MongoDB token"]
 
     def test_a_save_replaces_the_whole_position(self, store: CheckpointStore, other: CheckpointStore) -> None:
         lease = store.acquire("s", None, "me", 60)
@@ -150,7 +153,7 @@ class CheckpointStoreContract:
         names = ["shop.orders", "*", "ünicode", "shop.*", "a", "Z"]
         for name in names:
             store.acquire(name, None, "me", 60)
-        found = list(other.list())
+        found = list(other.all())
         assert [each.stream for each in found] == sorted(names)
         assert found == [store.load(name) for name in sorted(names)]
 
@@ -297,7 +300,7 @@ class CheckpointStoreContract:
         assert [replace(entry, found_at=None) for entry in other.ledger("t")] == [reset]
         assert {entry.stream for entry in other.ledger()} == {"s", "t"}
         assert all(entry.found_at is not None and entry.found_at.tzinfo is not None for entry in other.ledger())
-        assert list(other.list()) == [], "the ledger makes no checkpoints"
+        assert list(other.all()) == [], "the ledger makes no checkpoints"
 
     def test_the_ledger_holds_one_entry_of_one_thing(self, store: CheckpointStore, other: CheckpointStore) -> None:
         open_ = LedgerEntry("s", "history-lost", POSITIONS["MongoDB token"], "too old")
@@ -312,6 +315,12 @@ class CheckpointStoreContract:
         store.record(replace(open_, before=POSITIONS["operation time"]))
         store.record(replace(open_, kind="reset"))
         assert len(other.ledger()) == 3
+
+    def test_the_ledger_keeps_no_snapshot(self, store: CheckpointStore, other: CheckpointStore) -> None:
+        with_one, without = POSITIONS["token beside a snapshot"], POSITIONS["MongoDB token"]
+        store.record(LedgerEntry("s", "history-lost", with_one, "too old"))
+        store.record(LedgerEntry("s", "history-lost", without, "too old", after=with_one))
+        assert [(entry.before, entry.after) for entry in other.ledger()] == [(without, without)]
 
     def test_the_ledger_is_oldest_first(self, store: CheckpointStore) -> None:
         start = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)

@@ -12,7 +12,7 @@ from docdb_stream.testing.store_contract import CheckpointStoreContract
 
 class TestMemoryCheckpointStore(CheckpointStoreContract):
     @pytest.fixture(autouse=True)
-    def place(self) -> None:
+    def state_of_this_test(self) -> None:
         self.now = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
         self.store = MemoryCheckpointStore(clock=lambda: self.now)
 

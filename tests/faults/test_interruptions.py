@@ -16,8 +16,7 @@ from faults.standin import DocumentDB
 
 from docdb_stream.errors import LeaseHeldError, SourceUnavailableError
 from docdb_stream.local.demo.poller import PollerProcess
-from docdb_stream.mongodb import change_stream as source
-from docdb_stream.mongodb import connection
+from docdb_stream.mongodb import connection, source
 from docdb_stream.poller import Poller
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from docdb_stream.checkpoint import LeaseKeeper
 from docdb_stream.errors import CheckpointConflictError
+from docdb_stream.lease import LeaseKeeper
 from docdb_stream.local import AwsServer, KafkaBroker
 from docdb_stream.local.demo.places import KafkaPlace
 from docdb_stream.retry import Deadline, deadline

@@ -91,7 +91,7 @@ def test_a_secondary_that_lags_hides_no_checkpoint_and_no_lease(
         assert target.ids == list(range(100))
         store.record(LedgerEntry("s", "reset", None, "by hand"))
         assert [entry.kind for entry in store.ledger("s")] == ["reset"]
-        assert [found.events for found in store.list()] == [100]
+        assert [found.events for found in store.all()] == [100]
 
 
 class Commands(CommandListener):
@@ -119,7 +119,7 @@ def test_every_command_to_the_state_says_how_it_is_meant(three: ReplicaSet, db_n
         lease = store.acquire("s", None, "me", 60)
         store.save(lease, Position(operation_time=Timestamp(7, 1)), 1)
         store.renew(lease)
-        assert store.load("s") in store.list()
+        assert store.load("s") in store.all()
         assert store.alert_is_due("s", "source", 60)
         store.record(LedgerEntry("s", "reset", None, "by hand"))
         store.ledger()

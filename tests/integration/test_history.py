@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from docdb_stream.admin.reset import reset
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
 from docdb_stream.cli import app
 from docdb_stream.errors import HistoryLostError
-from docdb_stream.events import Position, ResumeToken
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
+from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.testing.positions import KEYS
 
 pytestmark = pytest.mark.integration
 
@@ -194,6 +196,49 @@ def test_reset_is_for_a_stream_without_a_checkpoint_too(stream: Stream) -> None:
     assert stream.run() == 1
     [entry] = stream.ledger()
     assert (entry.kind, entry.before) == ("reset", None)
+
+
+def test_a_snapshot_under_way_is_kept_shown_and_dropped_by_a_reset(stream: Stream) -> None:
+    stream.db.orders.insert_one({"_id": 1})
+    reset(stream.settings, to="earliest")
+    begun = SnapshotRange(Namespace(stream.db.name, "orders"), after=KEYS["date after Python's"])
+    snapshot = SnapshotProgress("first", (begun, replace(begun, after=None, done=True)))
+    position = stream.checkpoint().position
+    assert position is not None
+    stream.save(replace(position, snapshot=snapshot))
+    assert stream.run() == 1
+    position = stream.checkpoint().position
+    assert position is not None
+    assert (position.snapshot, position.token is None) == (snapshot, False)
+    shown = json.loads(stream.cli("status", "--json", "--stream", stream.name).stdout)
+    namespace = f"{stream.db.name}.orders"
+    assert shown["snapshot"] == {
+        "id": "first",
+        "ranges": [{"namespace": namespace, "done": False}, {"namespace": namespace, "done": True}],
+    }
+    assert stream.cli("reset", stream.name, "--to", "now").exit_code == 0
+    position = stream.checkpoint().position
+    assert position is not None
+    assert position.snapshot is None
+    assert json.loads(stream.cli("status", "--json", "--stream", stream.name).stdout)["snapshot"] is None
+    assert "the snapshot first under way is dropped" in stream.cli("ledger").stdout
+
+
+def test_a_checkpoint_that_somebody_changed_passes_nothing_over(stream: Stream, mongo: Mongo) -> None:
+    """Without its position the stream would start now."""
+    stream.db.orders.insert_one({"_id": 1})
+    reset(stream.settings, to="earliest")
+    state = mongo[stream.settings.state_db][stream.settings.state_collection]
+    state.update_one({"_id": stream.name}, {"$set": {"position.operation_time": "2026-01-31"}})
+    for arguments in (["run"], ["status"], ["reset", stream.name, "--to", "now"]):
+        done = stream.cli(*arguments)
+        assert done.exit_code == 3
+        assert f"the checkpoint {stream.name} cannot be read: operation_time is of type str" in done.output
+        assert "delete it and say where to go on" in done.output
+    state.delete_one({"_id": stream.name})
+    assert stream.cli("reset", stream.name, "--to", "earliest").exit_code == 0
+    assert stream.run() == 1
+    assert stream.ids() == [1]
 
 
 def test_reset_is_refused_while_a_run_works(stream: Stream) -> None:

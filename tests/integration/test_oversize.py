@@ -22,8 +22,8 @@ from docdb_stream.encoding import UnrenderableError
 from docdb_stream.events import ChangeEvent, Position
 from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.poller import Poller
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings

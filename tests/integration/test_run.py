@@ -23,8 +23,8 @@ from docdb_stream.events import Namespace
 from docdb_stream.letters.file import FileDeadLetters
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.stores.mongodb import MongoCheckpointStore

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoRegionEr
 from docdb_stream import aws
 from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError
 from docdb_stream.letters.aws import S3DeadLetters, SqsDeadLetters
-from docdb_stream.mongodb.connection import _ca_from_s3
+from docdb_stream.mongodb.ca import ca_file
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.secret import read_credentials
 
@@ -113,7 +113,7 @@ def test_a_service_is_asked_for_no_longer_than_the_run_has_left() -> None:
     ("ask", "expected"),
     [
         (lambda: read_credentials("docdb/reader"), ConfigError),
-        (lambda: _ca_from_s3("s3://certificates/global-bundle.pem"), ConfigError),
+        (lambda: ca_file("s3://certificates/global-bundle.pem"), ConfigError),
         (lambda: list(S3DeadLetters("s3://letters/refused").letters()), StateStoreError),
         (lambda: list(SqsDeadLetters("https://sqs.eu-central-1.amazonaws.com/1/letters").letters()), StateStoreError),
     ],

@@ -57,7 +57,7 @@ def test_a_token_without_data_is_told_by_all_it_has() -> None:
 
 def test_a_token_keeps_its_document() -> None:
     document = {"z": 1, "_data": "82", "a": {}}
-    assert ResumeToken(document).document is document
+    assert ResumeToken(document).value is document
 
 
 @pytest.mark.parametrize(("seconds", "increment"), [(1, 0), (1_769_860_800, 1), (2**31, 2**31), (2**32 - 1, 2**32 - 1)])

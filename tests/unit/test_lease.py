@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from bson import Timestamp
 
-from docdb_stream.checkpoint import Lease, LeaseKeeper, held_lease
+from docdb_stream.checkpoint import Lease
 from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError
 from docdb_stream.events import Namespace, Position
+from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.stores.memory import MemoryCheckpointStore
 

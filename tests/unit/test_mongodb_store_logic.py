@@ -19,7 +19,7 @@ from bson import Int64, Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import retry
-from docdb_stream.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointStore, Lease
+from docdb_stream.checkpoint import CheckpointStore, Lease
 from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
 from docdb_stream.mongodb.connection import Connection
@@ -27,8 +27,10 @@ from docdb_stream.mongodb.server_clock import TRUSTED_S, ServerClock
 from docdb_stream.owner import this_process
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
-from docdb_stream.stores.mongodb import MongoCheckpointStore, checkpoint_from_document, position_document
-from docdb_stream.testing.store_contract import POSITIONS, CheckpointStoreContract
+from docdb_stream.stores._mongodb_documents import FORMAT_VERSION
+from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.testing.positions import POSITIONS
+from docdb_stream.testing.store_contract import CheckpointStoreContract
 
 SETTINGS = Settings(documentdb_uri="mongodb://127.0.0.1:1/?replicaSet=rs0", state_db="sync", state_collection="state")
 HEX = "8269A2B3C4000000012B022C0100296E5A1004A0B1C2D3E4F5061728394A5B6C7D8E9F04"
@@ -124,7 +126,7 @@ def store_on(client: Any, clock: Clock | None = None) -> MongoCheckpointStore:
 
 class TestContractOnAFake(CheckpointStoreContract):
     @pytest.fixture(autouse=True)
-    def place(self, fake: FakeClient, clock: Clock) -> None:
+    def state_of_this_test(self, fake: FakeClient, clock: Clock) -> None:
         self.client, self.clock = fake, clock
 
     def make_store(self) -> CheckpointStore:
@@ -137,58 +139,15 @@ class TestContractOnAFake(CheckpointStoreContract):
 # The stored format
 
 
-VERSION_1 = {
-    "_id": "shop.orders",
-    "version": 1,
-    "scope": {"db": "shop", "coll": "orders"},
-    "epoch": 41,
-    "events": Int64(12_345_678_901),
-    "lease": {"owner": "host:17:0123456789ab", "expires_at": dt.datetime(2026, 1, 31, 12, 1)},
-    "updated_at": dt.datetime(2026, 1, 31, 12, 0, 0, 123000),
-    "position": {"token": {"_data": HEX}, "operation_time": Timestamp(1772270532, 1)},
-}
-"""What version 1 stores, as PyMongo reads it. Frozen: a checkpoint of every version loads for ever."""
-
-
-def test_version_1_loads() -> None:
-    assert checkpoint_from_document(VERSION_1) == Checkpoint(
-        stream="shop.orders",
-        scope=Namespace("shop", "orders"),
-        position=Position(ResumeToken({"_data": HEX}), Timestamp(1772270532, 1)),
-        epoch=41,
-        updated_at=dt.datetime(2026, 1, 31, 12, 0, 0, 123000, tzinfo=dt.UTC),
-        owner="host:17:0123456789ab",
-        expires_at=dt.datetime(2026, 1, 31, 12, 1, tzinfo=dt.UTC),
-        events=12_345_678_901,
-    )
-
-
-@pytest.mark.parametrize(
-    ("stored", "expected"),
-    [
-        ({"_id": "*", "version": 1, "scope": {}, "epoch": 0, "events": 0}, Checkpoint("*")),
-        ({"_id": "shop.*", "version": 1, "scope": {"db": "shop"}}, Checkpoint("shop.*", Namespace("shop"))),
-        (
-            {"_id": "s", "version": 1, "scope": {}, "position": {"operation_time": Timestamp(5, 6)}},
-            Checkpoint("s", position=Position(operation_time=Timestamp(5, 6))),
-        ),
-        (
-            {"_id": "s", "version": 1, "position": {"token": {"_data": HEX}, "after_invalidate": True}},
-            Checkpoint("s", position=Position(ResumeToken({"_data": HEX}), after_invalidate=True)),
-        ),
-    ],
-    ids=["new", "database", "operation time", "after invalidate"],
-)
-def test_version_1_loads_where_fields_are_absent(stored: dict[str, Any], expected: Checkpoint) -> None:
-    assert checkpoint_from_document(stored) == expected
-
-
 def test_what_is_stored_now_is_version_1(store: MongoCheckpointStore, state: Any, clock: Clock) -> None:
-    assert FORMAT_VERSION == 1, "a new version: freeze a document of it here, beside that of version 1"
     lease = store.acquire("shop.orders", Namespace("shop", "orders"), "me", 60)
     store.save(lease, POSITIONS["token after invalidate"], 2)
     [stored] = state.find()
-    assert set(stored) == {*VERSION_1, "docdb_stream_state"}
+    assert set(stored) == {
+        *("_id", "version", "scope", "epoch", "events", "lease", "updated_at", "position"),
+        "docdb_stream_state",
+    }
+    assert stored["version"] == 1
     assert stored["docdb_stream_state"] == "sync.state"
     assert stored["position"] == {
         "token": {"_data": HEX},
@@ -203,23 +162,55 @@ def test_what_is_stored_now_is_version_1(store: MongoCheckpointStore, state: Any
     assert "lease" not in state.find_one()
 
 
-@pytest.mark.parametrize("kind", POSITIONS)
-def test_a_stored_position_holds_the_token_document_itself(kind: str) -> None:
-    position = POSITIONS[kind]
-    assert position_document(position).get("token") is (position.token.document if position.token else None)
-
-
 def test_a_later_version_is_refused_everywhere(store: MongoCheckpointStore, state: Any) -> None:
-    state.insert_one({"_id": "s", "version": 2, "where": "elsewhere"})
+    later = FORMAT_VERSION + 1
+    state.insert_one({"_id": "s", "version": later, "where": "elsewhere"})
     before = state.find_one()
     for attempt in (
         lambda: store.load("s"),
-        lambda: store.list(),
+        lambda: store.all(),
         lambda: store.acquire("s", None, "me", 60),
     ):
-        with pytest.raises(StateStoreError, match="format 2") as caught:
+        with pytest.raises(StateStoreError, match=f"format {later}") as caught:
             attempt()
         assert "upgrade" in caught.value.hint
+    assert state.find_one() == before
+
+
+def test_a_checkpoint_is_of_version_2_while_a_snapshot_is_under_way(store: MongoCheckpointStore, state: Any) -> None:
+    """What knows version 1 alone must not go on without the snapshot; before and after it may."""
+    lease = store.acquire("s", None, "me", 60)
+    versions = [state.find_one()["version"]]
+    for kind in ("MongoDB token", "token beside a snapshot", "MongoDB token"):
+        store.save(lease, POSITIONS[kind])
+        store.renew(lease)
+        versions.append(state.find_one()["version"])
+        assert ("snapshot" in state.find_one()["position"]) == (versions[-1] == 2)
+    store.save(lease, POSITIONS["token beside a snapshot"])
+    store.release(lease)
+    store.acquire("s", None, "you", 60)
+    assert [*versions, state.find_one()["version"]] == [1, 1, 2, 1, 2]
+
+
+def test_fields_that_nobody_here_knows_are_kept(store: MongoCheckpointStore, state: Any) -> None:
+    store.release(store.acquire("s", None, "me", 60))
+    notes = {"of": ["an operator"], "at": dt.datetime(2026, 1, 31)}
+    state.update_one({"_id": "s"}, {"$set": {"notes": notes, "version": 1.0, "epoch": 1.0, "events": Int64(5)}})
+    lease = store.acquire("s", None, "me", 60)
+    store.save(lease, POSITIONS["MongoDB token"], 2)
+    store.release(lease)
+    found = state.find_one()
+    assert (found["notes"], found["epoch"], found["events"]) == (notes, 2, 7)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_left_alone(store: MongoCheckpointStore, state: Any) -> None:
+    """To go on from a position that is half understood could pass events over."""
+    state.insert_one({"_id": "s", "version": 1, "scope": {}, "epoch": 1, "position": {"token": "0163eeb6"}})
+    before = state.find_one()
+    for attempt in (lambda: store.load("s"), lambda: store.all(), lambda: store.acquire("s", None, "me", 60)):
+        with pytest.raises(StateStoreError, match="checkpoint s cannot be read: token is of type str") as caught:
+            attempt()
+        assert "docdb-stream reset" in caught.value.hint
     assert state.find_one() == before
 
 
@@ -285,7 +276,7 @@ def test_both_levels_of_the_sample_side_by_side(store: MongoCheckpointStore, sta
 def test_the_samples_documents_are_not_checkpoints(store: MongoCheckpointStore, state: Any) -> None:
     state.insert_one(sample_state(collectionWatched="orders"))
     store.acquire("shop.orders", Namespace("shop", "orders"), "me", 60)
-    assert [found.stream for found in store.list()] == ["shop.orders"]
+    assert [found.stream for found in store.all()] == ["shop.orders"]
 
 
 # The server's clock, and trouble

@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,11 +27,13 @@ from docdb_stream.errors import (
 )
 from docdb_stream.events import ChangeEvent, Namespace, Position, ResumeToken
 from docdb_stream.poller import Poller, RunResult
+from docdb_stream.position import SnapshotProgress, SnapshotRange
 from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.positions import KEYS
 from docdb_stream.testing.source import ABORT, EMPTY, ScriptedSource, Step
 
 STREAM = "shop.orders"
@@ -613,6 +616,32 @@ def test_what_was_read_before_history_was_lost_is_saved(world: World) -> None:
         world.poller(state_sync_count=100).run()
     assert world.target.durable == world.events[:3]
     assert world.position == world.at(world.events[2])
+
+
+# A snapshot beside the stream
+
+
+def test_a_snapshots_progress_outlives_runs_that_do_nothing_for_it(five: World) -> None:
+    snapshot = SnapshotProgress("s", (SnapshotRange(Namespace("shop", "orders"), until=KEYS["ObjectId"]),))
+    five.start_at(replace(BEFORE, snapshot=snapshot))
+    for _ in range(2):
+        assert five.poller().run().caught_up
+    assert five.store.saved[-1].token is not None
+    assert [position.snapshot for position in five.store.saved] == [snapshot] * len(five.store.saved)
+    saves = len(five.store.saved)
+    five.poller().run()
+    assert len(five.store.saved) == saves, "nothing moved, so nothing is saved"
+
+
+def test_a_snapshots_progress_outlives_lost_history(world: World) -> None:
+    """What it has still to deliver is in the collection; what was lost is told by the ledger."""
+    lost(world)
+    snapshot = SnapshotProgress("s", (SnapshotRange(Namespace("shop", "orders")),))
+    world.start_at(replace(BEFORE, snapshot=snapshot))
+    assert world.poller(on_history_lost="earliest").run().caught_up
+    assert [position.snapshot for position in world.store.saved[1:]] == [snapshot] * len(world.store.saved[1:])
+    [entry] = world.store.ledger(STREAM)
+    assert (entry.before, entry.after and entry.after.snapshot) == (BEFORE, None)
 
 
 def test_max_loop(five: World) -> None:

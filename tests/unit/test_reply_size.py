@@ -11,10 +11,12 @@ from pymongo.errors import AutoReconnect, PyMongoError
 
 from docdb_stream.events import Position
 from docdb_stream.mongodb import change_stream as source_module
-from docdb_stream.mongodb.change_stream import MongoChangeSource
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.oversize import CUTS
+from docdb_stream.mongodb.reply_size import FIRST_REPLY_EVENTS, ReplySize
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.settings import Settings
+from docdb_stream.source import BATCH_BYTES
 from docdb_stream.testing.events import ChangeLog
 
 T = TypeVar("T")
@@ -84,3 +86,37 @@ def test_after_an_accident_of_the_network_events_are_read_many_at_a_time_again(
         read += len(stream.read(0.01).events)
     assert Cursor.sizes[:2] == [1, 1]
     assert max(Cursor.sizes) > 1
+
+
+def reply(count: int, size_bytes: int) -> Reply:
+    return Reply([b""] * count, size_bytes, None, None, True)
+
+
+def test_how_many_to_ask_for_follows_from_how_large_the_last_ones_were() -> None:
+    size = ReplySize(1000)
+    asked = [size.events]
+    for came in (
+        reply(100, 1000),  # small ones: four times as many, no more
+        reply(0, 0),  # nothing came, so nothing was learnt
+        reply(400, 4000),
+        reply(1000, 4 * BATCH_BYTES),
+        reply(3, 3 * BATCH_BYTES),
+        reply(1, 16 * BATCH_BYTES),  # one at least
+    ):
+        size.came(came)
+        asked.append(size.events)
+    assert asked == [FIRST_REPLY_EVENTS, 400, 400, 1000, 250, 1, 1]
+
+
+def test_after_a_reply_that_was_too_large_its_events_come_one_by_one() -> None:
+    size = ReplySize(1000)
+    size.came(reply(100, 100 * 50_000))
+    many = size.events
+    size.failed()
+    for _ in range(many):
+        assert size.events == 1
+        size.came(reply(1, 100))
+    assert size.events > 1
+    size.failed()
+    size.passed()
+    assert size.events > 1

@@ -1,0 +1,208 @@
+"""How a checkpoint and an entry of the ledger are stored as documents.
+
+Owns the stored format, its versions, and what is said of a document that cannot be read. Asks no server.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from bson import Timestamp
+
+from docdb_stream.checkpoint import Checkpoint, LedgerEntry
+from docdb_stream.errors import StateStoreError
+from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 2
+"""The latest version of a stored checkpoint; later ones are refused. Each checkpoint is written as the earliest version
+that can hold it, so that a docdb-stream from before reads on all that it would not read wrongly:
+
+1. Scope, epoch, events, lease, and a position: token, operation time, whether it is after an invalidate.
+2. The position has a snapshot's progress as well. Code that knows version 1 alone would go on without it, and what the
+   snapshot had still to deliver would never come.
+
+A field in ``position``, at any depth, needs a new version: a save replaces all of it. Other fields survive a save.
+"""
+
+LEDGER_TOKEN_DIGITS = 1 << 20
+"""A token holds the document key, so it can be of 8 MB (its reply has it twice in 16 MiB), and an entry has two."""
+
+
+def new_document(stream: str, scope: Namespace | None) -> dict[str, Any]:
+    """The checkpoint of a stream that nobody has worked on yet."""
+    return {"_id": stream, "version": 1, "scope": _scope_document(scope), "epoch": 0, "events": 0}
+
+
+def position_fields(position: Position) -> dict[str, Any]:
+    """The fields of a checkpoint that a save of ``position`` sets."""
+    return {"version": 1 if position.snapshot is None else 2, "position": position_document(position)}
+
+
+def position_document(position: Position) -> dict[str, Any]:
+    """A position as it is stored; the token exactly as the server gave it."""
+    document: dict[str, Any] = {}
+    if position.token is not None:
+        document["token"] = position.token.value
+    if position.operation_time is not None:
+        document["operation_time"] = position.operation_time
+    if position.after_invalidate:
+        document["after_invalidate"] = True
+    if position.snapshot is not None:
+        document["snapshot"] = _snapshot_document(position.snapshot)
+    return document
+
+
+def ledger_position(position: Position) -> dict[str, Any]:
+    """A position for the ledger, where an operator reads it: without a snapshot, and without a token that would fill
+    the entry."""
+    document = position_document(position.without_snapshot())
+    if position.token is not None and len(position.token.data) > LEDGER_TOKEN_DIGITS:
+        del document["token"]
+    return document
+
+
+def checkpoint_from_document(document: Mapping[str, Any]) -> Checkpoint:
+    """Read a stored checkpoint of any version so far.
+
+    Raises:
+        StateStoreError: A later version of docdb-stream wrote it, or somebody has changed it so that it cannot be read.
+    """
+    _refuse_later_version(document)
+    try:
+        scope, lease, stored = (_field(document, name, dict) for name in ("scope", "lease", "position"))
+        return Checkpoint(
+            stream=str(document["_id"]),
+            scope=_namespace(scope) if scope else None,
+            position=None if stored is None else _position(stored),
+            epoch=int(document.get("epoch", 0)),
+            updated_at=_aware(_field(document, "updated_at", dt.datetime)),
+            owner=_field(lease or {}, "owner", str),
+            expires_at=_aware(_field(lease or {}, "expires_at", dt.datetime)),
+            events=int(document.get("events", 0)),
+        )
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise _unreadable(document, str(error)) from error
+
+
+def entry_from_document(document: Mapping[str, Any]) -> LedgerEntry:
+    """Read a stored entry of the ledger.
+
+    Raises:
+        StateStoreError: Somebody has changed it so that it cannot be read.
+    """
+    try:
+        before, after = (_field(document, name, dict) for name in ("before", "after"))
+        return LedgerEntry(
+            stream=_needed(document, "stream", str),
+            kind=_needed(document, "kind", str),
+            before=_position(before) if before else None,
+            reason=_field(document, "reason", str) or "",
+            after=_position(after) if after else None,
+            found_at=_aware(_field(document, "found_at", dt.datetime)),
+        )
+    except ValueError as error:
+        raise StateStoreError(
+            f"the ledger's entry {document['_id']} cannot be read: {error}",
+            hint="no docdb-stream wrote it like that: put it right or delete it, in STATE_DB beside the checkpoints",
+        ) from error
+
+
+def _refuse_later_version(document: Mapping[str, Any]) -> None:
+    version = document.get("version", 1)
+    if version in range(1, FORMAT_VERSION + 1):  # a number of any type: a shell writes doubles
+        return
+    if not isinstance(version, int | float) or not version > FORMAT_VERSION:
+        raise _unreadable(document, f"version is {version!r:.40}")
+    raise StateStoreError(
+        f"the checkpoint {document['_id']} has format {version}, this docdb-stream knows up to {FORMAT_VERSION}",
+        hint="upgrade docdb-stream here to the version that wrote it",
+    )
+
+
+def _unreadable(document: Mapping[str, Any], why: str) -> StateStoreError:
+    return StateStoreError(
+        f"the checkpoint {document['_id']} cannot be read: {why}",
+        hint="no docdb-stream wrote it like that. Put the document of this _id in STATE_DB.STATE_COLLECTION right, or "
+        f"delete it and say where to go on: docdb-stream reset '{document['_id']}' --to now|earliest|TIMESTAMP",
+    )
+
+
+def _position(stored: Mapping[str, Any]) -> Position:
+    token, snapshot = _field(stored, "token", dict), _field(stored, "snapshot", dict)
+    operation_time = _field(stored, "operation_time", Timestamp)
+    if token is None and operation_time is None:
+        raise ValueError("position has neither token nor operation_time")
+    return Position(
+        token=None if token is None else ResumeToken(token),
+        operation_time=operation_time,
+        after_invalidate=bool(stored.get("after_invalidate")),
+        snapshot=None if snapshot is None else _snapshot(snapshot),
+    )
+
+
+def _snapshot_document(snapshot: SnapshotProgress) -> dict[str, Any]:
+    return {"id": snapshot.id, "ranges": [_range_document(each) for each in snapshot.ranges]}
+
+
+def _snapshot(stored: Mapping[str, Any]) -> SnapshotProgress:
+    return SnapshotProgress(_needed(stored, "id", str), tuple(map(_range, _needed(stored, "ranges", list))))
+
+
+def _range_document(each: SnapshotRange) -> dict[str, Any]:
+    document: dict[str, Any] = _scope_document(each.namespace)
+    if each.after is not None:
+        document["after"] = each.after
+    if each.until is not None:
+        document["until"] = each.until
+    if each.done:
+        document["done"] = True
+    return document
+
+
+def _range(stored: Any) -> SnapshotRange:
+    if not isinstance(stored, dict):
+        raise ValueError(f"a range is of type {type(stored).__name__}")
+    return SnapshotRange(_namespace(stored), _key(stored, "after"), _key(stored, "until"), bool(stored.get("done")))
+
+
+def _key(stored: Mapping[str, Any], name: str) -> bytes | None:
+    """The bytes of ``{_id: value}``; what the value is, whoever uses it finds out."""
+    raw = _field(stored, name, bytes)
+    if raw is not None and (len(raw) < 10 or len(raw) != int.from_bytes(raw[:4], "little") or raw[5:9] != b"_id\0"):
+        raise ValueError(f"{name} is no document with an _id")
+    return raw
+
+
+def _scope_document(scope: Namespace | None) -> dict[str, str]:
+    return {} if scope is None else {"db": scope.db} if scope.coll is None else {"db": scope.db, "coll": scope.coll}
+
+
+def _namespace(stored: Mapping[str, Any]) -> Namespace:
+    return Namespace(_needed(stored, "db", str), _field(stored, "coll", str))
+
+
+def _field(stored: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """A field's value, or None where it is absent.
+
+    Raises:
+        ValueError: It is of another type. The message says no value: a key can be anything.
+    """
+    value = stored.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{name} is of type {type(value).__name__}")
+    return value
+
+
+def _needed(stored: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    value = _field(stored, name, kind)
+    if value is None:
+        raise ValueError(f"{name} is missing")
+    return value
+
+
+def _aware(value: dt.datetime | None) -> dt.datetime | None:
+    return None if value is None else value.replace(tzinfo=dt.UTC)
