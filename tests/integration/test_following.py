@@ -15,7 +15,7 @@ import pytest
 from pymongo import MongoClient
 
 from docdb_stream.errors import DocdbStreamError
-from docdb_stream.follow import Follower, Patience, Progress
+from docdb_stream.follower import Follower, Patience, Progress
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import _free_port, wait_until
 from docdb_stream.mongodb.connection import Connection
