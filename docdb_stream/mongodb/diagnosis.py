@@ -106,7 +106,8 @@ def _set_name(uri: str) -> str | None:
         left_s = limit.give_up_at_s(since_s) - limit.clock()
         if left_s <= 0:
             return None
-        wait_ms = int(max(300.0, min(2000.0, 1000 * left_s)))
+        # Of its patience, the look that failed has taken nine tenths (``connection``).
+        wait_ms = int(max(300.0, min(2000.0, 1000 * left_s, 100 * limit.patience_s)))
         try:
             with MongoClient(
                 f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=wait_ms, **tls
