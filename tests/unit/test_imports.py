@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import docdb_stream
+from docdb_stream import exports
 
 PACKAGE = Path(docdb_stream.__file__).parent
 HEAVY = [
@@ -47,10 +48,29 @@ def loaded_after(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["docdb_stream.exports", "docdb_stream.admin.status", "docdb_stream.targets", "docdb_stream.testing"]
+    "module",
+    [
+        "docdb_stream.exports",
+        "docdb_stream.admin.doctor, docdb_stream.admin.redrive, docdb_stream.admin.reset, docdb_stream.admin.status",
+        "docdb_stream.targets",
+        "docdb_stream.testing",
+    ],
 )
 def test_the_library_imports_nothing_that_only_some_need(module: str) -> None:
     assert loaded_after(module).isdisjoint(HEAVY)
+
+
+def test_the_package_alone_loads_nothing_but_has_everything() -> None:
+    ours = {name for name in loaded_after("docdb_stream") if name.startswith(("docdb_stream", "pymongo", "pydantic"))}
+    assert ours == {"docdb_stream"}
+    assert docdb_stream.__all__ == exports.__all__
+    assert set(exports.__all__) <= set(dir(docdb_stream))
+    assert all(getattr(docdb_stream, name) is getattr(exports, name) for name in exports.__all__)
+    assert docdb_stream.errors.ConfigError is docdb_stream.ConfigError
+    with pytest.raises(AttributeError, match="no attribute 'Pollen'"):
+        docdb_stream.Pollen  # noqa: B018
+    done = run("from docdb_stream import *; Poller, run_streams; from docdb_stream import Pollen")
+    assert "ImportError: cannot import name 'Pollen'" in done.stderr
 
 
 def test_a_poller_is_there_without_the_command_line_and_without_targets() -> None:
