@@ -112,6 +112,7 @@ def run_streams(
             _tell_as_they_end(running, ended)
         except BaseException:
             limit.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [each.result() for each in running]
 

@@ -27,7 +27,7 @@ def connecting(*streams: Settings) -> Iterator[Callable[[], None]]:
 
     timer = threading.Timer(SILENCE_S, tell)
     timer.daemon = True
-    if is_terminal(sys.stderr):
+    if streams and is_terminal(sys.stderr):
         timer.start()
     try:
         yield timer.cancel

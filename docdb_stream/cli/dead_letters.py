@@ -19,7 +19,8 @@ def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, 
     """List the dead letters. With --json each is printed whole, its event included."""
     count = 0
     for settings in chosen_streams(config, stream):
-        with connecting(settings) as connected:
+        in_the_cluster = [] if settings.dead_letters else [settings]
+        with connecting(*in_the_cluster) as connected:
             for letter in dead_letters(settings):
                 connected()
                 count += 1
@@ -43,8 +44,7 @@ def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = Non
     """
     left = 0
     for settings in chosen_streams(config, stream):
-        with connecting(settings):
-            result = redrive(settings)
+        result = redrive(settings)
         put(
             f"{settings.stream_name}: {result.delivered} delivered, {result.refused} refused again, "
             f"{result.without_event} without their event, {result.other_target} for a target that is off"

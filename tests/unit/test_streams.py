@@ -208,6 +208,19 @@ def test_what_ends_the_caller_ends_the_streams_with_a_checkpoint(
     assert pollers.closed == 2
 
 
+def test_what_ends_the_caller_begins_no_stream_that_has_not_begun(scripted: Callable[..., Pollers]) -> None:
+    names = [f"s{number}" for number in range(MAX_STREAMS_AT_ONCE + 4)]
+    pollers = scripted(**{name: until_stopped(name) for name in names} | {"s0": fails(TargetError("kafka", "gone"))})
+
+    def ended(outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_streams([settings(name) for name in names], ended=ended)
+    assert len(pollers.made) <= MAX_STREAMS_AT_ONCE + 1
+    assert pollers.at_once == 0
+
+
 def test_who_watches_is_told(scripted: Callable[..., Pollers]) -> None:
     scripted(a=ends("a"), b=ends("b"))
     told: list[Any] = []
