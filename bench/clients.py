@@ -43,13 +43,7 @@ OPENSEARCH_DOCUMENTS = 1000
 
 
 def best_rate(client_name: str, place: Place, payloads: Sequence[Any]) -> float:
-    """Events per second of a client at its best; making and closing it does not count.
-
-    Args:
-        client_name: A target's name, or ``confluent``.
-        place: Where to send.
-        payloads: What to send; see ``payloads``.
-    """
+    """Events per second of a client at its best, a target's or ``confluent``; making and closing it does not count."""
     with _CLIENTS[client_name](place) as send:
         return rate_of(len(payloads), lambda: send(payloads))
 
@@ -167,12 +161,10 @@ def kafka_producer(place: Place, **config: Any) -> Any:
 
 
 def topic_of(place: Place) -> str:
-    """The topic that KafkaTarget writes to."""
     return f"{place['kafka_topic_prefix']}{NAME}"
 
 
 def index_of(place: Place) -> str:
-    """The index that OpenSearchTarget writes to."""
     return f"{place['opensearch_index_prefix']}{NAME}"
 
 
@@ -247,7 +239,6 @@ _CALLS: dict[str, Callable[[Place], AbstractContextManager[Call]]] = {
 
 
 def kinesis_records(events: Sequence[ChangeEvent]) -> list[dict[str, Any]]:
-    """The records of a PutRecords request."""
     return [{"Data": event.extended_json(), "PartitionKey": _key(event)} for event in events]
 
 
@@ -274,7 +265,6 @@ def opensearch_documents(events: Sequence[ChangeEvent]) -> list[tuple[str, bytes
 
 
 def lines(events: Sequence[ChangeEvent]) -> list[bytes]:
-    """JSON Lines."""
     return [event.extended_json() + b"\n" for event in events]
 
 
@@ -303,5 +293,4 @@ PAYLOADS: dict[str, Callable[[Sequence[ChangeEvent]], list[Any]]] = {
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    """The items, ``size`` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
