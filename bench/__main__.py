@@ -13,36 +13,22 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import (
-    alone,
-    bulks,
-    cold_start,
-    confluent,
-    drain,
-    follow,
-    growth,
-    machine,
-    memory,
-    results,
-    streams,
-    together,
-)
-from bench.figure import Figure
-from bench.places import TARGETS
-from bench.plan import Plan, SkippedError
-from bench.table import table_of
+from bench import cpu, follow, memory, report, throughput
+from bench.report import Figure
+from bench.rounds import Plan, SkippedError
+from bench.servers import TARGETS
 
 BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
-    "drain": drain.measure,
-    **{target: partial(alone.measure, target=target) for target in TARGETS},
-    "bulks": bulks.measure,
-    "confluent": confluent.measure,
-    "together": together.measure,
+    "drain": throughput.drain,
+    **{target: partial(throughput.alone, target=target) for target in TARGETS},
+    "bulks": throughput.bulks,
+    "confluent": throughput.confluent,
+    "together": throughput.together,
     "follow": follow.measure,
     "memory": memory.measure,
-    "growth": growth.measure,
-    "streams": streams.measure,
-    "cold-start": cold_start.measure,
+    "growth": cpu.growth,
+    "streams": cpu.streams,
+    "cold-start": cpu.cold_start,
 }
 _SHOWN_OF_ERROR = 3000
 
@@ -60,12 +46,12 @@ def main() -> int:
     with err.status("") as status:
         plan = Plan(arguments.quick, partial(_say, status, err))
         for name in arguments.names or BENCHMARKS:
-            about = machine.description()
+            about = report.machine()
             began = time.monotonic()
             try:
-                entries[name] = results.entry(about, BENCHMARKS[name](plan))
+                entries[name] = report.entry(about, BENCHMARKS[name](plan))
                 if not plan.quick:
-                    results.keep({name: entries[name]})
+                    report.keep({name: entries[name]})
             except SkippedError as error:
                 err.print(f"[yellow]-[/] {name} is left out: {error}", highlight=False)
             except Exception:  # noqa: BLE001 - the others' figures are not lost with it
@@ -78,7 +64,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(entries, indent=2))
     elif entries:
-        out.print(table_of({name: results.figures_of(entry) for name, entry in entries.items()}))
+        out.print(report.table_of({name: report.figures_of(entry) for name, entry in entries.items()}))
     err.print(f"[dim]took {time.monotonic() - started:.0f} s[/]", highlight=False)
     if arguments.quick:
         err.print("[dim]a quick run shows that all works; its figures are not kept[/]")
@@ -114,7 +100,7 @@ def _plot(console: Console) -> int:
         hint = f"{error.name} is missing (pip install -e '.[bench]')"
         console.print(f"docs/throughput.png is not drawn: {hint}", style="yellow", markup=False)
         return 1
-    drawn = draw(results.load())
+    drawn = draw(report.load())
     console.print(f"drew {drawn}" if drawn else "docs/throughput.png needs the figures of drain and of every target")
     return 0
 

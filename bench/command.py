@@ -1,4 +1,4 @@
-"""``docdb-stream run`` as a process of its own: what it printed, and what it cost."""
+"""``docdb-stream run`` as a process of its own: what it printed, what it cost, and a target for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docdb_stream.events import ChangeEvent
+from docdb_stream.target import Rejection
+
 REPOSITORY = Path(__file__).parent.parent
-ENTRY_POINTS = {"discard": "bench.drain:Discard", "kinesis-5-mib": "bench.memory:LocalKinesisTarget"}
+ENTRY_POINTS = {"discard": "bench.command:Discard", "kinesis-5-mib": "bench.memory:LocalKinesisTarget"}
 """Targets of the benchmarks, for EXTRA_TARGETS."""
 
 # A process starts with the peak of the one that made it (getrusage(2) counts from there, in KiB on Linux), and this one
@@ -62,6 +65,23 @@ class Finished:
             bad = [result for result in self.results if result.get("error")] or self.results
             raise RuntimeError(f"{self.events} of {events} events were delivered: {bad[:3]}")
         return self
+
+
+class Discard:
+    """A target that renders every event and forgets it."""
+
+    name = "discard"
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        for event in events:
+            event.extended_json()
+        return ()
+
+    def flush(self) -> Sequence[Rejection]:
+        return ()
+
+    def close(self) -> None:
+        pass
 
 
 def run(settings: Mapping[str, Any], *options: str) -> Finished:

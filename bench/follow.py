@@ -17,11 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.documents import order
-from bench.figure import Figure
-from bench.places import Places
-from bench.plan import Plan
-from bench.source import Source
+from bench.report import Figure
+from bench.rounds import Plan
+from bench.servers import Places
+from bench.source import Source, order
 from docdb_stream import Poller
 from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Deadline

@@ -6,11 +6,10 @@ import os
 from typing import Self
 
 from bench import command
-from bench.documents import order_16_kb, order_16_mb
-from bench.figure import Figure
-from bench.places import Places
-from bench.plan import Plan
-from bench.source import Source
+from bench.report import Figure
+from bench.rounds import Plan
+from bench.servers import Places
+from bench.source import Source, order_16_kb, order_16_mb
 from docdb_stream import Settings
 from docdb_stream.targets.kinesis import KinesisTarget
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from bench import results
-from bench.figure import Figure
-from bench.places import TARGETS
+from bench.report import Figure, figures_of
+from bench.servers import TARGETS
 
 matplotlib.use("Agg")  # no screen is needed
 
@@ -29,8 +28,8 @@ def draw(kept: Mapping[str, Any]) -> Path | None:
     """Draw it from the figures kept; None when some are missing."""
     if not {"drain", *TARGETS} <= kept.keys():
         return None
-    drain = results.figures_of(kept["drain"])[0]
-    alone = {target: results.figures_of(kept[target])[0] for target in TARGETS}
+    drain = figures_of(kept["drain"])[0]
+    alone = {target: figures_of(kept[target])[0] for target in TARGETS}
     figure, axes = plt.subplots(figsize=(10, 5.2), dpi=144)
     _bars(axes, alone)
     _lines(axes, drain)

@@ -13,7 +13,7 @@ from bson import ObjectId
 from rich.console import Console
 from rich.table import Table
 
-from bench.documents import order
+from bench.source import order
 from docdb_stream import chunk, encoding
 from docdb_stream.events import ChangeEvent
 from docdb_stream.testing.events import ChangeLog

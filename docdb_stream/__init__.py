@@ -1,51 +1,32 @@
 """docdb-stream: a resumable poller for MongoDB and Amazon DocumentDB change streams.
 
-Start with ``Poller`` and ``Settings``. What a target has to do is in ``Target``.
+Start with ``Poller`` and ``Settings``; ``run_streams`` runs many. What a target has to do is in ``Target``. What an
+operator asks of a stream (where it stands, whether it would work, to move or repeat it) is in ``docdb_stream.admin``.
+
+Importing the package loads next to nothing: the names come from ``exports`` when one of them is first asked for.
 """
 
-from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease
-from docdb_stream.errors import (
-    CheckpointConflictError,
-    ConfigError,
-    DocdbStreamError,
-    HistoryLostError,
-    LeaseHeldError,
-    SourceUnavailableError,
-    StateStoreError,
-    TargetError,
-)
-from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
-from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
-from docdb_stream.settings import Settings
-from docdb_stream.source import ChangeSource
-from docdb_stream.target import Rejection, Target
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Batch",
-    "ChangeEvent",
-    "ChangeSource",
-    "Checkpoint",
-    "CheckpointConflictError",
-    "CheckpointStore",
-    "ConfigError",
-    "Deadline",
-    "DocdbStreamError",
-    "HistoryLostError",
-    "Lease",
-    "LeaseHeldError",
-    "Namespace",
-    "Poller",
-    "Position",
-    "Rejection",
-    "ResumeToken",
-    "RunResult",
-    "Settings",
-    "SourceUnavailableError",
-    "StateStoreError",
-    "Target",
-    "TargetError",
-]
+if TYPE_CHECKING:
+    from docdb_stream.exports import *  # noqa: F403
+else:
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    def __getattr__(name: str) -> object:
+        # The command has to answer Ctrl-C while all else is being loaded (see ``cli``), and this file comes first.
+        if name == "__all__" or not name.startswith("_"):
+            if find_spec(f"{__name__}.{name}"):
+                return import_module(f"{__name__}.{name}")
+            exports = import_module(f"{__name__}.exports")
+            if hasattr(exports, name):
+                return getattr(exports, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module(f"{__name__}.exports").__all__})

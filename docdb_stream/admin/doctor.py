@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import pymongo
-from pymongo import ReadPreference
-from pymongo.collection import Collection
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
 from docdb_stream.mongodb.connection import Connection
-from docdb_stream.mongodb.diagnosis import UNAUTHORIZED, unavailable
+from docdb_stream.mongodb.diagnosis import unavailable
 from docdb_stream.mongodb.enable import check_enabled
 from docdb_stream.mongodb.source import MongoChangeSource
+from docdb_stream.mongodb.state import StateCollection
 from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
@@ -37,24 +35,35 @@ class Caution(DocdbStreamError):
     kind = "caution"
 
 
-Finding = tuple[str, DocdbStreamError | None]
-"""What was tried, and why it does not work; a ``Caution`` where it does, and yet should be looked at."""
+class Finding(NamedTuple):
+    """One thing that was tried.
+
+    Attributes:
+        what: It.
+        error: Why it does not work; a ``Caution`` where it does, and yet should be looked at; None where all is well.
+    """
+
+    what: str
+    error: DocdbStreamError | None = None
 
 
 def checks(settings: Settings) -> Iterator[Finding]:
-    """Try one thing after the other."""
+    """Try one thing after the other, each as it is asked for: the settings, the cluster, the state, every target.
+
+    Nothing is delivered and nothing raised. After what all else needs has failed, nothing more is tried.
+    """
     with deadline(Deadline(patience_s=PATIENCE_S)):
         try:
             connection = Connection(settings)
         except DocdbStreamError as error:
-            yield "connection settings", error
+            yield Finding("connection settings", error)
             return
         with connection:
             yield from _cluster(settings, connection)
         try:
             targets = build_targets(settings)
         except DocdbStreamError as error:
-            yield "targets", error
+            yield Finding("targets", error)
             return
         for target in targets:
             if isinstance(target, Checkable):
@@ -65,7 +74,7 @@ def checks(settings: Settings) -> Iterator[Finding]:
 def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
     found = _tried(f"cluster, by PyMongo {pymongo.version}", lambda: _reach(connection))
     yield found
-    if found[1] is not None:
+    if found.error is not None:
         return  # the rest would say the same, each after waiting for it
     source = MongoChangeSource(settings, connection)
     store = MongoCheckpointStore(settings, connection)
@@ -80,8 +89,8 @@ def _tried(what: str, attempt: Callable[[], object]) -> Finding:
     try:
         attempt()
     except DocdbStreamError as error:
-        return what, error
-    return what, None
+        return Finding(what, error)
+    return Finding(what)
 
 
 def _reach(connection: Connection) -> None:
@@ -98,32 +107,11 @@ def _see_that_state_can_be_kept(settings: Settings, connection: Connection, stor
     if settings.dead_letters is None:
         names.append(settings.dead_letters_collection)
     for name in names:
-        collection = connection.client[settings.state_db][name]
         try:
-            _write_and_undo(connection, collection)
+            StateCollection(connection, settings.state_db, name).rehearse()
         except PyMongoError as error:
             trouble = unavailable(error, connection.uri)
-            raise StateStoreError(f"state {collection.full_name}: {trouble}", hint=trouble.hint) from error
-
-
-def _write_and_undo(connection: Connection, collection: Collection[dict[str, Any]]) -> None:
-    """Write as a run does, in a transaction that is aborted: not even a collection stays that was not there."""
-    this = {"_id": f"docdb-stream doctor {uuid.uuid4().hex}"}
-    change = {"$set": {"written": True}}
-    try:
-        with connection.client.start_session() as session:
-            session.start_transaction(read_preference=ReadPreference.PRIMARY)
-            collection.insert_one(dict(this), session=session)
-            collection.update_one(this, change, session=session)
-            collection.delete_one(this, session=session)
-            session.abort_transaction()
-    except OperationFailure as error:
-        if error.code == UNAUTHORIZED:
-            raise
-        # There are servers without transactions, or without new collections in one. That it may be written to shows
-        # without a document, too.
-        collection.update_one(this, change)
-        collection.delete_one(this)
+            raise StateStoreError(f"state {settings.state_db}.{name}: {trouble}", hint=trouble.hint) from error
 
 
 def _see_that_it_can_go_on(settings: Settings, source: MongoChangeSource, store: MongoCheckpointStore) -> None:

@@ -1,14 +1,18 @@
-"""Delivers dead letters again, to the targets that refused them."""
+"""The dead letters of a stream: looked at, and delivered again to the targets that refused them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from docdb_stream.dead_letters import DeadLetters, event_of
+from docdb_stream.dead_letters import DeadLetters, Letter, event_of
 from docdb_stream.errors import DocdbStreamError, TargetError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.letters import dead_letters_for
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection, Target
+from docdb_stream.targets import build_targets
 
 _SOURCE = "source"
 """In place of a target where the cluster could not send an event: the letter says which one it is, and no more."""
@@ -36,8 +40,39 @@ class RedriveResult:
         return self.refused + self.without_event + self.other_target
 
 
-def redrive(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -> RedriveResult:
-    """Give each letter of the stream to the target that refused it, and remove it when that took it.
+def dead_letters(settings: Settings) -> Iterator[Letter]:
+    """The stream's dead letters in no particular order, as plain values ready for JSON (``dead_letters.Letter``).
+
+    Raises:
+        ConfigError, SourceUnavailableError, StateStoreError: As for a run.
+    """
+    with Connection(settings) as connection:
+        yield from dead_letters_for(settings, connection).letters(settings.stream_name)
+
+
+def redrive(settings: Settings, targets: Sequence[Target] | None = None) -> RedriveResult:
+    """Give each dead letter of the stream to the target that refused it, and remove it when that took it.
+
+    Args:
+        settings: The stream.
+        targets: Instead of those that the settings switch on, which are closed at the end; these are their owner's.
+
+    Raises:
+        TargetError: A target does not work; the letters that were not delivered stay.
+        ConfigError, SourceUnavailableError, StateStoreError: As for a run.
+    """
+    own = build_targets(settings) if targets is None else []
+    try:
+        with Connection(settings) as connection:
+            letters = dead_letters_for(settings, connection)
+            return deliver_again(letters, settings.stream_name, own if targets is None else targets)
+    finally:
+        for target in own:
+            target.close()
+
+
+def deliver_again(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -> RedriveResult:
+    """What ``redrive`` does, of a place that is open already.
 
     A letter's event is older than what its target has seen since: where the order matters, the consumer has to look at
     the cluster time. OpenSearch does so by itself.

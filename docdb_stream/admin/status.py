@@ -20,9 +20,6 @@ from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
-COLUMNS = ("stream", "position", "age", "lag", "saved", "events", "lease")
-"""What ``StreamStatus.cells`` gives."""
-
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
@@ -67,19 +64,6 @@ class StreamStatus:
         if found is None or found.owner is None or found.expires_at is None or found.expires_at <= self.now:
             return "free"
         return f"{found.owner} for {(found.expires_at - self.now).total_seconds():.0f} s"
-
-    def cells(self) -> tuple[str, ...]:
-        """A table row, as COLUMNS names them."""
-        saved = self.checkpoint.updated_at if self.checkpoint else None
-        return (
-            self.stream,
-            _time(self.position_time) if self.checkpoint else "never run",
-            _seconds(self.age_s),
-            _seconds(self.lag_s),
-            _time(saved),
-            f"{self.checkpoint.events:,}" if self.checkpoint else "0",
-            self.lease,
-        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; times are ISO 8601."""
@@ -168,16 +152,3 @@ def _one_per_place(streams: Sequence[Settings]) -> list[Settings]:
 
 def _iso(position: Position | None) -> str | None:
     return None if position is None or position.time is None else position.time.isoformat()
-
-
-def _time(value: dt.datetime | None) -> str:
-    return "-" if value is None else f"{value:%Y-%m-%d %H:%M:%S}Z"
-
-
-def _seconds(value: float | None) -> str:
-    """Seconds as a person reads them."""
-    if value is None:
-        return "-"
-    if value < 120:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from docdb_stream.admin.redrive import dead_letters, redrive
+from docdb_stream.cli.connecting import connecting
 from docdb_stream.cli.options import ConfigOption, JsonOption, StreamOption, chosen_streams
-from docdb_stream.cli.report import counted
+from docdb_stream.cli.outcome import counted
 from docdb_stream.cli.terminal import put, put_json, say
 from docdb_stream.errors import TargetError
-from docdb_stream.mongodb.connection import Connection
 
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Look at events that a target refused, deliver them again.")
 
@@ -16,12 +17,12 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Look at events that a
 @dead_letters_app.command("list")
 def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
     """List the dead letters. With --json each is printed whole, its event included."""
-    from docdb_stream.letters import dead_letters_for
-
     count = 0
     for settings in chosen_streams(config, stream):
-        with Connection(settings) as connection:
-            for letter in dead_letters_for(settings, connection).letters(settings.stream_name):
+        in_the_cluster = [] if settings.dead_letters else [settings]
+        with connecting(*in_the_cluster) as connected:
+            for letter in dead_letters(settings):
+                connected()
                 count += 1
                 if as_json:
                     put_json(letter)
@@ -41,19 +42,9 @@ def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = Non
     Exits with 0 when none is left, and with 4 when some stay: refused again, without their event, or for a target that
     is off.
     """
-    from docdb_stream.admin.redrive import redrive
-    from docdb_stream.letters import dead_letters_for
-    from docdb_stream.targets import build_targets
-
     left = 0
     for settings in chosen_streams(config, stream):
-        targets = build_targets(settings)
-        try:
-            with Connection(settings) as connection:
-                result = redrive(dead_letters_for(settings, connection), settings.stream_name, targets)
-        finally:
-            for target in targets:
-                target.close()
+        result = redrive(settings)
         put(
             f"{settings.stream_name}: {result.delivered} delivered, {result.refused} refused again, "
             f"{result.without_event} without their event, {result.other_target} for a target that is off"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from docdb_stream.cli.terminal import say
 from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
@@ -30,10 +31,16 @@ VerboseOption = Annotated[
 ]
 
 
+DEFAULT_CONFIG = Path("config.ini")
+
+
 def all_streams(config: Path | None) -> list[Settings]:
     """The settings of every stream: of the file, or of the environment. Raises ConfigError."""
-    if config is None and not os.environ.get("DOCUMENTDB_URI") and Path("config.ini").is_file():
-        config = Path("config.ini")
+    if config is None and DEFAULT_CONFIG.is_file():
+        if not os.environ.get("DOCUMENTDB_URI"):
+            config = DEFAULT_CONFIG
+        else:
+            say(f"DOCUMENTDB_URI is set, so {DEFAULT_CONFIG} is not read; --config {DEFAULT_CONFIG} reads it")
     return settings_from_config(str(config)) if config is not None else [settings_from_env()]
 
 

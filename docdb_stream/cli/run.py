@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import FrameType
 from typing import Annotated
 
 import typer
 
 from docdb_stream.cli.options import ConfigOption, StreamOption, VerboseOption, chosen_streams
-from docdb_stream.cli.report import outcome_json, say_result
+from docdb_stream.cli.outcome import say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher
 from docdb_stream.cli.terminal import log_to_stderr
-from docdb_stream.errors import ConfigError, DocdbStreamError
-from docdb_stream.follow import Follower, Patience, Progress
-from docdb_stream.mongodb.connection import Connections
-from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline, deadline
-from docdb_stream.run import RunResult
+from docdb_stream.errors import ConfigError
+from docdb_stream.follower import Patience
+from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
-
-logger = logging.getLogger(__name__)
-
-MAX_STREAMS_AT_ONCE = 16
-"""More of them at a time take longer and more memory, all in all (bench/NOTES.md)."""
-
-Outcome = RunResult | DocdbStreamError
+from docdb_stream.streams import exit_code, run_streams
 
 
 def run(
@@ -85,78 +74,27 @@ def run(
     patience = Patience(follow, wait_for_lease, float("inf") if give_up_after is None else give_up_after)
     chosen = [_to_the_end(settings) for settings in chosen_streams(config, stream)]
     limit = Deadline.after(timeout)
-    if give_up_after:
-        limit.patience_s = min(limit.patience_s, give_up_after)
     _stop_on_signals(limit.stop)
     with Screen(chosen, as_json) as screen:
-        outcomes = _Runs(limit, patience, screen, as_json).all(chosen)
-    for settings, outcome in zip(chosen, outcomes, strict=True):
-        if isinstance(outcome, RunResult) and as_json:
-            screen.report(outcome_json(settings, outcome))
-        elif isinstance(outcome, RunResult):
-            say_result(outcome, settings)
-    raise typer.Exit(max(0 if isinstance(outcome, RunResult) else outcome.exit_code for outcome in outcomes))
+        outcomes = run_streams(
+            chosen,
+            limit=limit,
+            follow=follow,
+            patience=patience,
+            watch=lambda settings: StreamWatcher(screen, settings, notices=not as_json),
+            ended=screen.ended,
+        )
+    for outcome in outcomes:
+        if outcome.result is not None and as_json:
+            screen.report(outcome.as_dict())
+        elif outcome.result is not None:
+            say_result(outcome.result, outcome.settings)
+    raise typer.Exit(exit_code(outcomes))
 
 
 def _to_the_end(settings: Settings) -> Settings:
     """MAX_LOOP bounds what a Lambda does in its time; whoever waits here waits for all there is, unless they set it."""
     return settings if "max_loop" in settings.model_fields_set else settings.model_copy(update={"max_loop": 0})
-
-
-SIGNALS_HANDLED_S = 0.2
-"""How soon a signal is handled at the latest. Python handles one between two steps of the main thread: one that comes
-just before that waits for good would be handled when the wait is over."""
-
-
-class _Runs:
-    """Runs streams in threads; the main thread stays free for signals."""
-
-    def __init__(self, limit: Deadline, patience: Patience, screen: Screen, as_json: bool) -> None:
-        self._limit = limit
-        self._patience = patience
-        self._screen = screen
-        self._as_json = as_json
-
-    def all(self, chosen: list[Settings]) -> list[Outcome]:
-        """Run every stream to its end. Those that end run some at a time: all share one interpreter, and each holds
-        what it has read ahead."""
-        at_once = len(chosen) if self._patience.trouble else min(len(chosen), MAX_STREAMS_AT_ONCE)
-        with (
-            Connections() as connections,
-            ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="stream") as pool,
-        ):
-            futures = {pool.submit(self._one, settings, connections): settings for settings in chosen}
-            self._tell_failures(futures)
-        return [future.result() for future in futures]
-
-    def _tell_failures(self, futures: dict[Future[Outcome], Settings]) -> None:
-        """Tell each failure as it happens: the other streams may go on for days."""
-        pending = set(futures)
-        while pending:
-            ended, pending = wait(pending, SIGNALS_HANDLED_S, FIRST_COMPLETED)
-            for future in ended:
-                outcome = future.result()
-                if isinstance(outcome, DocdbStreamError):
-                    self._screen.failed(outcome, futures[future])
-                    if self._as_json:
-                        self._screen.report(outcome_json(futures[future], outcome))
-
-    def _one(self, settings: Settings, connections: Connections) -> Outcome:
-        def attempt(progress: Progress) -> RunResult:
-            with deadline(self._limit), Poller.from_settings(settings, connection=connections.to(settings)) as poller:
-                return poller.run(limit=self._limit, follow=self._patience.trouble, progress=progress)
-
-        watcher = StreamWatcher(self._screen, settings, notices=not self._as_json)
-        try:
-            return Follower(attempt, self._limit, self._patience, watcher).run()
-        except DocdbStreamError as error:
-            return error
-        except Exception as error:
-            logger.debug("unexpected", exc_info=True)
-            return DocdbStreamError(
-                f"unexpected {type(error).__name__}: {error}",
-                hint="this is a bug: please report it, with what docdb-stream run -vv says",
-            )
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

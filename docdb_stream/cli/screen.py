@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pymongo.errors import PyMongoError
 
-from docdb_stream.cli.report import counted, error_lines
+from docdb_stream.cli.outcome import counted, error_lines
 from docdb_stream.cli.terminal import is_terminal, json_line, put_json, say, shown
 from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, LeaseHeldError, StateStoreError, TargetError
 from docdb_stream.run import RunResult
 from docdb_stream.settings import Settings
+from docdb_stream.streams import Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,10 +73,14 @@ class Screen:
         with contextlib.suppress(OSError):
             self._console.print(shown(line))
 
-    def failed(self, error: DocdbStreamError, settings: Settings) -> None:
-        """A stream has ended with ``error``. Raises OutputError."""
-        for line in error_lines(error, settings.stream_name if self._many else None):
+    def ended(self, outcome: Outcome) -> None:
+        """A stream has ended: an error is told at once, and reported, for the others may go on. Raises OutputError."""
+        if outcome.error is None:
+            return
+        for line in error_lines(outcome.error, outcome.settings.stream_name if self._many else None):
             self.say(line)
+        if self._as_json:
+            self.report(outcome.as_dict())
 
     def report(self, values: Mapping[str, Any]) -> None:
         """What became of a stream, as JSON. Raises OutputError."""
@@ -122,7 +127,7 @@ class Screen:
 
 
 class StreamWatcher:
-    """Tells on the screen how one stream fares. See ``follow.Watcher``."""
+    """Tells on the screen how one stream fares. See ``follower.Watcher``."""
 
     def __init__(self, screen: Screen, settings: Settings, notices: bool) -> None:
         self._screen = screen

@@ -36,7 +36,7 @@ def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
 
     Looks at the servers once more by itself where that tells a wrong replica-set name from an unreachable host.
     """
-    where = ", ".join(_seeds(uri))
+    where = ", ".join(seeds(uri))
     if isinstance(error, OperationFailure):
         if error.code == AUTHENTICATION_FAILED:
             return SourceUnavailableError(
@@ -102,11 +102,12 @@ def _set_name(uri: str) -> str | None:
     tls = {name: value for name, value in uri_options(uri).items() if name.startswith("tls")}
     limit = current_deadline()
     since_s = limit.clock()
-    for seed in _seeds(uri):
+    for seed in seeds(uri):
         left_s = limit.give_up_at_s(since_s) - limit.clock()
         if left_s <= 0:
             return None
-        wait_ms = int(max(300.0, min(2000.0, 1000 * left_s)))
+        # Of its patience, the look that failed has taken nine tenths (``connection``).
+        wait_ms = int(max(300.0, min(2000.0, 1000 * left_s, 100 * limit.patience_s)))
         try:
             with MongoClient(
                 f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=wait_ms, **tls
@@ -133,7 +134,8 @@ def _parsed(uri: str) -> dict[str, Any]:
     return dict(parse_uri(uri, validate=True, warn=False))
 
 
-def _seeds(uri: str) -> list[str]:
+def seeds(uri: str) -> list[str]:
+    """The hosts that a connection string names, as host:port; ``the cluster`` where it cannot be taken apart."""
     try:
         return [f"{host}:{port or 27017}" for host, port in _parsed(uri)["nodelist"]]
     except (PyMongoError, ValueError):

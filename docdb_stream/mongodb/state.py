@@ -6,6 +6,7 @@ told from the users' own in a change stream. What is in them is the stores'.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
 from docdb_stream.events import ChangeEvent
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.diagnosis import UNAUTHORIZED
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 
@@ -110,6 +112,26 @@ class StateCollection:
     def delete_many(self, query: Mapping[str, Any]) -> DeleteResult:
         """Delete documents."""
         return self._open().delete_many(query)
+
+    def rehearse(self) -> None:
+        """Write as a run does, in a transaction that is aborted: not even a collection stays that was not there."""
+        collection = self._open()
+        this = {"_id": f"docdb-stream doctor {uuid.uuid4().hex}"}
+        change = {"$set": {"written": True}}
+        try:
+            with self._connection.client.start_session() as session:
+                session.start_transaction(read_preference=ReadPreference.PRIMARY)
+                collection.insert_one({**this, **self._mark}, session=session)
+                collection.update_one(this, change, session=session)
+                collection.delete_one(this, session=session)
+                session.abort_transaction()
+        except OperationFailure as error:
+            if error.code == UNAUTHORIZED:
+                raise
+            # There are servers without transactions, or without new collections in one. That it may be written to
+            # shows without a document, too.
+            collection.update_one(this, change)
+            collection.delete_one(this)
 
     def _read(self, ask: Callable[[Collection[Document]], T], *levels: str | None) -> T:
         """Ask at the first of the levels that the server has."""

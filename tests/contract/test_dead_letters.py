@@ -17,7 +17,7 @@ from bson.errors import InvalidDocument
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, DocumentTooLarge, NotPrimaryError
 
-from docdb_stream.admin.redrive import redrive
+from docdb_stream.admin.redrive import deliver_again
 from docdb_stream.dead_letters import DeadLetters, Letter, event_of
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import StateStoreError
@@ -182,7 +182,7 @@ class DeadLettersContract:
         rejections = [Rejection(taken, "list", "no"), Rejection(refused, "list", "no"), Rejection(other, "off", "no")]
         place.write(STREAM, rejections)
         place.write(STREAM, rejections)
-        result = redrive(again, STREAM, [target])
+        result = deliver_again(again, STREAM, [target])
         assert (result.delivered, result.refused, result.without_event, result.other_target) == (1, 1, 0, 1)
         assert [event.event_id for event in target.taken] == [taken.event_id]
         self.let_others_read(again)
@@ -240,7 +240,7 @@ class DeadLettersContract:
             letter.pop("event")
             letter |= content
         monkeypatch.setattr(place, "letters", lambda stream: iter(letters))
-        result = redrive(place, STREAM, [Target(set())])
+        result = deliver_again(place, STREAM, [Target(set())])
         assert (result.delivered, result.without_event, result.left) == (1, 3, 3)
 
     def let_others_read(self, place: DeadLetters) -> None:

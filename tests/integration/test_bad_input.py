@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -93,6 +95,58 @@ def test_ctrl_c_while_connecting(environment: dict[str, str], cli: Any, command:
     assert process.returncode == (3 if command[0] == "run" else 130), err
     assert "Traceback" not in err
     assert err.splitlines()[0].startswith("error: no usable server" if command[0] == "run" else "interrupted")
+
+
+@pytest.mark.parametrize("module", ["pymongo", "pydantic", "typer"])
+@pytest.mark.parametrize("command", ["docdb_stream", "docdb_stream.cli"])
+def test_ctrl_c_while_the_command_is_loaded(tmp_path: Path, cli: Any, module: str, command: str) -> None:
+    """What is loaded takes most of a second; here Ctrl-C comes as it gets to one of its largest parts."""
+    (tmp_path / f"{module}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", command, "status"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
+        cwd=cli.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "ledger", "dead-letters list"])
+def test_a_person_is_told_whom_it_waits_for(environment: dict[str, str], cli: Any, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        uri = f"mongodb://us:hunter2@{host}/?replicaSet=rs0&serverSelectionTimeoutMS=4000"
+        settings = environment | {"DOCUMENTDB_URI": uri}
+        code, shown = on_a_terminal(cli, command.split(), settings)
+        assert code == 3
+        assert f"connecting to {host} ..." in shown
+        assert shown.count("connecting") == 1
+        assert shown.index("connecting") < shown.index("no usable server")
+        assert "hunter2" not in shown
+        quick = cli.run(*command.split(), **settings | {"DOCUMENTDB_URI": uri.replace("=4000", "=1500")})
+        assert "connecting" not in quick.stderr, "nor is a log told, which nobody watches"
+
+
+def on_a_terminal(cli: Any, arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """The exit code, and all that a person sees."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "docdb_stream", *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        cwd=cli.folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that nobody has the other end any more
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    return process.wait(60), shown.decode()
 
 
 def test_a_timeout_holds_for_an_unreachable_server_too(environment: dict[str, str], cli: Any) -> None:
@@ -190,6 +244,21 @@ def test_a_file_that_is_no_config_file(cli: Any) -> None:
     assert "config.ini" in told_without_hint(cli.run("run"), 2)
     (cli.folder / "config.ini").write_text("documentdb_uri = x\n")
     assert "config.ini" in told_without_hint(cli.run("run"), 2)
+
+
+def test_a_config_file_that_is_not_read_is_told(environment: dict[str, str], cli: Any) -> None:
+    (cli.folder / "config.ini").write_text("[docdb-stream]\nmax_lop = 3\n")
+    done = cli.run("run", **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("config.ini is not read") == 1
+    assert "--config config.ini" in done.stderr
+    json_only = cli.run("run", "--json", **environment)
+    assert json.loads(json_only.stdout)["stopped_by"] == "caught-up"
+    asked_for = cli.run("run", "--config", "config.ini", **environment)
+    assert "unknown key" in asked_for.stderr
+    assert "is not read" not in asked_for.stderr
+    (cli.folder / "config.ini").unlink()
+    assert "config.ini" not in cli.run("run", **environment).stderr
 
 
 def test_a_config_file_of_another_editor(environment: dict[str, str], cli: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from pymongo import MongoClient
 
 from docdb_stream.errors import DocdbStreamError
-from docdb_stream.follow import Follower, Patience, Progress
+from docdb_stream.follower import Follower, Patience, Progress
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import _free_port, wait_until
 from docdb_stream.mongodb.connection import Connection
@@ -256,6 +257,16 @@ def test_a_stop_during_an_outage_ends_it_with_the_trouble_and_the_checkpoint(clu
         with Poller.from_settings(stream.settings, [stream.target]) as poller:
             state.update_one({}, {"$unset": {"lease": ""}})
             assert poller.run().events == 0
+
+
+def test_giving_up_a_server_that_is_not_there_takes_as_long_as_was_said(environment: dict[str, str], cli: Any) -> None:
+    began_at_s = time.monotonic()
+    assert cli.run("run", "--timeout", "0", **environment).returncode == 2
+    start_s = time.monotonic() - began_at_s
+    uri = f"mongodb://127.0.0.1:{_free_port()}/?replicaSet=rs0"
+    done = cli.run("run", "--follow", "--give-up-after", "6", **environment | {"DOCUMENTDB_URI": uri})
+    assert done.returncode == 3, done.stderr
+    assert time.monotonic() - began_at_s - start_s < 6 + 2 * start_s + 2, "a second look would take 6 s more"
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for_and_told_of(environment: dict[str, str], cli: Any) -> None:

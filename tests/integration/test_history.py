@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from docdb_stream.admin.reset import reset
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
-from docdb_stream.cli import app
+from docdb_stream.cli.commands import app
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import wait_until

@@ -16,8 +16,8 @@ from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from typer.testing import CliRunner
 
-from docdb_stream.admin.redrive import redrive
-from docdb_stream.cli import app
+from docdb_stream.admin.redrive import deliver_again
+from docdb_stream.cli.commands import app
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.events import ChangeEvent, Position
 from docdb_stream.letters.mongodb import MongoDeadLetters
@@ -361,7 +361,7 @@ def test_a_mapping_conflict_goes_to_the_dead_letters_and_comes_when_the_mapping_
 
         targets = build_targets(settings.model_copy(update=values))
         with Connection(settings) as connection:
-            done = redrive(MongoDeadLetters(settings, connection), settings.stream_name, targets)
+            done = deliver_again(MongoDeadLetters(settings, connection), settings.stream_name, targets)
         for target in targets:
             target.close()
         assert (done.delivered, done.refused) == (1, 0)

@@ -20,7 +20,7 @@ from docdb_stream.errors import (
     TargetError,
     TargetGoneError,
 )
-from docdb_stream.follow import FIRST_WAIT_S, LEASE_WAIT_S, MAX_WAIT_S, Follower, Patience, Progress
+from docdb_stream.follower import FIRST_WAIT_S, LEASE_WAIT_S, MAX_WAIT_S, Follower, Patience, Progress
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult
 
@@ -66,6 +66,8 @@ class World:
         step = self.script.pop(0) if self.script else reads()
         if isinstance(step, DocdbStreamError):
             raise step
+        if isinstance(step, looks):
+            step.world = self
         return step(progress)
 
     def follow(self, patience: Patience | None = None) -> RunResult:
@@ -79,6 +81,21 @@ class World:
 
     def goes_on(self, after_s: float) -> None:
         self.told.append(after_s)
+
+
+class looks:
+    """A run that fails after so many seconds, which may have worked until just before."""
+
+    def __init__(self, error: DocdbStreamError, seconds: float, reads_first: bool = False) -> None:
+        self.error, self.seconds, self.reads_first = error, seconds, reads_first
+        self.world: World | None = None
+
+    def __call__(self, progress: Progress) -> RunResult:
+        assert self.world is not None
+        self.world.stop.now_s += self.seconds
+        if self.reads_first:
+            progress(RunResult("s", checkpoints=1, began_at="checkpoint"))
+        raise self.error
 
 
 def reads(
@@ -212,6 +229,29 @@ def test_giving_up_counts_from_the_last_sign_of_life(seconds: float) -> None:
     with pytest.raises(SourceUnavailableError):
         world.follow(Patience(trouble=True, give_up_after_s=seconds))
     assert world.stop.now_s == 1000 + seconds
+
+
+@pytest.mark.parametrize(("seconds", "look_s", "runs"), [(3, 2.7, 1), (12, 10, 1), (45, 10, 4), (0.5, 2, 1)])
+def test_no_look_is_begun_that_would_last_beyond_giving_up(seconds: float, look_s: float, runs: int) -> None:
+    world = World(*[looks(AWAY, look_s)] * 50)
+    with pytest.raises(SourceUnavailableError):
+        world.follow(Patience(trouble=True, give_up_after_s=seconds))
+    assert world.stop.now_s == pytest.approx(1000 + max(seconds, look_s))
+    assert world.runs == runs
+
+
+def test_a_stop_ends_the_wait_for_giving_up_too() -> None:
+    world = World(looks(AWAY, 8))
+    world.stop.at_s = world.stop.now_s + 9
+    with pytest.raises(SourceUnavailableError):
+        world.follow(Patience(trouble=True, give_up_after_s=12))
+    assert (world.stop.now_s, world.runs) == (1009, 1)
+
+
+def test_a_long_run_that_worked_is_no_long_look() -> None:
+    world = World(looks(AWAY, 3600, reads_first=True), AWAY, AWAY)
+    world.follow(Patience(trouble=True, give_up_after_s=45))
+    assert world.runs == 4
 
 
 def test_giving_up_starts_anew_with_each_trouble() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 
 import docdb_stream
+from docdb_stream import exports
 
 PACKAGE = Path(docdb_stream.__file__).parent
 HEAVY = [
@@ -43,9 +47,30 @@ def loaded_after(module: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("module", ["docdb_stream", "docdb_stream.targets", "docdb_stream.testing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "docdb_stream.exports",
+        "docdb_stream.admin.doctor, docdb_stream.admin.redrive, docdb_stream.admin.reset, docdb_stream.admin.status",
+        "docdb_stream.targets",
+        "docdb_stream.testing",
+    ],
+)
 def test_the_library_imports_nothing_that_only_some_need(module: str) -> None:
     assert loaded_after(module).isdisjoint(HEAVY)
+
+
+def test_the_package_alone_loads_nothing_but_has_everything() -> None:
+    ours = {name for name in loaded_after("docdb_stream") if name.startswith(("docdb_stream", "pymongo", "pydantic"))}
+    assert ours == {"docdb_stream"}
+    assert docdb_stream.__all__ == exports.__all__
+    assert set(exports.__all__) <= set(dir(docdb_stream))
+    assert all(getattr(docdb_stream, name) is getattr(exports, name) for name in exports.__all__)
+    assert docdb_stream.errors.ConfigError is docdb_stream.ConfigError
+    with pytest.raises(AttributeError, match="no attribute 'Pollen'"):
+        docdb_stream.Pollen  # noqa: B018
+    done = run("from docdb_stream import *; Poller, run_streams; from docdb_stream import Pollen")
+    assert "ImportError: cannot import name 'Pollen'" in done.stderr
 
 
 def test_a_poller_is_there_without_the_command_line_and_without_targets() -> None:
@@ -86,19 +111,30 @@ def modules(*folders: str) -> list[Path]:
 
 def imported_at_module_level(path: Path) -> Iterator[str]:
     """What importing the module imports; what functions import later, and type checkers only, is left out."""
-    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            continue
+    return imported(path, by_functions=False)
+
+
+def imported(path: Path, *, by_functions: bool = True) -> Iterator[str]:
+    for node in import_statements(path, by_functions):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: a relative import"
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def import_statements(path: Path, by_functions: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if not by_functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            pending += node.orelse
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
         pending += ast.iter_child_nodes(node)
 
 
@@ -131,3 +167,136 @@ def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert set(imported_at_module_level(path)) == {"a.b", "c", "d", "d.e", "g", "k"}
+    assert set(imported(path)) == {"a.b", "c", "d", "d.e", "g", "i", "k", "m"}
+
+
+# The layers, as docs/architecture.md has them
+
+
+@dataclass(frozen=True)
+class House:
+    """A package and the table that says which of its modules may import which.
+
+    ``layers`` has the table's names, as ``run`` or ``mongodb/``, and the row of each: a module imports from its own and
+    from those with lower numbers.
+    """
+
+    folder: Path
+    layers: Mapping[str, int]
+
+    @cached_property
+    def modules(self) -> dict[str, Path]:
+        """By name below the package: ``mongodb.state``; a folder's ``__init__.py`` goes by the folder's."""
+        found = {}
+        for folder, _, names in os.walk(self.folder, followlinks=True):  # targets/ and handlers/ are linked in
+            for path in (Path(folder, name) for name in names if name.endswith(".py")):
+                parts = path.relative_to(self.folder).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[1:] and parts[-1] == "__init__" else parts)] = path
+        return found
+
+    def shown(self, module: str) -> str:
+        return str(self.modules[module].relative_to(self.folder.parent))
+
+    def layer(self, module: str) -> int | None:
+        if module in self.layers:
+            return self.layers[module]
+        parts = module.split(".")
+        folders = ["/".join([*parts[:number], ""]) for number in range(len(parts), 0, -1)]
+        return next((self.layers[folder] for folder in folders if folder in self.layers), None)
+
+    def imports(self, module: str, *, by_functions: bool) -> set[str]:
+        """The modules of the package that it imports: of ``from house import low``, ``low`` where that is a module."""
+        found: set[str] = set()
+        for node in import_statements(self.modules[module], by_functions):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            else:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= inner if all(map(self._named, inner)) else {*inner, node.module or ""}
+        return {name for each in found if (name := self._named(each))} - {module}
+
+    def _named(self, absolute: str) -> str | None:
+        """A module's name below the package, by its full one."""
+        package, _, name = absolute.partition(".")
+        found = name or "__init__"
+        return found if package == self.folder.name and found in self.modules else None
+
+    def homeless(self) -> list[str]:
+        return [
+            f"{self.shown(module)}: say in the table where it belongs"
+            for module in self.modules
+            if self.layer(module) is None
+        ]
+
+    def upward(self) -> list[str]:
+        found = []
+        for module in self.modules:
+            for other in sorted(self.imports(module, by_functions=True)):
+                here, there = self.layer(module), self.layer(other)
+                if here is not None and there is not None and there > here:
+                    found.append(f"{self.shown(module)} (layer {here}) imports {self.shown(other)} (layer {there})")
+        return found
+
+    def circles(self) -> list[str]:
+        """Found by taking away what imports nothing that is left, again and again."""
+        left = {module: self.imports(module, by_functions=False) for module in self.modules}
+        while leaves := [module for module, others in left.items() if not others & left.keys()]:
+            for module in leaves:
+                del left[module]
+        return [
+            f"{self.shown(module)} imports {self.shown(other)}, in a circle"
+            for module, others in left.items()
+            for other in sorted(others & left.keys())
+        ]
+
+
+def layers_of(document: str) -> dict[str, int]:
+    """The table under the heading Imports."""
+    part = document.partition("\n## Imports\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", part, re.MULTILINE)
+    return {name: int(number) for number, names in rows for name in re.findall(r"`([^`]+)`", names)}
+
+
+ROOT = Path(__file__).parents[2]
+HOUSE = House(PACKAGE, layers_of((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+
+
+def test_every_module_has_its_place_in_the_house() -> None:
+    assert len(HOUSE.modules) > 100
+    assert HOUSE.homeless() == []
+
+
+def test_no_module_imports_from_above_itself() -> None:
+    assert HOUSE.upward() == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert HOUSE.circles() == []
+
+
+def test_the_search_finds_what_is_wrong(tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    files = {
+        "low.py": "def later():\n    from house.rooms import kitchen\n",
+        "rooms/__init__.py": "from house import low\n",
+        "rooms/kitchen.py": "import house.rooms.pantry\n",
+        "rooms/pantry.py": "from house.rooms.kitchen import spoon\n",
+        "rooms/attic.py": "import house.roof\n",
+        "roof.py": "import os, houseboat.low\nfrom house.low import later\n",
+        "shed.py": "",
+    }
+    for name, text in files.items():
+        (house / name).parent.mkdir(parents=True, exist_ok=True)
+        (house / name).write_text(text, encoding="utf-8")
+    rows = "| | modules | what |\n|---|---|---|\n| 1 | `low` | `shed` |\n| 2 | `rooms/` | |\n| 3 | `roof` | |\n"
+    found = House(house, layers_of(f"# A\n\n## Imports\n\n{rows}\n## More\n\n| 4 | `shed` | |\n"))
+    assert found.layers == {"low": 1, "rooms/": 2, "roof": 3}
+    assert found.homeless() == ["house/shed.py: say in the table where it belongs"]
+    assert sorted(found.upward()) == [
+        "house/low.py (layer 1) imports house/rooms/kitchen.py (layer 2)",
+        "house/rooms/attic.py (layer 2) imports house/roof.py (layer 3)",
+    ]
+    assert sorted(found.circles()) == [
+        "house/rooms/kitchen.py imports house/rooms/pantry.py, in a circle",
+        "house/rooms/pantry.py imports house/rooms/kitchen.py, in a circle",
+    ]

@@ -11,9 +11,9 @@ from bson import Timestamp
 
 from docdb_stream.admin.status import StreamStatus
 from docdb_stream.checkpoint import Checkpoint
-from docdb_stream.cli import report
-from docdb_stream.cli.report import print_status, say_result
+from docdb_stream.cli.outcome import say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher, beginning
+from docdb_stream.cli.table import COLUMNS, print_status
 from docdb_stream.delivery import TargetFigures
 from docdb_stream.errors import SourceUnavailableError, TargetError
 from docdb_stream.events import Position
@@ -199,7 +199,7 @@ def test_nothing_is_cut_on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPa
     assert terminal.text.count("a-rather-long-host-name.example:12345:0123456789ab for 42 s") == 2
     assert ("\n  position  " in terminal.text) == (columns < 400)
     assert "\x1b[/" not in terminal.text
-    for word in report.COLUMNS[1:]:
+    for word in COLUMNS[1:]:
         assert word in terminal.text
     assert "age: " in terminal.text
     assert "lag: " in terminal.text

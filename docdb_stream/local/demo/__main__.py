@@ -2,7 +2,7 @@
 
 import sys
 
-from docdb_stream.cli import app
+from docdb_stream.cli.commands import app
 
 if __name__ == "__main__":
     app(["demo", *sys.argv[1:]], prog_name="docdb-stream")

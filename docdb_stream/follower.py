@@ -21,6 +21,7 @@ from docdb_stream.errors import (
     TargetError,
     TargetGoneError,
 )
+from docdb_stream.mongodb.connection import SERVER_SELECTION_TIMEOUT_MS
 from docdb_stream.retry import Deadline
 from docdb_stream.run import RunResult
 
@@ -32,6 +33,10 @@ MAX_WAIT_S = 30.0
 LEASE_WAIT_S = 1.0
 """Between two looks at a lease that another run holds: one small read."""
 
+MAX_LOOK_S = SERVER_SELECTION_TIMEOUT_MS / 1000
+"""A run that only finds the cluster still away takes no longer. Where it took longer the last time it did more than
+that: it found something, and retried."""
+
 Progress = Callable[[RunResult], None]
 
 
@@ -42,7 +47,8 @@ class Patience:
     Attributes:
         trouble: Whatever may pass: a cluster, a state database or a target that is away, a lease that was lost.
         lease: A lease that another run holds from the start on.
-        give_up_after_s: Seconds without a sign of life after which it is not waited any longer.
+        give_up_after_s: Seconds without a sign of life after which it is not waited any longer. A run that is under way
+            by then is not broken off, and none is begun that would likely not be over by then.
     """
 
     trouble: bool = False
@@ -66,6 +72,19 @@ class Watcher(Protocol):
         ...
 
 
+class Unwatched:
+    """A watcher for whom nobody looks."""
+
+    def progress(self, result: RunResult) -> None:
+        """See Watcher."""
+
+    def waiting(self, error: DocdbStreamError, for_s: float) -> None:
+        """See Watcher."""
+
+    def goes_on(self, after_s: float) -> None:
+        """See Watcher."""
+
+
 class Follower:
     """Runs one stream until it ends without trouble, or with trouble that does not pass.
 
@@ -83,7 +102,7 @@ class Follower:
         self._limit = limit
         self._patience = patience
         self._watcher = watcher
-        self._started_s = self._alive_at_s = self._troubled_at_s = limit.clock()
+        self._started_s = self._begun_at_s = self._alive_at_s = self._troubled_at_s = limit.clock()
         self._has_worked = False
         self._trouble: DocdbStreamError | None = None
         self._wait_s = FIRST_WAIT_S
@@ -98,6 +117,7 @@ class Follower:
                 or the patience ended.
         """
         while True:
+            self._begun_at_s = self._limit.clock()
             try:
                 result = self._summed(self._attempt(self._progress))
                 result.duration_s = round(self._limit.clock() - self._started_s, 3)
@@ -133,18 +153,23 @@ class Follower:
         """Wait before the next run; False when there is to be none."""
         if self._trouble is None:
             self._troubled_at_s = self._alive_at_s
-        left_s = min(
-            self._limit.remaining_s, self._troubled_at_s + self._patience.give_up_after_s - self._limit.clock()
-        )
+        now_s = self._limit.clock()
+        patience_s = self._troubled_at_s + self._patience.give_up_after_s - now_s
+        left_s = min(self._limit.remaining_s, patience_s)
         if left_s <= 0 or self._limit.stop.is_set():
             return False
         # By exit code, so that one outage is told once, on whichever of its calls it is noticed.
         if self._trouble is None or self._trouble.exit_code != error.exit_code:
-            self._watcher.waiting(error, self._limit.clock() - self._troubled_at_s)
+            self._watcher.waiting(error, now_s - self._troubled_at_s)
         self._trouble = error
         wait_s = LEASE_WAIT_S if isinstance(error, LeaseHeldError) else self._wait_s
         self._wait_s = min(MAX_WAIT_S, 2 * self._wait_s)
-        return not self._limit.stop.wait(min(wait_s, left_s)) and self._limit.remaining_s > 0
+        # The last look is taken when there is just time for it, judged by this one. The deadline ends one by itself.
+        patience_s -= min(MAX_LOOK_S, now_s - max(self._begun_at_s, self._alive_at_s))
+        if patience_s < 0:
+            self._limit.stop.wait(left_s)
+            return False
+        return not self._limit.stop.wait(min(wait_s, left_s, patience_s)) and self._limit.remaining_s > 0
 
     def _summed(self, result: RunResult) -> RunResult:
         return result if self._earlier is None else result.after(self._earlier)

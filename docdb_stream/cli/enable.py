@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from docdb_stream.cli.connecting import connecting
 from docdb_stream.cli.options import ConfigOption, all_streams
 from docdb_stream.cli.terminal import put
+from docdb_stream.mongodb.enable import modify_change_streams
 
 
 def enable(
@@ -16,6 +18,7 @@ def enable(
     config: ConfigOption = None,
 ) -> None:
     """Switch the change streams of a DocumentDB cluster on for a namespace (modifyChangeStreams)."""
-    from docdb_stream.mongodb.enable import modify_change_streams
-
-    put(modify_change_streams(all_streams(config)[0], namespace, enable=not disable))
+    settings = all_streams(config)[0]
+    with connecting(settings):
+        done = modify_change_streams(settings, namespace, enable=not disable)
+    put(done)

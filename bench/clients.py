@@ -1,24 +1,29 @@
-"""What the client libraries can do at best: payloads rendered beforehand, in requests as large as the service takes.
+"""What the client libraries do by themselves with payloads that were rendered beforehand: at best, and at worst.
 
-Each sends what our target sends, by the same library with the same configuration and as many requests side by side.
-It keeps no order, retries nothing and reads nothing: what remains is the price of the library and of the server.
+At best: requests as large as the service takes, by the library that our target uses, with the same configuration and as
+many side by side. It keeps no order, retries nothing and reads nothing: what remains is the price of the library and of
+the server. At worst: one call for each event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
-from bench.payloads import chunks
+import boto3
+import orjson
+
 from bench.rounds import rate_of
 from bench.source import BATCH_SIZE, NAME
 from docdb_stream import Settings
+from docdb_stream.events import ChangeEvent
 from docdb_stream.targets import s3 as s3_target
 from docdb_stream.targets._aws.client import client
-from docdb_stream.targets._aws.messages import REQUEST_MESSAGES
+from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, message
 from docdb_stream.targets._client import import_client
+from docdb_stream.targets._opensearch.names import document_version
 from docdb_stream.targets.kinesis import REQUEST_RECORDS
 
 Place = Mapping[str, Any]
@@ -37,14 +42,8 @@ OPENSEARCH_DOCUMENTS = 1000
 20,000 (10 MB)."""
 
 
-def rate(client_name: str, place: Place, payloads: Sequence[Any]) -> float:
-    """Events per second of a client; making and closing it does not count.
-
-    Args:
-        client_name: A target's name, or ``confluent``.
-        place: Where to send.
-        payloads: What to send; see ``payloads``.
-    """
+def best_rate(client_name: str, place: Place, payloads: Sequence[Any]) -> float:
+    """Events per second of a client at its best, a target's or ``confluent``; making and closing it does not count."""
     with _CLIENTS[client_name](place) as send:
         return rate_of(len(payloads), lambda: send(payloads))
 
@@ -162,15 +161,136 @@ def kafka_producer(place: Place, **config: Any) -> Any:
 
 
 def topic_of(place: Place) -> str:
-    """The topic that KafkaTarget writes to."""
     return f"{place['kafka_topic_prefix']}{NAME}"
 
 
 def index_of(place: Place) -> str:
-    """The index that OpenSearchTarget writes to."""
     return f"{place['opensearch_index_prefix']}{NAME}"
 
 
 def _no_failures(failures: object) -> None:
     if failures:
         raise RuntimeError(f"the bare client lost events: {failures}")
+
+
+# One call for each event
+
+Call = Callable[[Any], object]
+
+
+def one_call_rate(target: str, place: Place, payloads: Sequence[Any]) -> float:
+    """Events per second with one call for each event, as the AWS sample does it, by a client that is made already."""
+    with _CALLS[target](place) as call:
+        call(payloads[0])  # connects
+        rest = payloads[1:]
+
+        def send() -> None:
+            for payload in rest:
+                call(payload)
+
+        return rate_of(len(rest), send)
+
+
+@contextmanager
+def _one_kinesis(place: Place) -> Iterator[Call]:
+    with closing(boto3.client("kinesis")) as kinesis:
+        yield lambda record: kinesis.put_record(StreamName=place["kinesis_stream"], **record)
+
+
+@contextmanager
+def _one_sqs(place: Place) -> Iterator[Call]:
+    with closing(boto3.client("sqs")) as sqs:
+        yield lambda message: sqs.send_message(QueueUrl=place["sqs_query_url"], **message)
+
+
+@contextmanager
+def _one_kafka(place: Place) -> Iterator[Call]:
+    topic = topic_of(place)
+    with closing(kafka_producer(place)) as producer:
+        yield lambda record: producer.send(topic, *record).get(60)
+
+
+@contextmanager
+def _one_opensearch(place: Place) -> Iterator[Call]:
+    from opensearchpy import OpenSearch
+
+    index = index_of(place)
+    with closing(OpenSearch(place["elasticsearch_uri"])) as opensearch:
+        yield lambda document: opensearch.index(index=index, id=document[0], body=document[2])
+
+
+@contextmanager
+def _one_s3(place: Place) -> Iterator[Call]:
+    numbers = iter(range(1_000_000))
+    with closing(boto3.client("s3")) as s3:
+        yield lambda line: s3.put_object(Bucket=place["bucket_name"], Key=f"{next(numbers)}.json", Body=line)
+
+
+_CALLS: dict[str, Callable[[Place], AbstractContextManager[Call]]] = {
+    "kinesis": _one_kinesis,
+    "sqs": _one_sqs,
+    "kafka": _one_kafka,
+    "opensearch": _one_opensearch,
+    "s3": _one_s3,
+}
+
+
+# What the targets send for some events
+
+
+def kinesis_records(events: Sequence[ChangeEvent]) -> list[dict[str, Any]]:
+    return [{"Data": event.extended_json(), "PartitionKey": _key(event)} for event in events]
+
+
+def sqs_messages(events: Sequence[ChangeEvent]) -> list[dict[str, Any]]:
+    """The messages of a FIFO queue, without the ids that they have within a request."""
+    return [message(event, event.extended_json(), "MessageBody", _key(event)).entry for event in events]
+
+
+def kafka_records(events: Sequence[ChangeEvent]) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
+    """Value, key and headers of each record."""
+    return [(event.extended_json(), (event.key or "").encode(), _headers(event)) for event in events]
+
+
+def opensearch_documents(events: Sequence[ChangeEvent]) -> list[tuple[str, bytes, bytes]]:
+    """Id, action line and source line of each document."""
+    found = []
+    for event in events:
+        source = orjson.loads(event.full_document_json() or b"{}")
+        document_id = str(source.pop("_id"))
+        version = document_version(event.cluster_time)
+        action = {"index": {"_id": document_id, "version": version, "version_type": "external_gte"}}
+        found.append((document_id, orjson.dumps(action) + b"\n", orjson.dumps(source) + b"\n"))
+    return found
+
+
+def lines(events: Sequence[ChangeEvent]) -> list[bytes]:
+    return [event.extended_json() + b"\n" for event in events]
+
+
+def _key(event: ChangeEvent) -> str:
+    return f"{event.namespace}/{event.key}"
+
+
+def _headers(event: ChangeEvent) -> list[tuple[str, bytes]]:
+    time = event.cluster_time
+    return [
+        ("event_id", event.event_id.encode()),
+        ("operation", event.operation.encode()),
+        ("cluster_time", b"%d.%d" % (time.time, time.inc)),
+        ("namespace", str(event.namespace).encode()),
+    ]
+
+
+PAYLOADS: dict[str, Callable[[Sequence[ChangeEvent]], list[Any]]] = {
+    "kinesis": kinesis_records,
+    "sqs": sqs_messages,
+    "kafka": kafka_records,
+    "opensearch": opensearch_documents,
+    "s3": lines,
+}
+"""Target -> what it sends for some events, one item for each."""
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
