@@ -22,8 +22,8 @@ from bench.rounds import Plan
 from bench.servers import Places
 from bench.source import Source, order
 from docdb_stream import Poller
+from docdb_stream.context import Deadline
 from docdb_stream.events import ChangeEvent
-from docdb_stream.retry import Deadline
 from docdb_stream.target import Rejection, Target
 from docdb_stream.targets import build_targets
 from docdb_stream.targets._client import import_client

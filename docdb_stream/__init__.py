@@ -1,7 +1,8 @@
 """docdb-stream: a resumable poller for MongoDB and Amazon DocumentDB change streams.
 
-Start with ``Poller`` and ``Settings``; ``run_streams`` runs many. What a target has to do is in ``Target``. What an
-operator asks of a stream (where it stands, whether it would work, to move or repeat it) is in ``docdb_stream.admin``.
+Start with ``Poller`` and ``Settings``; ``run_streams`` runs many. What a target has to do is in ``Target``, and what a
+step has to do in ``Step``. What an operator asks of a stream (where it stands, whether it would work, to move or repeat
+it) is in ``docdb_stream.admin``.
 
 Importing the package loads next to nothing: the names come from ``exports`` when one of them is first asked for.
 """

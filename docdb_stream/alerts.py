@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
+from docdb_stream.context import Deadline, NoAnswerError, answer_in_time, current_deadline, deadline
 from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateStoreError
-from docdb_stream.retry import Deadline, NoAnswerError, answer_in_time, current_deadline, deadline
 from docdb_stream.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from docdb_stream.retry import Backoff, current_deadline
+from docdb_stream.context import check_lease, current_deadline
+from docdb_stream.retry import Backoff
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def client(service: str, *, region: str | None = None, read_timeout_s: float | N
 def _check_lease(**_: object) -> None:
     """The last thing before a request leaves: serializing and signing it takes milliseconds, in which a process can be
     stopped for longer than its lease lasts. What it sent then would arrive after its successor's newer events."""
-    current_deadline().check()
+    check_lease()
 
 
 class Service:

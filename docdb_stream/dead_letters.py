@@ -15,13 +15,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import bson
-from bson import json_util
 from bson.errors import BSONError
 
 from docdb_stream.encoding import UnrenderableError
-from docdb_stream.events import ChangeEvent
-from docdb_stream.target import Rejection
+from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.formats.reader import to_bson
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ TEXT_BYTES = 900
 """Of one text, the id among them: an index entry holds 1,024 bytes in MongoDB before 4.2 ("MongoDB Limits and
 Thresholds", Index Key Limit) and 2,048 in Amazon DocumentDB ("Quotas and limits")."""
 SHORT_TEXT_BYTES = 80
-"""The same, for a place that takes less than usual letters: hardly more than the hash."""
+"""Of one text where letters have to be shorter than usual: hardly more than the hash."""
 _KEY_TEXTS = 16
 """A document key may be as long as this many texts: by it the document is found where the event is left out."""
 
@@ -135,7 +133,7 @@ def _raw_event(found: Mapping[str, Any]) -> bytes | None:
     if "raw" in found:
         return base64.b64decode(found["raw"])
     if "event" in found:
-        return bson.encode(json_util.loads(found["event"], json_options=_READ_OPTIONS))
+        return to_bson(json.loads(found["event"]))
     return None
 
 
@@ -181,10 +179,3 @@ def _says_all(content: Letter, rendered: bytes) -> bool:
         return raw is not None and ChangeEvent(raw).extended_json() == rendered
     except _UNREADABLE:  # UnrenderableError too
         return False
-
-
-_READ_OPTIONS = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.RELAXED,
-    tz_aware=False,
-    datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO,
-)

@@ -72,6 +72,24 @@ class TargetGoneError(TargetError):
     """What a target writes to will never take anything again, as when the program that reads standard output ended."""
 
 
+class OutOfTimeError(TargetError):
+    """A target works, but not fast enough for the run's deadline."""
+
+
+class StepError(DocdbStreamError):
+    """A step between reading and delivery failed as a whole; the checkpoint stays before what it was given.
+
+    A hint is there in any case: correct the step.
+    """
+
+    kind = "step"
+
+    def __init__(self, step: str, message: str) -> None:
+        hint = "nothing is lost: correct the step, and the next run reads the same events again"
+        super().__init__(f"step {step}: {message}", hint=hint)
+        self.step = step
+
+
 class HistoryLostError(DocdbStreamError):
     """The saved position is no longer in the change log: the operator decides where to start again.
 

@@ -22,7 +22,17 @@ from docdb_stream.chunk import Chunk, chunks
 from docdb_stream.envelope import Envelope
 from docdb_stream.position import Namespace, Position, ResumeToken, scope_name
 
-__all__ = ["Batch", "ChangeEvent", "Namespace", "PayloadFormat", "Position", "ResumeToken", "scope_name"]
+__all__ = [
+    "Batch",
+    "ChangeEvent",
+    "Namespace",
+    "PayloadFormat",
+    "Position",
+    "Rejection",
+    "ResumeToken",
+    "fitting",
+    "scope_name",
+]
 
 T = TypeVar("T")
 
@@ -316,6 +326,21 @@ def _namespace_text(namespace: Namespace) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """An event that somebody will never take, however often it is sent.
+
+    Attributes:
+        event: The event itself; it goes to the dead letters.
+        target: Who refused it: the target's name, a step's name, or ``source`` for what the cluster cannot send.
+        reason: The verdict in one line (size and limit, or the service's error), without the document's content.
+    """
+
+    event: ChangeEvent
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Up to BATCH_SIZE change events in the server's order, fewer when they are large, and the position after them.
 
@@ -326,9 +351,9 @@ class Batch:
         position: Where the stream stands once they are delivered.
         size_bytes: Their size as BSON.
         quiet: The server had nothing to say for several full waits in a row.
-        unreadable: Events before the position whose content the server cannot send: what can be known of them, for the
+        rejected: Events before the position whose content the server cannot send: what can be known of them, for the
             dead letters.
-        problem: Why something was passed over; for the ledger. Empty when nothing was.
+        gap: What is missing before the position, and why; for the ledger. None when nothing is.
         drained: The server has looked for more up to the position, and there was none.
     """
 
@@ -336,19 +361,30 @@ class Batch:
     position: Position
     size_bytes: int = 0
     quiet: bool = False
-    unreadable: Sequence[ChangeEvent] = ()
-    problem: str = ""
+    rejected: Sequence[Rejection] = ()
+    gap: str | None = None
     drained: bool = False
 
     def split(self, limit_bytes: int | None) -> tuple[Batch, Batch | None]:
         """The first events, so many as have ``limit_bytes`` together and one at least, and what is left, or None."""
-        size_bytes = 0
-        for count, event in enumerate(self.events if limit_bytes is not None and self.size_bytes > limit_bytes else ()):
-            if count and size_bytes + event.size_bytes > (limit_bytes or 0):
-                last = self.events[count - 1]
-                ended = last.operation == "invalidate"
-                position = Position.at_token(last.token, time=last.cluster_time, after_invalidate=ended)
-                rest = replace(self, events=self.events[count:], size_bytes=self.size_bytes - size_bytes)
-                return Batch(self.events[:count], position, size_bytes), rest
-            size_bytes += event.size_bytes
-        return self, None
+        if limit_bytes is None or self.size_bytes <= limit_bytes:
+            return self, None
+        count = fitting(self.events, limit_bytes)
+        if count >= len(self.events):
+            return self, None
+        first, last = self.events[:count], self.events[count - 1]
+        ended = last.operation == "invalidate"
+        position = Position.at_token(last.token, time=last.cluster_time, after_invalidate=ended)
+        size_bytes = sum(event.size_bytes for event in first)
+        rest = replace(self, events=self.events[count:], size_bytes=self.size_bytes - size_bytes)
+        return Batch(first, position, size_bytes), rest
+
+
+def fitting(events: Sequence[ChangeEvent], limit_bytes: int) -> int:
+    """How many of the first events have ``limit_bytes`` together: one at least, where there is one."""
+    size_bytes = 0
+    for count, event in enumerate(events):
+        size_bytes += event.size_bytes
+        if count and size_bytes > limit_bytes:
+            return count
+    return len(events)

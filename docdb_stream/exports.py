@@ -1,6 +1,7 @@
 """What ``from docdb_stream import ...`` gives. It is imported once something of it is asked for."""
 
 from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease
+from docdb_stream.context import Deadline
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -9,15 +10,16 @@ from docdb_stream.errors import (
     LeaseHeldError,
     SourceUnavailableError,
     StateStoreError,
+    StepError,
     TargetError,
 )
 from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
 from docdb_stream.follower import Patience, Watcher
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource
+from docdb_stream.step import Step
 from docdb_stream.streams import Outcome, run_streams
 from docdb_stream.target import Rejection, Target
 
@@ -45,6 +47,8 @@ __all__ = [
     "Settings",
     "SourceUnavailableError",
     "StateStoreError",
+    "Step",
+    "StepError",
     "Target",
     "TargetError",
     "Watcher",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from docdb_stream.context import Deadline
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -22,13 +23,12 @@ from docdb_stream.errors import (
     TargetGoneError,
 )
 from docdb_stream.mongodb.connection import SERVER_SELECTION_TIMEOUT_MS
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 
 FIRST_WAIT_S = 1.0
 MAX_WAIT_S = 30.0
 """Between the runs of a stream in trouble, doubled each time. A run has retried by itself for half a minute before
-(``retry.DEFAULT_PATIENCE_S``), so nothing is gained by asking more often, and little time is lost when it passes."""
+(``context.DEFAULT_PATIENCE_S``), so nothing is gained by asking more often, and little time is lost when it passes."""
 
 LEASE_WAIT_S = 1.0
 """Between two looks at a lease that another run holds: one small read."""

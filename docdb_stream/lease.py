@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from docdb_stream.checkpoint import CheckpointStore, Lease
+from docdb_stream.context import Deadline, current_deadline, deadline
 from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, LeaseHeldError, StateStoreError
 from docdb_stream.position import Namespace, Position
-from docdb_stream.retry import Deadline, current_deadline, deadline
 
 logger = logging.getLogger(__name__)
 

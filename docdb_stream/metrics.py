@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 
 NAMESPACE = "docdb-stream"
@@ -46,6 +46,8 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
         Metric("Retries", "Count", result.retries),
         Metric("CaughtUp", "None", 1.0 if result.caught_up else 0.0),
     ]
+    if result.filtered:
+        metrics.append(Metric("Filtered", "Count", result.filtered))
     if result.lag_s is not None:
         metrics.append(Metric("Lag", "Seconds", result.lag_s))
     position_time = result.position.time if result.position else None

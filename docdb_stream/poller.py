@@ -11,16 +11,19 @@ from typing import Self
 
 from docdb_stream.alerts import Alerts
 from docdb_stream.checkpoint import CheckpointStore
+from docdb_stream.context import Deadline, RunContext, running
 from docdb_stream.dead_letters import DeadLetters
 from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.source import MongoChangeSource
-from docdb_stream.retry import Deadline, deadline
-from docdb_stream.run import Run, RunResult
+from docdb_stream.result import RunResult
+from docdb_stream.run import Run
 from docdb_stream.settings import Settings
 from docdb_stream.source import ChangeSource
+from docdb_stream.step import Step, told_apart
+from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Target, distinct
 
@@ -34,9 +37,12 @@ class Poller:
         store: Where checkpoints are.
         targets: Where events go: at least one, each with a name of its own.
         dead_letters: Where rejections go.
+        steps: What events go through on the way, in this order: see ``step.Step``.
+        alerts: Who tells people of a failure. Default: one that asks no shared state whether it was told already.
+        connection: Closed with the poller.
 
     Raises:
-        ConfigError: There is no target, or two have the same name.
+        ConfigError: There is no target, or two have the same name, or a step has a target's.
     """
 
     def __init__(
@@ -47,18 +53,25 @@ class Poller:
         store: CheckpointStore,
         targets: Sequence[Target],
         dead_letters: DeadLetters,
+        steps: Sequence[Step] = (),
+        alerts: Alerts | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.settings = settings
+        self.alerts = alerts or Alerts(settings)
         self._source = source
         self._store = store
-        self._delivery = Delivery(distinct(targets))
-        self._dead_letters = dead_letters
-        self._connection: Connection | None = None
-        self.alerts = Alerts(settings)
+        self._steps = told_apart(steps, targets := distinct(targets))
+        self._delivery = Delivery(targets, stream=settings.stream_name, write_letters=dead_letters.write)
+        self._connection = connection
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, targets: Sequence[Target] | None = None, connection: Connection | None = None
+        cls,
+        settings: Settings,
+        targets: Sequence[Target] | None = None,
+        connection: Connection | None = None,
+        steps: Sequence[Step] = (),
     ) -> Self:
         """A poller on the cluster of ``settings``.
 
@@ -67,6 +80,7 @@ class Poller:
             targets: Instead of those that the settings switch on.
             connection: To that cluster, shared with other pollers (``Connections``); its owner closes it. Default: one
                 of its own.
+            steps: After those that the settings ask for.
 
         Raises:
             ConfigError: The settings cannot be used or switch no target on, or the targets are none or share a name.
@@ -76,20 +90,21 @@ class Poller:
 
             targets = build_targets(settings)
         targets = distinct(targets)  # before a connection is made that nobody would close
+        steps = told_apart([*steps_for(settings), *steps], targets)
         own = Connection(settings) if connection is None else None
         connection = connection or own
         assert connection is not None
         store = MongoCheckpointStore(settings, connection)
-        poller = cls(
+        return cls(
             settings,
             source=MongoChangeSource(settings, connection),
             store=store,
             targets=targets,
             dead_letters=dead_letters_for(settings, connection),
+            steps=steps,
+            alerts=Alerts(settings, store.alert_is_due),
+            connection=own,
         )
-        poller._connection = own
-        poller.alerts = Alerts(settings, store.alert_is_due)
-        return poller
 
     def __enter__(self) -> Self:
         return self
@@ -121,13 +136,13 @@ class Poller:
 
         Raises:
             LeaseHeldError: Another run works on the stream. Nothing was done.
-            SourceUnavailableError, StateStoreError, TargetError, HistoryLostError, CheckpointConflictError: The
-                checkpoint stands where it was last saved; the next run delivers again what came after it.
+            SourceUnavailableError, StateStoreError, StepError, TargetError, HistoryLostError, CheckpointConflictError:
+                The checkpoint stands where it was last saved; the next run delivers again what came after it.
         """
-        # What several streams share is the moment and the stop; each counts its own retries.
-        with deadline(replace(limit or Deadline(), retries=0)) as current:
+        # What several streams share is the moment and the stop; each notices the stop by itself.
+        with running(RunContext(replace(limit or Deadline()))):
             try:
-                return self._run(current, follow, progress)
+                return self._run(follow, progress or (lambda result: None))
             except (LeaseHeldError, CheckpointConflictError):
                 raise
             except Exception as error:
@@ -135,10 +150,16 @@ class Poller:
                     self.alerts.send(error)
                 raise
 
-    def _run(self, limit: Deadline, follow: bool, progress: Callable[[RunResult], None] | None) -> RunResult:
-        run = Run(self.settings, self._source, self._store, self._delivery, self._dead_letters, limit)
-        run.progress = progress or run.progress
-        run.alert = self.alerts.send
+    def _run(self, follow: bool, progress: Callable[[RunResult], None]) -> RunResult:
+        run = Run(
+            self.settings,
+            source=self._source,
+            store=self._store,
+            steps=self._steps,
+            delivery=self._delivery,
+            progress=progress,
+            alert=self.alerts.send,
+        )
         return run.run(follow)
 
     def close(self) -> None:

@@ -13,6 +13,9 @@ from docdb_stream.events import Batch
 from docdb_stream.position import Position
 from docdb_stream.settings import StartAt
 
+SOURCE = "source"
+"""The name under which events are rejected that the cluster cannot send: the letter says which, and no more."""
+
 BATCH_BYTES = 2 * 1024 * 1024
 """BSON bytes of one batch that are aimed at, whatever BATCH_SIZE says: each target has up to four batches before it, as
 BSON and rendered, so this is what bounds a run's memory. A batch of the usual small events is far below."""

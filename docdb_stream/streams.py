@@ -12,12 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.follower import Follower, Patience, Progress, Unwatched, Watcher
 from docdb_stream.mongodb.connection import Connections
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline, deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.target import Target
 

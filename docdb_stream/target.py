@@ -1,33 +1,18 @@
-"""The contract between docdb-stream and a place that events go to.
+"""The contract between docdb-stream and what events go to.
 
-Owns the protocol and the rejection. Does not run targets (``delivery``) and knows none of them (``targets``).
+Owns the protocol. Does not run targets (``delivery``) and knows none of them (``targets``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import ChangeEvent, Rejection
 
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An event that a target will never take, however often it is sent.
-
-    Attributes:
-        event: The event itself; it goes to the dead letters.
-        target: The target's name.
-        reason: The target's own verdict in one line (size and limit, or the service's error), without the document's
-            content.
-    """
-
-    event: ChangeEvent
-    target: str
-    reason: str
+__all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "distinct"]
 
 
 @runtime_checkable

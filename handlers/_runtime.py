@@ -15,10 +15,10 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 from docdb_stream.alerts import Alerts
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError
 from docdb_stream.metrics import NAMESPACE, Metric
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 
 logger = Logger(service="docdb_stream", level=os.environ.get("LOG_LEVEL", "INFO"), utc=True)

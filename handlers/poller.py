@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from docdb_stream.context import deadline
 from docdb_stream.errors import CheckpointConflictError, ConfigError, LeaseHeldError
 from docdb_stream.handlers._runtime import Runtime, emit, end_of, log_failure, logger, now, run_deadline, started_by
 from docdb_stream.metrics import run_metrics
-from docdb_stream.retry import deadline
 
 _runtime = Runtime()
 
@@ -47,7 +47,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
             _runtime.alert(error)
         _runtime.discard(end)
         raise
-    if result.events != result.read:
+    if result.unsaved:
         _runtime.discard(end)  # likewise what was not durable by the deadline: the next run reads it again
     emit(run_metrics(result, poller.settings, now()), result.stream)
     values = result.as_dict()

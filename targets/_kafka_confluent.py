@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from docdb_stream.context import check_lease, current_deadline
 from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
-from docdb_stream.retry import current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._kafka_producer import (
@@ -262,7 +262,7 @@ class ConfluentProducer:
                 if failure.error.code() not in self._purged:
                     raise self._failure(failure.error, failure.record.topic)
             raise self._failure(trouble)
-        current_deadline().check()
+        check_lease()
         unsettled = {failure.number: failure.record for failure in failures}
         rejections: list[Rejection] = []
         if one_by_one or len(suspects) == 1:
@@ -320,7 +320,7 @@ class ConfluentProducer:
 
     def _check_lease(self) -> None:
         try:
-            current_deadline().check()
+            check_lease()
         except CheckpointConflictError:
             self.close()
             raise
@@ -384,7 +384,7 @@ class ConfluentProducer:
         """
         is_throttled = self.throttled_s > 0
         self.close()
-        current_deadline().check()
+        check_lease()
         if error is None and is_throttled:
             return TargetError(self._target, THROTTLED, hint=HINT_THROTTLED)
         if error is None:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from docdb_stream.context import current_deadline
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.retry import current_deadline
 from docdb_stream.secret import Credentials, read_credentials
 from docdb_stream.target import Rejection
 from docdb_stream.targets._client import tls_context

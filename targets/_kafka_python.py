@@ -12,8 +12,8 @@ from functools import partial
 from struct import unpack
 from typing import Any
 
+from docdb_stream.context import check_lease, current_deadline, current_run
 from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
-from docdb_stream.retry import current_deadline
 from docdb_stream.target import Rejection
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._kafka_producer import (
@@ -77,7 +77,7 @@ class KafkaPythonProducer:
         self._network_client: Any = None
         self._in_flight: deque[tuple[Record, Any]] = deque()
         self._in_flight_bytes = 0
-        self._limit = current_deadline()  # of the run that wrote last; the producer's thread does not inherit it
+        self._run = current_run()  # of the run that wrote last; the producer's thread does not inherit it
 
     def connect(self) -> None:
         """See ``Producer``."""
@@ -85,7 +85,7 @@ class KafkaPythonProducer:
 
     def send(self, records: Sequence[Record]) -> list[Rejection]:
         """See ``Producer``; the lease is asked for by the producer's thread, and lost for the next ``flush``."""
-        self._limit = current_deadline()
+        self._run = current_run()
         rejections: list[Rejection] = []
         for record in records:
             if not self._send(record):
@@ -202,7 +202,7 @@ class KafkaPythonProducer:
                 rest.append(record)
         if rejections:
             self.close()
-            current_deadline().check()
+            check_lease()
             rejections += [self._brokers.too_large(self._target, record) for record in rest if not self._send(record)]
         return rejections
 
@@ -279,7 +279,7 @@ class KafkaPythonProducer:
 
         def check() -> None:
             try:
-                self._limit.check()
+                self._run.check_lease()
             except CheckpointConflictError:
                 if self._producer is not None:
                     self._producer._sender.force_close()
@@ -311,7 +311,7 @@ class KafkaPythonProducer:
             CheckpointConflictError: The lease is lost, which is why nothing was sent.
         """
         self.close()
-        self._limit.check()
+        self._run.check_lease()
         errors = self._kafka.errors
         if isinstance(error, (errors.AuthorizationError, errors.SaslAuthenticationFailedError)):
             hint = hint_unauthorized(topic)

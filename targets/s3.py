@@ -24,8 +24,8 @@ from tempfile import SpooledTemporaryFile
 from typing import Any, Self
 from urllib.parse import quote
 
+from docdb_stream.context import in_background
 from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
-from docdb_stream.retry import in_background
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, client

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pymongo
 from pymongo.errors import PyMongoError
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
 from docdb_stream.mongodb.connection import Connection
@@ -16,7 +17,6 @@ from docdb_stream.mongodb.diagnosis import unavailable
 from docdb_stream.mongodb.enable import check_enabled
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.mongodb.state import StateCollection
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Checkable

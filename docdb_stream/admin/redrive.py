@@ -11,11 +11,9 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.settings import Settings
+from docdb_stream.source import SOURCE
 from docdb_stream.target import Rejection, Target
 from docdb_stream.targets import build_targets
-
-_SOURCE = "source"
-"""In place of a target where the cluster could not send an event: the letter says which one it is, and no more."""
 
 
 @dataclass(slots=True)
@@ -26,7 +24,7 @@ class RedriveResult:
         delivered: Taken by their target this time, and removed.
         refused: Refused again; they stay.
         without_event: Without the event's content, or with one that the cluster could not send; they stay.
-        other_target: For a target that is not switched on; they stay.
+        other_target: For a target that is not switched on, or of a step; they stay.
     """
 
     delivered: int = 0
@@ -86,7 +84,7 @@ def deliver_again(dead_letters: DeadLetters, stream: str, targets: Sequence[Targ
     # A queue may hold one twice.
     for letter in {each["id"]: each for each in dead_letters.letters(stream)}.values():
         target, event = by_name.get(letter["target"]), event_of(letter)
-        if event is None or letter["target"] == _SOURCE:
+        if event is None or letter["target"] == SOURCE:
             result.without_event += 1
         elif target is None:
             result.other_target += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from docdb_stream.cli.terminal import say
 from docdb_stream.errors import DocdbStreamError
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 
 
@@ -22,6 +22,8 @@ def say_result(result: RunResult, settings: Settings) -> None:
     for name, figures in result.targets.items():
         rejected = f", {figures.rejections:,} rejected" if figures.rejections else ""
         say(f"  {name}: {figures.events:,} delivered{rejected}")
+    if result.filtered:
+        say(f"  {counted(result.filtered, 'event')} left out by the stream's own steps")
     if result.rejections:
         say(f"  {counted(result.rejections, 'event')} put into the dead letters: docdb-stream dead-letters list")
 

@@ -13,9 +13,9 @@ from docdb_stream.cli.options import ConfigOption, StreamOption, VerboseOption, 
 from docdb_stream.cli.outcome import say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher
 from docdb_stream.cli.terminal import log_to_stderr
+from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError
 from docdb_stream.follower import Patience
-from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.streams import exit_code, run_streams
 

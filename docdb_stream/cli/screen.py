@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 from docdb_stream.cli.outcome import counted, error_lines
 from docdb_stream.cli.terminal import is_terminal, json_line, put_json, say, shown
 from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, LeaseHeldError, StateStoreError, TargetError
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.streams import Outcome
 

@@ -13,9 +13,9 @@ from urllib.parse import quote, urlsplit
 from botocore.exceptions import ClientError
 
 from docdb_stream import aws
+from docdb_stream.context import NoAnswerError, answer_in_time
 from docdb_stream.dead_letters import SHORT_TEXT_BYTES, TEXT_BYTES, Letter, bounded, letter, letter_from_json
 from docdb_stream.errors import StateStoreError
-from docdb_stream.retry import NoAnswerError, answer_in_time
 from docdb_stream.target import Rejection
 
 logger = logging.getLogger(__name__)

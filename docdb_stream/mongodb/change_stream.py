@@ -89,9 +89,11 @@ class MongoChangeStream:
             self._cursor.kill()  # it reads in that other way; the next read opens the stream as usual
             self._position = batch.position
             self._size.passed()
-            unreadable, events = self._wanted(batch.unreadable), self._wanted(batch.events)
-            concerned = unreadable or (events and not batch.unreadable)
-            return replace(batch, events=events, unreadable=unreadable, problem=batch.problem if concerned else "")
+            wanted = {id(event) for event in self._wanted([each.event for each in batch.rejected])}
+            rejected = [each for each in batch.rejected if id(each.event) in wanted]
+            events = self._wanted(batch.events)
+            concerned = rejected or (events and not batch.rejected)
+            return replace(batch, events=events, rejected=rejected, gap=batch.gap if concerned else None)
 
     def close(self) -> None:
         """See ChangeStream."""

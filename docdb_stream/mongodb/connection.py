@@ -22,10 +22,11 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
+from docdb_stream.context import NoAnswerError, answer_in_time, current_deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.mongodb.ca import ca_file
 from docdb_stream.mongodb.diagnosis import AUTHENTICATION_FAILED, uri_options
-from docdb_stream.retry import Backoff, NoAnswerError, answer_in_time, current_deadline
+from docdb_stream.retry import Backoff
 from docdb_stream.secret import read_credentials
 from docdb_stream.settings import Settings
 

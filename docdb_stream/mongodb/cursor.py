@@ -20,9 +20,9 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from docdb_stream import rawbson
+from docdb_stream.context import NoAnswerError, answer_in_time, current_deadline
 from docdb_stream.mongodb.connection import Client, Connection
 from docdb_stream.position import Namespace
-from docdb_stream.retry import NoAnswerError, answer_in_time, current_deadline
 
 OPEN_TIMEOUT_S = 3600.0
 """To open a stream, or to find the next event of a quiet collection, the server goes through all of the log since then

@@ -14,8 +14,8 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.uri_parser import parse_uri
 
+from docdb_stream.context import current_deadline
 from docdb_stream.errors import SourceUnavailableError
-from docdb_stream.retry import current_deadline
 
 AUTHENTICATION_FAILED = 18
 UNAUTHORIZED = 13

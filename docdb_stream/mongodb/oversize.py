@@ -16,11 +16,12 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import rawbson
 from docdb_stream.errors import HistoryLostError
-from docdb_stream.events import Batch, ChangeEvent
+from docdb_stream.events import Batch, ChangeEvent, Rejection
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.diagnosis import server_message
 from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off
 from docdb_stream.position import Position, ResumeToken
+from docdb_stream.source import SOURCE
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Opener(Protocol):
 def read_oversize(open_after: Opener, position: Position, message: str, *, certain: bool = True) -> Batch:
     """The one event after ``position``, in the most complete form there is.
 
-    An event that cannot be had with its key and its document comes as ``Batch.unreadable``, for the dead letters. So do
+    An event that cannot be had with its key and its document comes in ``Batch.rejected``, for the dead letters. So do
     those of which the server can send nothing at all, not even the token: as far as its errors name them, and together
     with what follows them. The batch is empty, and the position unmoved, when nothing is there after all.
 
@@ -178,24 +179,26 @@ class _Reading:
         reached = self._looked_up_to
         if not self._left_out or reached is None or reached.data <= _end_of(self._left_out[-1]):
             return Batch([], self._position)
-        return Batch([], Position.at_token(reached), unreadable=self._left_out, problem=self._problem(()))
+        gap = self._gap(())
+        return Batch([], Position.at_token(reached), rejected=_rejected(self._left_out, gap), gap=gap)
 
     def _batch(self, parts: dict[str, bytes], missing: Sequence[str]) -> Batch:
         event = ChangeEvent(rawbson.joined(parts.values()))
         invalidated = event.operation == "invalidate"
         after = Position.at_token(event.token, time=event.cluster_time, after_invalidate=invalidated)
-        problem = self._problem(missing)
+        gap = self._gap(missing)
         if _INDISPENSABLE.intersection(missing):
-            return Batch([], after, unreadable=[*self._left_out, event], problem=problem)
-        return Batch([event], after, event.size_bytes, unreadable=self._left_out, problem=problem)
+            return Batch([], after, rejected=_rejected([*self._left_out, event], gap), gap=gap)
+        return Batch([event], after, event.size_bytes, rejected=_rejected(self._left_out, gap), gap=gap)
 
-    def _problem(self, missing: Sequence[str]) -> str:
+    def _gap(self, missing: Sequence[str]) -> str | None:
+        """What is not read, and why; None where all is."""
         problems = []
         if self._left_out:
             problems.append(f"passed over {len(self._left_out)} by a key too large to send; {_FIND_LARGE_KEYS}")
         if missing:
             problems.append(f"read without {', '.join(missing)}, too large to send: {self._message}")
-        return "; ".join(problems)
+        return "; ".join(problems) or None
 
     def _leave_out(self) -> None:
         """Have the server leave out the next event, which it cannot name but in an error."""
@@ -263,6 +266,11 @@ class _Reading:
                 if split is None or _is_last(split):
                     return event
         raise _NothingThereError
+
+
+def _rejected(events: Sequence[ChangeEvent], gap: str | None) -> list[Rejection]:
+    """For the dead letters, in the name of the source."""
+    return [Rejection(event, SOURCE, gap or "") for event in events]
 
 
 def _is_last(split: bytes) -> bool:

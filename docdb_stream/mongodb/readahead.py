@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from bson import Timestamp
 
+from docdb_stream.context import current_deadline
 from docdb_stream.events import Batch
 from docdb_stream.mongodb import tuning
 from docdb_stream.position import Position
-from docdb_stream.retry import current_deadline
 from docdb_stream.source import BATCH_BYTES, ChangeSource, ChangeStream
 
 READ_WAIT_S = 1.0
@@ -127,7 +127,7 @@ class ReadAhead:
 
     def _fits(self, before: Batch, count: int, size_bytes: int) -> bool:
         """Whether the next waiting batch can be put together with these events, which end with ``before``."""
-        if before.problem or not self._waiting:
+        if before.gap or not self._waiting:
             return False
         following = self._waiting[0]
         return count + len(following.events) <= self._batch_size and size_bytes + following.size_bytes <= BATCH_BYTES

@@ -13,13 +13,13 @@ from bson import Timestamp
 from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
 
+from docdb_stream.context import NoAnswerError, answer_in_time
 from docdb_stream.errors import HistoryLostError, SourceUnavailableError
 from docdb_stream.mongodb.change_stream import MongoChangeStream
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import no_change_streams, unavailable
 from docdb_stream.mongodb.errors import Verdict, classify
 from docdb_stream.position import Position
-from docdb_stream.retry import NoAnswerError, answer_in_time
 from docdb_stream.settings import Settings, StartAt
 from docdb_stream.source import SLOW_OPEN_HINT
 

@@ -38,10 +38,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import pytest
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.target import Rejection, Target
 from docdb_stream.testing.events import ChangeLog
 

@@ -15,8 +15,9 @@ from botocore.exceptions import NoCredentialsError, NoRegionError, PartialCreden
 
 from docdb_stream import aws
 from docdb_stream.aws import NETWORK_ERRORS, REQUEST_ERRORS, RETRIABLE_CODES, codes, error_code, is_retriable
+from docdb_stream.context import check_lease
 from docdb_stream.errors import TargetError
-from docdb_stream.retry import Backoff, current_deadline
+from docdb_stream.retry import Backoff
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Place:
         """Make one request, as often as it takes; TargetError when it cannot succeed, or not in time."""
         backoff = Backoff()
         while True:
-            current_deadline().check()
+            check_lease()
             try:
                 return request()
             except (*REQUEST_ERRORS, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL

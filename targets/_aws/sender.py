@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from docdb_stream.aws import REQUEST_ERRORS, error_code, is_retriable
+from docdb_stream.context import check_lease, current_deadline, in_background
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.retry import Backoff, current_deadline, in_background
+from docdb_stream.retry import Backoff
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, is_the_place_at_fault
@@ -286,7 +287,7 @@ class _Sending:
         while request := self._next(refused):
             if not refused:
                 backoff.progress()  # it may have waited long for something to do
-            limit.check()
+            check_lease()
             if limit.remaining_s <= 0:
                 raise self.sender.place.out_of_time()
             retried = len(refused)

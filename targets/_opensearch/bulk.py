@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from docdb_stream.context import in_background
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.retry import Backoff, in_background
+from docdb_stream.retry import Backoff
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError

@@ -8,8 +8,9 @@ import threading
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from docdb_stream.context import check_lease, current_deadline
 from docdb_stream.errors import ConfigError, TargetError
-from docdb_stream.retry import Backoff, current_deadline
+from docdb_stream.retry import Backoff
 from docdb_stream.secret import read_credentials
 from docdb_stream.settings import without_secrets
 from docdb_stream.targets._client import import_client, tls_context
@@ -79,9 +80,8 @@ class OpenSearchClient:
         errors = self._library.exceptions
         headers = {"content-type": "application/x-ndjson" if path.startswith("/_bulk") else "application/json"}
         while True:
-            limit = current_deadline()
-            limit.check()
-            timeout_s = max(1.0, min(_REQUEST_S, limit.remaining_s))
+            check_lease()
+            timeout_s = max(1.0, min(_REQUEST_S, current_deadline().remaining_s))
             try:
                 transport = self._connected().transport
                 return transport.perform_request(method, path, body=body, headers=headers, timeout=timeout_s)

@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 from botocore.stub import Stubber
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import TargetError
 from docdb_stream.local import AwsServer
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.targets.eventbridge import EventBridgeTarget
 from docdb_stream.targets.firehose import FirehoseTarget
 from docdb_stream.targets.kinesis import KinesisTarget

@@ -16,12 +16,12 @@ from typing import Any
 import orjson
 import pytest
 
+from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.errors import CheckpointConflictError, TargetError
 from docdb_stream.events import Namespace
 from docdb_stream.local import KafkaBroker, Tls
 from docdb_stream.local.process import wait_until
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Checkable, Target
@@ -604,7 +604,7 @@ def test_librdkafka_sends_nothing_more_when_the_lease_is_found_to_be_lost(
     proxy.answer = lambda event_ids: Refusal(kafka_proxy.NOT_ENOUGH_REPLICAS)  # so that it holds what it got
     target = confluent_topics.target(proxy)
     target.write(log.inserts(5))
-    with deadline(Deadline(guard=lost)):
+    with running(RunContext(lease_check=lost)):
         for act in (target.flush, lambda: target.write(log.inserts(5))):
             with pytest.raises(CheckpointConflictError):
                 act()

@@ -16,10 +16,10 @@ import pytest
 from bson import ObjectId
 from opensearchpy.exceptions import AuthenticationException, ConnectionError, NotFoundError, TransportError
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.local import OpenSearchServer
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.target import Checkable, Rejection, Target
 from docdb_stream.targets._opensearch.names import document_id, document_version, index_name

@@ -10,10 +10,10 @@ import pytest
 from bson import Timestamp
 from contract.aws import new_name, throttled
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.target import Buffering, Checkable, Target
 from docdb_stream.targets import s3

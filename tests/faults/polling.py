@@ -12,10 +12,10 @@ from bson import Timestamp
 from faults.standin import DocumentDB
 from pymongo import MongoClient
 
+from docdb_stream.context import Deadline
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.targets import ListTarget

@@ -11,8 +11,8 @@ from faults.polling import ListTarget, run, stream, wait_for
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from docdb_stream.context import Deadline
 from docdb_stream.local import Mongod, ReplicaSet
-from docdb_stream.retry import Deadline
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from faults.polling import Client, ListTarget, stream, wait_for
 
+from docdb_stream.context import Deadline
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError, SourceUnavailableError, StateStoreError
 from docdb_stream.local import ReplicaSet
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
 
 pytestmark = pytest.mark.integration
 

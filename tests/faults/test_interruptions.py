@@ -14,12 +14,12 @@ import pytest
 from faults.polling import Client, ListTarget, Place, following, run, stream, wait_for
 from faults.standin import DocumentDB
 
+from docdb_stream.context import Deadline
 from docdb_stream.errors import LeaseHeldError, SourceUnavailableError
 from docdb_stream.local.demo.poller import PollerProcess
 from docdb_stream.mongodb import connection, source
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 
 pytestmark = pytest.mark.integration
 

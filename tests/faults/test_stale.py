@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
+from docdb_stream.context import RunContext, running
 from docdb_stream.errors import CheckpointConflictError
 from docdb_stream.lease import LeaseKeeper
 from docdb_stream.local import AwsServer, KafkaBroker
 from docdb_stream.local.demo.places import KafkaPlace
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.targets.kafka import KafkaTarget
 from docdb_stream.targets.kinesis import KinesisTarget
@@ -42,7 +42,7 @@ def test_kinesis_sends_nothing_when_the_lease_is_lost_while_the_request_is_made(
     client.create_stream(StreamName="stale", ShardCount=1)
     client.get_waiter("stream_exists").wait(StreamName="stale", WaiterConfig={"Delay": 1, "MaxAttempts": 30})
     target = KinesisTarget("stale")
-    with deadline(Deadline(guard=lost_after(1))), pytest.raises(CheckpointConflictError):
+    with running(RunContext(lease_check=lost_after(1))), pytest.raises(CheckpointConflictError):
         target.write(ChangeLog().inserts(1))
     target.close()
     iterator = client.get_shard_iterator(
@@ -54,7 +54,7 @@ def test_kinesis_sends_nothing_when_the_lease_is_lost_while_the_request_is_made(
 def test_kafka_sends_nothing_of_what_it_holds_when_the_lease_is_lost() -> None:
     with KafkaBroker() as broker:
         target = KafkaTarget(broker.bootstrap_servers)
-        with deadline(Deadline(guard=lost_after(0))):
+        with running(RunContext(lease_check=lost_after(0))):
             target.write(ChangeLog().inserts(10))  # returns: the producer has them, its thread is to send them
             with pytest.raises(CheckpointConflictError):
                 target.flush()

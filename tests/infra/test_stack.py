@@ -14,7 +14,7 @@ import pytest
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.metrics import run_metrics
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.targets import SWITCHES
 from infra.permissions import TARGETS
@@ -359,8 +359,8 @@ def test_alarms_and_dashboard_use_metrics_that_exist(template: Synthesize):
 
     from bson import Timestamp
 
-    from docdb_stream.delivery import TargetFigures
     from docdb_stream.events import Position
+    from docdb_stream.result import TargetFigures
 
     now = dt.datetime.now(dt.UTC)
     result = RunResult("s", lag_s=0.0, position=Position(operation_time=Timestamp(int(now.timestamp()), 1)))

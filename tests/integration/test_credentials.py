@@ -14,13 +14,13 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from docdb_stream import secret as secret_module
+from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError, StateStoreError
 from docdb_stream.local import AwsServer, ReplicaSet, Tls
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection, Connections
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.testing.targets import ListTarget
 

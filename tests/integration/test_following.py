@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.follower import Follower, Patience, Progress
 from docdb_stream.local import ReplicaSet
 from docdb_stream.local.process import _free_port, wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline, deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.targets import ListTarget

@@ -19,13 +19,13 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
 from docdb_stream.checkpoint import Checkpoint
+from docdb_stream.context import Deadline
 from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateStoreError, TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.handlers import _runtime, esm
+from docdb_stream.handlers import _push, _runtime, esm
 from docdb_stream.handlers import poller as poller_handler
 from docdb_stream.local import AwsServer, ReplicaSet
 from docdb_stream.mongodb.connection import Connection
-from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.testing.events import ChangeLog, hostile_documents
@@ -112,7 +112,7 @@ def containers(
 ) -> Iterator[None]:
     """Two containers that have just started, with one environment; what they kept warm is closed at the end."""
     monkeypatch.setattr(poller_handler, "_runtime", _runtime.Runtime())
-    monkeypatch.setattr(esm, "_kept", None)
+    monkeypatch.setattr(_push, "_kept", None)
     for name, value in {
         "DOCUMENTDB_URI": replica_set.uri,
         "STATE_DB": f"{db_name}_state",
@@ -126,7 +126,7 @@ def containers(
         monkeypatch.setenv(name, value)
     yield
     poller_handler._runtime.discard(Deadline.after(10))
-    esm._discard()
+    _push._discard(Deadline.after(10))
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_what_a_target_refuses_goes_to_the_dead_letters_and_the_batch_is_done(
 def test_any_other_failure_raises_and_the_next_attempt_delivers(account: Account, log: io.StringIO) -> None:
     events = [canonical(cast("bytes", event.raw)) for event in ChangeLog().inserts(3)]
     esm.handler(payload([]), Context())
-    [kinesis] = [each for each in esm._parts().delivery._targets if each.name == "kinesis"]
+    [kinesis] = [each for each in _push._kept_parts()._delivery._targets if each.name == "kinesis"]
 
     def put_records(**request: Any) -> None:
         raise denied("PutRecords")

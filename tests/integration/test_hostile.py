@@ -24,7 +24,7 @@ from docdb_stream.letters import dead_letters_for
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.targets import TARGETS
 from docdb_stream.testing.events import hostile_documents

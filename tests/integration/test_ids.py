@@ -15,7 +15,7 @@ from pymongo.collation import Collation
 from pymongo.errors import DuplicateKeyError, WriteError
 
 from docdb_stream.events import ChangeEvent
-from docdb_stream.handlers._canonical import to_bson
+from docdb_stream.formats.reader import to_bson
 from docdb_stream.targets._opensearch.names import document_id
 
 pytestmark = pytest.mark.integration

@@ -12,10 +12,10 @@ import pytest
 from bson import Decimal128, Int64, ObjectId, json_util
 from pymongo import MongoClient
 
+from docdb_stream.context import Deadline
 from docdb_stream.handlers import _runtime
 from docdb_stream.handlers import poller as poller_handler
 from docdb_stream.local import AwsServer, ReplicaSet
-from docdb_stream.retry import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
 

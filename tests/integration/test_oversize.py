@@ -25,7 +25,7 @@ from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.poller import Poller
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Rejection, Target
@@ -258,7 +258,7 @@ def test_an_event_too_large_at_the_very_time_a_stream_starts_lies_before_it(
             while not (batches and batches[-1].events):
                 batches.append(opened.read(1.0))
     assert [event.document_key for event in batches[-1].events] == [{"_id": 1}]
-    assert [(list(batch.unreadable), batch.problem) for batch in batches] == [([], "")] * len(batches)
+    assert [(list(batch.rejected), batch.gap) for batch in batches] == [([], None)] * len(batches)
 
 
 def test_what_a_target_does_not_take_goes_to_the_dead_letters_and_comes_when_it_does(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from docdb_stream.alerts import INTERVAL_S, LEAST_S, PATIENCE_S, Alerts
+from docdb_stream.context import Deadline, current_deadline, deadline
 from docdb_stream.errors import (
     DocdbStreamError,
     HistoryLostError,
@@ -20,7 +21,6 @@ from docdb_stream.errors import (
     StateStoreError,
     TargetError,
 )
-from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.settings import Settings
 
 _numbers = itertools.count(1)

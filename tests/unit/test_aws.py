@@ -12,10 +12,10 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoRegionError, ReadTimeoutError
 
 from docdb_stream import aws
+from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError
 from docdb_stream.letters.aws import S3DeadLetters, SqsDeadLetters
 from docdb_stream.mongodb.ca import ca_file
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.secret import read_credentials
 
 ENOUGH_S = 15.0
@@ -184,5 +184,5 @@ def test_nothing_is_sent_without_the_lease(silent: str) -> None:
     def lost() -> None:
         raise CheckpointConflictError("the lease is lost")
 
-    with deadline(Deadline.after(10.0, guard=lost)), pytest.raises(CheckpointConflictError):
+    with running(RunContext(Deadline.after(10.0), lost)), pytest.raises(CheckpointConflictError):
         aws.patiently(lambda: aws.Service("sns").client.publish(TopicArn="arn", Message="x"))

@@ -11,9 +11,9 @@ from botocore.parsers import ResponseParserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from docdb_stream import retry
+from docdb_stream import context
+from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.errors import CheckpointConflictError, TargetError
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.targets._aws.client import Place, is_retriable
 from docdb_stream.targets._aws.sender import BatchSender, Limits, Record, Refusal, within
 from docdb_stream.testing.events import ChangeLog
@@ -28,7 +28,7 @@ def waits() -> Iterator[list[float]]:
     """Waits are recorded, not slept."""
     waits: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retry.Deadline, "pause", lambda self, delay_s: waits.append(delay_s))
+        patch.setattr(context.Deadline, "pause", lambda self, delay_s: waits.append(delay_s))
         yield waits
 
 
@@ -253,7 +253,7 @@ def test_a_lost_lease_ends_every_lane() -> None:
             raise CheckpointConflictError("lost")
 
     service = Service()
-    with deadline(Deadline(guard=guard)), pytest.raises(CheckpointConflictError):
+    with running(RunContext(lease_check=guard)), pytest.raises(CheckpointConflictError):
         send(service, [record(number) for number in range(1000)], lanes=4)
     assert len(service.requests) <= 4
 
@@ -284,7 +284,7 @@ def test_other_keys_go_on_while_one_waits(monkeypatch: pytest.MonkeyPatch) -> No
     others_are_done = threading.Event()
     # The lane with the refused record waits until everything else is delivered: only another lane can do that.
     sleep: Callable[[float], object] = lambda delay_s: others_are_done.wait(30)  # noqa: E731
-    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: sleep(delay_s))
+    monkeypatch.setattr(context.Deadline, "pause", lambda self, delay_s: sleep(delay_s))
     refused: list[int] = []
 
     def refuse(entries: list[dict[str, Any]]) -> list[Refusal]:

@@ -19,12 +19,12 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from docdb_stream import retry
+from docdb_stream import context
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.mongodb import connection as connection_module
 from docdb_stream.mongodb.connection import Connection, Connections, connection_string
 from docdb_stream.mongodb.diagnosis import unavailable
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 
 
@@ -311,7 +311,7 @@ def test_without_a_secret_a_wrong_password_is_an_error_at_once(clients: Clients)
 def test_trouble_that_passes_is_waited_out_until_the_deadline(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: None)
+    monkeypatch.setattr(context.Deadline, "pause", lambda self, delay_s: None)
     connection = Connection(settings("mongodb://127.0.0.1:1"))
     errors = [AutoReconnect("gone"), AutoReconnect("gone")]
 
@@ -331,7 +331,7 @@ def test_trouble_that_passes_is_waited_out_until_the_deadline(
 def test_an_answer_that_does_not_come_is_given_up_with_the_run(
     clients: Clients, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    monkeypatch.setattr(retry, "STOP_PATIENCE_S", 0.1)
+    monkeypatch.setattr(context, "STOP_PATIENCE_S", 0.1)
     connection = Connection(settings("mongodb://127.0.0.1:1"))
     connection.patiently(lambda: 1, passes=lambda error: False)
     never = threading.Event()

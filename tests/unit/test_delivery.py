@@ -9,16 +9,37 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from docdb_stream.delivery import LARGE_BATCH_BYTES, QUEUED_BATCHES, REJECTED_BYTES, Delivery, OutOfTimeError
-from docdb_stream.errors import DocdbStreamError, TargetError
+from docdb_stream import delivery as delivery_module
+from docdb_stream.context import Deadline, RunContext, current_deadline, deadline, running
+from docdb_stream.delivery import LARGE_BATCH_BYTES, REJECTED_BYTES
+from docdb_stream.errors import DocdbStreamError, OutOfTimeError, StateStoreError, TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.target import Rejection, Target
 from docdb_stream.testing.events import ChangeLog
 from docdb_stream.testing.targets import ListTarget
+from docdb_stream.worker import QUEUED_BATCHES
 
 WAIT_S = 10.0
+STREAM = "shop.orders"
 EVENTS = ChangeLog().inserts(30)
+
+
+class Letters:
+    """What became durable of rejections; ``error`` is raised instead."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Rejection]] = []
+        self.error: Exception | None = None
+
+    def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
+        assert stream == STREAM
+        if self.error is not None:
+            raise self.error
+        self.calls.append(list(rejections))
+
+
+def Delivery(targets: Sequence[Target], letters: Letters | None = None) -> delivery_module.Delivery:
+    return delivery_module.Delivery(targets, stream=STREAM, write_letters=(letters or Letters()).write)
 
 
 class Recorder:
@@ -289,7 +310,7 @@ def test_nothing_is_sent_once_the_guard_says_no() -> None:
         raise LostError("the lease is gone")
 
     target = Recorder()
-    with deadline(Deadline(guard=lost)), pytest.raises(LostError), Delivery([target]) as delivery:
+    with running(RunContext(lease_check=lost)), pytest.raises(LostError), Delivery([target]) as delivery:
         delivery.write(EVENTS[:1])
         delivery.flush()
     assert target.calls == []
@@ -373,7 +394,7 @@ def test_a_target_that_cannot_be_closed_does_not_keep_the_others_open(caplog: py
 def test_a_target_that_hangs_does_not_outlive_a_stop(
     step: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docdb_stream.retry.STOP_PATIENCE_S", 0.05)
+    monkeypatch.setattr("docdb_stream.context.STOP_PATIENCE_S", 0.05)
     hanging = Recorder("hanging", **{step: hang(gate)})
     limit = Deadline()
     limit.stop.set()
@@ -519,3 +540,145 @@ def test_a_target_may_take_only_so_much_at_a_time() -> None:
         assert delivery.takes_bytes == 20
         delivery.write(EVENTS[:1], 1)
         assert few.events == more.events == EVENTS[:1]
+
+
+# Settling
+
+
+def rejection(event: ChangeEvent, target: str = "a step") -> Rejection:
+    return Rejection(event, target, "no")
+
+
+def test_settling_flushes_every_target_and_then_writes_all_rejections() -> None:
+    letters = Letters()
+
+    def reject_last(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        return [rejection(events[-1], "two")]
+
+    targets = [Recorder("one"), Recorder("two", reject_last)]
+    targets[1].on_flush = lambda: () if not letters.calls else pytest.fail("flushed after the letters were written")
+    with Delivery(targets, letters) as delivery:
+        delivery.reject([rejection(EVENTS[9])])
+        delivery.write(EVENTS[:3])
+        settled = delivery.settle()
+    assert letters.calls == [[rejection(EVENTS[9]), rejection(EVENTS[2], "two")]]
+    assert list(settled) == letters.calls[0]
+    assert [target.calls[-1] for target in targets] == ["flush", "flush"]
+
+
+def test_settling_twice_writes_once() -> None:
+    letters = Letters()
+    with Delivery([Recorder()], letters) as delivery:
+        delivery.reject([rejection(EVENTS[0])])
+        assert len(delivery.settle()) == 1
+        assert list(delivery.settle()) == []
+        delivery.reject([rejection(EVENTS[1])])
+        assert len(delivery.settle()) == 1
+    assert letters.calls == [[rejection(EVENTS[0])], [rejection(EVENTS[1])]]
+
+
+def test_without_rejections_the_dead_letters_are_not_reached_for() -> None:
+    letters = Letters()
+    letters.error = AssertionError("nobody asked")
+    with Delivery([Recorder()], letters) as delivery:
+        delivery.write(EVENTS[:1])
+        assert list(delivery.settle()) == []
+
+
+def test_what_could_not_be_written_is_written_by_the_next_attempt() -> None:
+    letters = Letters()
+    letters.error = StateStoreError("away")
+
+    def reject_all(events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        return [rejection(event, "one") for event in events]
+
+    with Delivery([Recorder(on_write=reject_all)], letters) as delivery:
+        delivery.reject([rejection(EVENTS[5])])
+        delivery.write(EVENTS[:1])
+        for _ in range(2):
+            with pytest.raises(StateStoreError):
+                delivery.settle()
+        letters.error = None
+        delivery.write(EVENTS[1:2])
+        assert len(delivery.settle()) == 3
+    assert {found.event.event_id for found in letters.calls[0]} == {EVENTS[n].event_id for n in (0, 1, 5)}
+
+
+def test_no_letter_is_written_before_every_target_is_flushed() -> None:
+    def fail() -> Sequence[Rejection]:
+        raise TargetError("broken", "no")
+
+    letters, good = Letters(), Recorder("good")
+    with pytest.raises(TargetError), Delivery([good, Recorder("broken", on_flush=fail)], letters) as delivery:
+        delivery.reject([rejection(EVENTS[0])])
+        delivery.write(EVENTS[:1])
+        for _ in range(2):
+            with pytest.raises(TargetError):
+                delivery.settle()
+        delivery.settle()
+    assert letters.calls == []
+    assert good.calls == [EVENTS[:1], "flush", "flush", "flush"]
+
+
+def test_what_a_failed_run_rejected_is_not_the_next_ones() -> None:
+    """It reads the same events again, and rejects them itself."""
+    letters = Letters()
+    delivery = Delivery([Recorder()], letters)
+    with pytest.raises(RuntimeError), delivery:
+        delivery.reject([rejection(EVENTS[0])])
+        raise RuntimeError("the run failed elsewhere")
+    with delivery:
+        assert not delivery.wants_flush
+        assert list(delivery.settle()) == []
+    assert letters.calls == []
+
+
+@pytest.mark.parametrize("end", ["stop", "deadline"])
+def test_settling_ends_with_the_run(end: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docdb_stream.context.STOP_PATIENCE_S", 0.05)
+    letters, limit = Letters(), Deadline.after(0.2 if end == "deadline" else None)
+    began_s = time.monotonic()
+    with deadline(limit), Delivery([Recorder("hanging", on_flush=hang(gate))], letters) as delivery:
+        delivery.reject([rejection(EVENTS[0])])
+        threading.Timer(0.05, limit.stop.set if end == "stop" else gate.is_set).start()
+        with pytest.raises(OutOfTimeError, match="hanging: not durable") as caught:
+            delivery.settle()
+    assert time.monotonic() - began_s < WAIT_S
+    assert ("raise the timeout" in caught.value.hint) is (end == "deadline")
+    assert letters.calls == []
+
+
+def test_rejections_before_any_target_want_a_checkpoint_too() -> None:
+    with Delivery([Recorder()]) as delivery:
+        delivery.reject([rejection(ChangeLog().inserts(1, size_bytes=REJECTED_BYTES)[0])])
+        assert delivery.wants_flush
+        delivery.settle()
+        assert not delivery.wants_flush
+
+
+def test_a_rejection_is_told_without_what_is_in_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    event = ChangeLog().insert({"_id": 1, "card": "tr0ub4dor"})
+    with Delivery([Recorder()]) as delivery:
+        delivery.reject([Rejection(event, "a step", "no such customer")])
+        delivery.settle()
+    assert f"event rejected: stream={STREAM} target=a step event_id={event.event_id[:20]}" in caplog.text
+    assert "reason=no such customer" in caplog.text
+    assert "tr0ub4dor" not in caplog.text
+
+
+def test_a_target_that_takes_so_much_at_a_time_gets_no_more_whatever_is_handed_over() -> None:
+    class Paced(Recorder):
+        takes_bytes: int | None = 2 * EVENTS[0].size_bytes
+
+    target, other = Paced("paced"), Recorder("other")
+    with Delivery([target, other]) as delivery:
+        delivery.write(EVENTS[:5], sum(event.size_bytes for event in EVENTS[:5]))
+        assert [len(call) for call in target.calls] == [2, 2, 1]
+        target.takes_bytes = 1
+        delivery.write(EVENTS[5:7], sum(event.size_bytes for event in EVENTS[5:7]))
+        assert target.calls[3:] == [EVENTS[5:6], EVENTS[6:7]], "one at least"
+        target.takes_bytes = None
+        delivery.write(EVENTS[7:12], 10**9)
+        delivery.settle()
+    assert target.calls[5:] == [EVENTS[7:12], "flush"]
+    assert [event for call in other.calls if call != "flush" for event in call] == EVENTS[:12]

@@ -240,15 +240,15 @@ def test_a_batch_is_split_where_it_is_too_large_for_one_hand_over() -> None:
     events = ChangeLog().inserts(5, size_bytes=1000)
     size_bytes = sum(event.size_bytes for event in events)
     after = Position(ResumeToken({"_data": "after"}), Timestamp(9, 9))
-    batch = Batch(events, after, size_bytes, quiet=True, problem="p")
+    batch = Batch(events, after, size_bytes, quiet=True, gap="p")
     for limit_bytes in (None, size_bytes):
         assert batch.split(limit_bytes) == (batch, None)
     head, rest = batch.split(2 * events[0].size_bytes)
     assert rest is not None
     assert (head.events, head.size_bytes) == (events[:2], 2 * events[0].size_bytes)
     assert head.position == Position.at_token(events[1].token, time=events[1].cluster_time)
-    assert (head.quiet, head.problem) == (False, "")
-    assert (rest.events, rest.position, rest.quiet, rest.problem) == (events[2:], after, True, "p")
+    assert (head.quiet, head.gap) == (False, None)
+    assert (rest.events, rest.position, rest.quiet, rest.gap) == (events[2:], after, True, "p")
     assert head.size_bytes + rest.size_bytes == size_bytes
     assert [len(part.events) for part in parts(batch, 1)] == [1] * 5
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from docdb_stream.delivery import TargetFigures
+from docdb_stream.context import Deadline
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -21,8 +21,7 @@ from docdb_stream.errors import (
     TargetGoneError,
 )
 from docdb_stream.follower import FIRST_WAIT_S, LEASE_WAIT_S, MAX_WAIT_S, Follower, Patience, Progress
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult, TargetFigures
 
 AWAY = SourceUnavailableError("no usable server")
 STATE_AWAY = StateStoreError("no usable server for the state")

@@ -14,11 +14,11 @@ import bson
 import pytest
 from bson import json_util
 
+from docdb_stream.context import RunContext, current_run
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.handlers import esm
-from docdb_stream.retry import Deadline, current_deadline
+from docdb_stream.handlers import _push, esm
 from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog, hostile_documents
@@ -49,7 +49,7 @@ class ListTarget:
         self.error: Exception | None = None
         self.close_error: Exception | None = None
         self.closed = 0
-        self.limit: Deadline | None = None
+        self.run: RunContext | None = None
 
     @property
     def events(self) -> list[ChangeEvent]:
@@ -58,8 +58,8 @@ class ListTarget:
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         if self.error is not None:
             raise self.error
-        self.limit = current_deadline()
-        self.limit.check()
+        self.run = current_run()
+        self.run.check_lease()
         self.batches.append(events)
         return [Rejection(event, self.name, "no") for event in events if event.event_id in self.refused]
 
@@ -83,7 +83,7 @@ class LetterBox:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container that has just started."""
-    monkeypatch.setattr(esm, "_kept", None)
+    monkeypatch.setattr(_push, "_kept", None)
     monkeypatch.setenv("WATCHED_DB_NAME", "shop")
     monkeypatch.setenv("WATCHED_COLLECTION_NAME", "orders")
     monkeypatch.setenv("STDOUT", "true")
@@ -98,7 +98,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[ListTarget]:
         made.append(ListTarget())
         return [made[-1]]
 
-    monkeypatch.setattr(esm, "build_targets", build_targets)
+    monkeypatch.setattr(_push, "build_targets", build_targets)
     return made
 
 
@@ -106,7 +106,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[ListTarget]:
 def box(monkeypatch: pytest.MonkeyPatch) -> LetterBox:
     found = LetterBox()
     monkeypatch.setenv("DEAD_LETTERS", "s3://letters/here")
-    monkeypatch.setattr(esm, "dead_letters_for", lambda settings, connection: found)
+    monkeypatch.setattr(_push, "dead_letters_for", lambda settings, connection: found)
     return found
 
 
@@ -305,9 +305,9 @@ def test_what_a_target_does_late_is_not_sent(built: list[ListTarget]) -> None:
     """Lambda gives the batch to the next invocation: a request of this one must not overtake it."""
     event = canonical(ChangeLog().insert({"_id": 1}))
     esm.handler(payload([event]), Context())
-    assert built[0].limit is not None
+    assert built[0].run is not None
     with pytest.raises(CheckpointConflictError):
-        built[0].limit.check()
+        built[0].run.check_lease()
 
 
 def test_what_fails_while_closing_does_not_hide_the_failure(built: list[ListTarget], log: io.StringIO) -> None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from docdb_stream.alerts import Alerts
+from docdb_stream.context import Deadline
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -26,8 +27,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers import _runtime
 from docdb_stream.handlers import poller as handler_module
 from docdb_stream.poller import Poller
-from docdb_stream.retry import Deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
@@ -239,7 +239,7 @@ def test_a_lost_lease_is_no_failure_but_what_the_targets_hold_is_dropped(built: 
 def test_what_was_not_durable_by_the_deadline_is_dropped(built: list[FakePoller]) -> None:
     """The next run reads those events again: a target that still held them would deliver them twice."""
     handler_module.handler({}, Context())
-    built[0].answers = [RunResult("shop.orders", events=10, read=12, stopped_by="deadline")]
+    built[0].answers = [RunResult("shop.orders", events=10, read=12, unsaved=2, stopped_by="deadline")]
     assert handler_module.handler({}, Context())["stopped_by"] == "deadline"
     assert built[0].closed == 1
     handler_module.handler({}, Context())

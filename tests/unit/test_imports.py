@@ -300,3 +300,23 @@ def test_the_search_finds_what_is_wrong(tmp_path: Path) -> None:
         "house/rooms/kitchen.py imports house/rooms/pantry.py, in a circle",
         "house/rooms/pantry.py imports house/rooms/kitchen.py, in a circle",
     ]
+
+
+def asks_boto3(path: Path) -> set[str]:
+    """What the module takes of boto3 and botocore besides errors to catch, wherever in it the import stands."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    named = {name for name in found if name.split(".")[0] in ("boto3", "botocore", "aiobotocore", "s3transfer")}
+    return named - {"botocore.exceptions", "botocore.parsers"}
+
+
+def test_there_is_one_way_to_boto3() -> None:
+    """A client made elsewhere would have neither time-outs nor the run's deadline, and would not check the lease."""
+    asking = {path.relative_to(PACKAGE): asks_boto3(path) for path in PACKAGE.rglob("*.py")}
+    # rglob does not follow the links of a source tree before Python 3.13; installed, these are folders.
+    for folder in ("targets", "handlers"):
+        asking |= {path.relative_to(PACKAGE): asks_boto3(path) for path in (PACKAGE / folder).glob("**/*.py")}
+    assert len([path for path in asking if path.parts[0] == "targets"]) > 10
+    # A local server's own client asks that server alone, and nothing of the environment.
+    assert {str(path) for path, found in asking.items() if found} == {"aws.py", "local/aws.py"}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from docdb_stream.context import RunContext
 from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import Namespace
-from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
 from docdb_stream.targets import _kafka_python
 from docdb_stream.targets._kafka_confluent import ConfluentProducer
@@ -145,7 +145,7 @@ def test_what_waits_for_its_socket_is_not_sent_once_the_lease_is_lost() -> None:
     connections = {1: SimpleNamespace(transport=transport)}
     network_client = SimpleNamespace(send=lambda node_id, request: "sent", _manager=SimpleNamespace(_conns=connections))
     producer = KafkaPythonProducer("kafka", BROKERS)
-    producer._limit = Deadline(guard=guard)
+    producer._run = RunContext(lease_check=guard)
     send = producer._only_under_lease(network_client)
     metadata, produce = SimpleNamespace(API_KEY=3), SimpleNamespace(API_KEY=0)
     for request in (metadata, produce, produce):

@@ -15,10 +15,10 @@ import pytest
 from bson import Timestamp
 
 from docdb_stream.checkpoint import Lease
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError
 from docdb_stream.events import Namespace, Position
 from docdb_stream.lease import LeaseKeeper, held_lease
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.stores.memory import MemoryCheckpointStore
 
 POSITION = Position(operation_time=Timestamp(7, 1))

@@ -9,10 +9,9 @@ import pytest
 from aws_lambda_powertools.metrics import MetricUnit
 from bson import Timestamp
 
-from docdb_stream.delivery import TargetFigures
 from docdb_stream.events import Position
 from docdb_stream.metrics import Metric, run_metrics
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult, TargetFigures
 from docdb_stream.settings import Settings
 
 NOW = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
@@ -41,6 +40,11 @@ def test_the_counts_of_a_run() -> None:
         "Rejections": 1,
         "Retries": 4,
     }
+
+
+def test_what_steps_left_out_is_told_where_there_is_any() -> None:
+    assert value(RunResult("s", read=9, filtered=2), "Filtered") == 2
+    assert ("Filtered", "") not in metrics(RunResult("s", read=9))
 
 
 @pytest.mark.parametrize(("caught_up", "expected"), [(True, 1.0), (False, 0.0)])

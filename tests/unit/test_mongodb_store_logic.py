@@ -18,14 +18,14 @@ import pytest
 from bson import Int64, Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from docdb_stream import retry
+from docdb_stream import context
 from docdb_stream.checkpoint import CheckpointStore, Lease
+from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.server_clock import TRUSTED_S, ServerClock
 from docdb_stream.owner import this_process
-from docdb_stream.retry import Deadline, deadline
 from docdb_stream.settings import Settings
 from docdb_stream.stores._mongodb_documents import FORMAT_VERSION
 from docdb_stream.stores.mongodb import MongoCheckpointStore
@@ -467,7 +467,7 @@ def failing_store(fake: FakeClient, *errors: Exception) -> MongoCheckpointStore:
 def test_passing_trouble_is_waited_out(
     fake: FakeClient, store: MongoCheckpointStore, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry.Deadline, "pause", lambda self, delay_s: None)
+    monkeypatch.setattr(context.Deadline, "pause", lambda self, delay_s: None)
     lease = store.acquire("s", None, "me", 60)
     limit = Deadline.after(None, patience_s=5)
     with deadline(limit):

@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
+from docdb_stream.context import Deadline, RunContext, check_lease, current_deadline, deadline, running
 from docdb_stream.errors import CheckpointConflictError, TargetError
-from docdb_stream.retry import Backoff, Deadline, current_deadline, deadline
+from docdb_stream.retry import Backoff
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch import bulk as _opensearch_bulk
 from docdb_stream.targets._opensearch.bulk import BulkSender, Operation
@@ -56,7 +57,7 @@ class Domain:
         self.deadlines: list[Deadline] = []
 
     def request(self, method: str, path: str, body: bytes, backoff: Backoff) -> Any:
-        current_deadline().check()
+        check_lease()
         request = Request(body)
         with self.arrived:
             self.requests.append(request)
@@ -274,7 +275,7 @@ def test_a_lost_lease_is_told_as_such(domain: Domain) -> None:
         raise CheckpointConflictError("another run has taken over")
 
     sender = sender_of(domain)
-    with deadline(Deadline(guard=lost)), pytest.raises(CheckpointConflictError):
+    with running(RunContext(lease_check=lost)), pytest.raises(CheckpointConflictError):
         deliver(sender, operation("a", 1))
     assert domain.requests == []
     sender.close()

@@ -169,7 +169,7 @@ def test_whole_again_byte_for_byte_from_fragments() -> None:
     batch = read_oversize(Server(large, splits=True), BEFORE, "too large")
     [found] = batch.events
     assert fields(found.raw) == fields(large)
-    assert (list(batch.unreadable), batch.problem) == ([], "")
+    assert (list(batch.rejected), batch.gap) == ([], None)
     assert batch.position == Position.at_token(found.token, time=Timestamp(0x6553F100, 5))
 
 
@@ -196,9 +196,9 @@ def test_without_its_document_an_event_is_a_dead_letter(operation: str, cuts: bo
     large = event(5, operation, document=text(850))
     batch = read_oversize(Server(large, cuts=cuts), BEFORE, "too large")
     assert batch.events == []
-    [lost] = batch.unreadable
+    [lost] = [each.event for each in batch.rejected]
     assert (lost.operation, lost.document_key) == (operation, {"_id": 5})
-    assert "fullDocument" in batch.problem
+    assert "fullDocument" in (batch.gap or "")
     assert batch.position.token == lost.token
 
 
@@ -208,16 +208,16 @@ def test_without_its_description_an_event_is_delivered_and_the_ledger_says_so() 
     [found] = batch.events
     assert found.update_description is None
     assert found.full_document is not None
-    assert "updateDescription" in batch.problem
+    assert "updateDescription" in (batch.gap or "")
 
 
 def test_a_key_that_fits_no_reply_beside_the_token_is_a_dead_letter_without_it() -> None:
     large = event(5, "delete", key=bson.encode({"_id": "k" * 155}))
     batch = read_oversize(Server(large, cuts=True), BEFORE, "too large")
     assert batch.events == []
-    [lost] = batch.unreadable
+    [lost] = [each.event for each in batch.rejected]
     assert (lost.operation, lost.document_key) == ("delete", None)
-    assert "documentKey" in batch.problem
+    assert "documentKey" in (batch.gap or "")
     assert batch.position.operation_time == Timestamp(0x6553F100, 5)
 
 
@@ -232,25 +232,27 @@ def test_events_that_cannot_be_sent_at_all_are_passed_over_up_to_the_next_one(cu
     [found] = batch.events
     assert found.raw == follows
     assert batch.position.token == found.token
-    assert [(lost.operation, str(lost.namespace), lost.cluster_time) for lost in batch.unreadable] == [
+    left_out = [each.event for each in batch.rejected]
+    assert [(lost.operation, str(lost.namespace), lost.cluster_time) for lost in left_out] == [
         ("insert", "shop.orders", Timestamp(0x6553F100, 5)),
         ("delete", "shop.orders", Timestamp(0x6553F100, 5)),
     ]
-    assert all(len(lost.event_id) <= 100 for lost in batch.unreadable)
-    assert "passed over 2" in batch.problem
+    assert all(len(lost.event_id) <= 100 for lost in left_out)
+    assert {(each.target, each.reason) for each in batch.rejected} == {("source", batch.gap)}
+    assert "passed over 2" in (batch.gap or "")
 
 
 def test_what_follows_a_passed_event_can_be_too_large_itself() -> None:
     log = event(5, "insert", key=HUGE_KEYS[0]), event(6, "insert", document=text(850))
     batch = read_oversize(Server(*log), BEFORE, "too large")
-    assert [lost.cluster_time.inc for lost in batch.unreadable] == [5, 6]
+    assert [each.event.cluster_time.inc for each in batch.rejected] == [5, 6]
 
 
 def test_with_nothing_behind_it_the_position_is_where_the_server_has_looked() -> None:
     server = Server(event(5, "insert", key=HUGE_KEYS[0]))
     server.token = "826553F100000000062B0229296E04"
     batch = read_oversize(server, BEFORE, "too large")
-    assert (batch.events, len(batch.unreadable)) == ([], 1)
+    assert (batch.events, len(batch.rejected)) == ([], 1)
     assert batch.position.operation_time == Timestamp(0x6553F100, 6)
 
 
@@ -258,7 +260,7 @@ def test_the_position_waits_until_the_server_has_looked_behind_it() -> None:
     server = Server(event(5, "insert", key=HUGE_KEYS[0]))
     server.token = "826553F100000000052B0229296E04"
     batch = read_oversize(server, BEFORE, "too large")
-    assert (batch.position, batch.events, list(batch.unreadable), batch.problem) == (BEFORE, [], [], "")
+    assert (batch.position, batch.events, list(batch.rejected), batch.gap) == (BEFORE, [], [], None)
 
 
 def test_where_the_error_does_not_name_the_event_the_operator_decides() -> None:
@@ -284,13 +286,13 @@ def test_the_network_makes_no_event_smaller(weather: int) -> None:
             continue
     [found] = batch.events
     assert found.raw == usual
-    assert batch.problem == ""
+    assert batch.gap is None
 
 
 def test_nothing_there_after_all() -> None:
     server = Server()
     batch = read_oversize(server, BEFORE, "connection closed", certain=False)
-    assert (batch.events, batch.position, batch.problem) == ([], BEFORE, "")
+    assert (batch.events, batch.position, batch.gap) == ([], BEFORE, None)
     assert len(server.asked) == 1
     assert READS > 1
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 from bson import Timestamp
+from scripted import BEFORE, STREAM, ListTarget, World, failing, lose_history_after, paced
 
 from docdb_stream import poller as poller_module
-from docdb_stream.checkpoint import Lease
+from docdb_stream.context import Deadline, RunContext, check_lease, current_run
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -28,151 +29,10 @@ from docdb_stream.errors import (
 from docdb_stream.events import ChangeEvent, Namespace, Position, ResumeToken
 from docdb_stream.poller import Poller, RunResult
 from docdb_stream.position import SnapshotProgress, SnapshotRange
-from docdb_stream.retry import Deadline
 from docdb_stream.settings import Settings
-from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
-from docdb_stream.testing.events import ChangeLog
 from docdb_stream.testing.positions import KEYS
-from docdb_stream.testing.source import ABORT, EMPTY, ScriptedSource, Step
-
-STREAM = "shop.orders"
-BEFORE = Position(operation_time=Timestamp(1, 0))
-
-
-class ListTarget:
-    """Events are durable once flushed. ``on_write`` and ``on_flush`` are called first and may raise."""
-
-    def __init__(self, journal: list[Any], name: str = "list") -> None:
-        self.name, self._journal = name, journal
-        self.held: list[ChangeEvent] = []
-        self.durable: list[ChangeEvent] = []
-        self.rejected: set[str] = set()
-        self.on_write: Callable[[Sequence[ChangeEvent]], None] = lambda events: None
-        self.on_flush: Callable[[], None] = lambda: None
-        self.closed = 0
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.on_write(events)
-        self.held += [event for event in events if event.event_id not in self.rejected]
-        return [Rejection(event, self.name, "no") for event in events if event.event_id in self.rejected]
-
-    def flush(self) -> Sequence[Rejection]:
-        self.on_flush()
-        self._journal.append(("flush", len(self.held)))
-        self.durable += self.held
-        self.held = []
-        return ()
-
-    def close(self) -> None:
-        self.held = []
-        self.closed += 1
-
-
-class Store(MemoryCheckpointStore):
-    """Notes each save; ``fail_save`` makes the following ones fail."""
-
-    def __init__(self, journal: list[Any]) -> None:
-        super().__init__()
-        self._journal = journal
-        self.saved: list[Position] = []
-        self.fail_save = False
-        self.inherited: Position | None = None
-
-    def save(self, lease: Lease, position: Position, events: int = 0) -> None:
-        if self.fail_save:
-            raise StateStoreError("the state database is away")
-        super().save(lease, position, events)
-        self._journal.append(("save", events))
-        self.saved.append(position)
-
-    def inherited_position(self, scope: Namespace | None) -> Position | None:
-        return self.inherited
-
-
-class Letters:
-    def __init__(self, journal: list[Any]) -> None:
-        self._journal = journal
-        self.written: list[Rejection] = []
-        self.fail = False
-
-    def write(self, stream: str, rejections: Sequence[Rejection]) -> None:
-        if self.fail:
-            raise StateStoreError("dead letters are away")
-        assert stream == STREAM
-        self._journal.append(("letters", len(rejections)))
-        self.written += rejections
-
-
-class World:
-    """A stream with everything around it. ``events`` is what happened after the stream's start."""
-
-    def __init__(self) -> None:
-        self.log = ChangeLog()
-        self.events: list[ChangeEvent] = []
-        self.journal: list[Any] = []
-        self.store, self.letters = Store(self.journal), Letters(self.journal)
-        self.target = ListTarget(self.journal)
-        self.targets: list[Any] = [self.target]
-        self.source = ScriptedSource([], batch_size=1)
-
-    def happen(self, count: int) -> list[ChangeEvent]:
-        new = self.log.inserts(count, first_id=len(self.events))
-        self.source.append(*new)
-        self.events += new
-        return new
-
-    def script(self, *steps: Step) -> None:
-        self.source.append(*steps)
-        self.events += [step for step in steps if isinstance(step, ChangeEvent)]
-
-    def start_at(self, position: Position = BEFORE) -> None:
-        """Give the stream a checkpoint, so that a run goes on instead of starting now."""
-        lease = self.store.acquire(STREAM, Namespace("shop", "orders"), "setup", 60)
-        self.store.save(lease, position)
-        self.store.release(lease)
-        self.journal.clear()
-        self.store.saved.clear()
-
-    def poller(self, **settings: Any) -> Poller:
-        # One event per loop, unless a test says otherwise: the scripted source gives one per read as well.
-        values = {"batch_size": 1, "max_loop": 0, **settings}
-        return Poller(
-            Settings(
-                documentdb_uri="mongodb://nowhere", watched_db_name="shop", watched_collection_name="orders", **values
-            ),
-            source=self.source,
-            store=self.store,
-            targets=self.targets,
-            dead_letters=self.letters,
-        )
-
-    @property
-    def position(self) -> Position | None:
-        found = self.store.load(STREAM)
-        return None if found is None else found.position
-
-    def at(self, event: ChangeEvent) -> Position:
-        return Position.at_token(event.token, time=event.cluster_time)
-
-    def nothing_is_saved_past(self, durable: Sequence[ChangeEvent]) -> bool:
-        """Whether every position saved so far is covered by these events."""
-        reachable = [BEFORE, *(self.at(event) for event in durable)]
-        return all(position in reachable for position in self.store.saved)
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def five(world: World) -> World:
-    """A stream with a checkpoint, five events after it."""
-    world.start_at()
-    world.happen(5)
-    return world
-
+from docdb_stream.testing.source import ABORT, EMPTY, ScriptedSource
 
 # The straight line
 
@@ -247,13 +107,6 @@ def test_targets_that_lose_or_confuse_events_are_refused(
 
 
 # What fails saves nothing
-
-
-def failing(error: Exception) -> Callable[..., None]:
-    def fail(*_: object) -> None:
-        raise error
-
-    return fail
 
 
 @pytest.mark.parametrize("error", [TargetError("list", "full"), OSError("no space left")], ids=["target", "bug"])
@@ -382,6 +235,35 @@ def test_a_lost_lease_saves_nothing(five: World) -> None:
     found = five.store.load(STREAM)
     assert found is not None
     assert found.owner == "thief", "the release of the loser changes nothing"
+
+
+def test_every_thread_of_a_run_has_its_context_which_refuses_once_the_run_is_over(five: World) -> None:
+    seen: list[RunContext] = []
+
+    def look(events: Sequence[ChangeEvent]) -> None:
+        check_lease()
+        seen.append(current_run())
+
+    five.target.on_write = look
+    read, open_ = [], five.source.open
+
+    def opened(position: Position) -> Any:
+        read.append(current_run())
+        return open_(position)
+
+    five.source.open = opened  # type: ignore[method-assign]
+    limits = [Deadline.after(60), Deadline.after(60)]
+    limits[1].stop = limits[0].stop
+    poller = five.poller()
+    for limit in limits:
+        five.happen(1)
+        poller.run(limit=limit)
+    assert len({id(run) for run in seen}) == 2, "one for each run"
+    assert {id(run) for run in read} == {id(run) for run in seen}
+    assert {run.deadline.at_s for run in seen} == {limit.at_s for limit in limits}
+    for run in seen:
+        with pytest.raises(CheckpointConflictError):
+            run.check_lease()
 
 
 # Where a stream starts
@@ -577,29 +459,6 @@ def test_a_lost_position_goes_on_where_the_operator_said(world: World, choice: s
 # When a run ends
 
 
-def lose_history_after(world: World, count: int) -> None:
-    """The log rolls over the cursor once this many events were read; it begins again behind the next one."""
-    open_, is_lost = world.source.open, []
-
-    def opened(position: Position) -> Any:
-        stream = open_(position)
-        read, events = stream.read, []
-
-        def one(wait_s: float) -> Any:
-            if len(events) == count and not is_lost:
-                is_lost.append(True)
-                world.source._lost_before = world.events[count + 1].cluster_time
-                raise HistoryLostError("the log rolled over")
-            batch = read(wait_s)
-            events.extend(batch.events)
-            return batch
-
-        stream.read = one
-        return stream
-
-    world.source.open = opened  # type: ignore[method-assign]
-
-
 def test_history_that_is_lost_on_the_way_takes_nothing_with_it_that_was_read(world: World) -> None:
     world.start_at()
     world.happen(6)
@@ -720,7 +579,7 @@ def test_a_stop_ends_a_run_that_follows_with_a_checkpoint(five: World) -> None:
 
 
 def test_a_stop_ends_a_run_whose_target_hangs(five: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docdb_stream.retry.STOP_PATIENCE_S", 0.05)
+    monkeypatch.setattr("docdb_stream.context.STOP_PATIENCE_S", 0.05)
     gate, limit = threading.Event(), Deadline()
 
     def hang(events: Sequence[ChangeEvent]) -> None:
@@ -846,6 +705,8 @@ def test_the_result_as_plain_values(five: World) -> None:
         "stream": STREAM,
         "events": 5,
         "read": 5,
+        "filtered": 0,
+        "unsaved": 0,
         "loops": 5,
         "checkpoints": 3,
         "caught_up": True,
@@ -913,28 +774,6 @@ def test_every_error_of_a_run_is_one_of_ours(five: World) -> None:
 
 
 # Targets that take only so much at a time
-
-
-class PacedTarget(ListTarget):
-    """Takes two events at a time, and ``beat_s`` for them."""
-
-    takes_bytes: int | None = 1
-    wants_flush = False
-    beat_s = 0.0
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.takes_bytes = 2 * events[0].size_bytes
-        time.sleep(self.beat_s)
-        return super().write(events)
-
-
-def paced(world: World, count: int) -> PacedTarget:
-    target = PacedTarget(world.journal)
-    world.targets[:] = [target]
-    world.source = ScriptedSource([], batch_size=100)
-    world.happen(count)
-    world.start_at()
-    return target
 
 
 def test_a_batch_is_handed_over_in_parts_to_a_target_that_takes_no_more(world: World) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from bson import Timestamp
 
+from docdb_stream.context import Deadline, current_deadline, deadline
 from docdb_stream.errors import HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.mongodb.readahead import PROOF_WAIT_S, READ_WAIT_S, ReadAhead
 from docdb_stream.mongodb.tuning import GARBAGE_THRESHOLD, SWITCH_INTERVAL_S
-from docdb_stream.retry import Deadline, current_deadline, deadline
 from docdb_stream.testing.events import ChangeLog
 
 WAIT_S = 10.0

@@ -14,10 +14,9 @@ from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.cli.outcome import say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher, beginning
 from docdb_stream.cli.table import COLUMNS, print_status
-from docdb_stream.delivery import TargetFigures
 from docdb_stream.errors import SourceUnavailableError, TargetError
 from docdb_stream.events import Position
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult, TargetFigures
 from docdb_stream.settings import Settings
 
 Captured = pytest.CaptureFixture[str]

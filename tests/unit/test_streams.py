@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from docdb_stream import streams as streams_module
+from docdb_stream.context import Deadline, current_deadline
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError, TargetError
 from docdb_stream.follower import Patience
-from docdb_stream.retry import Deadline, current_deadline
-from docdb_stream.run import RunResult
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.streams import MAX_STREAMS_AT_ONCE, Outcome, exit_code, run_streams
 

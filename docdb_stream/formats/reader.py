@@ -1,7 +1,9 @@
-"""Canonical MongoDB Extended JSON v2, as Lambda's event source mapping sends it, back to the BSON it was made of.
+"""Reads MongoDB Extended JSON v2 back to the BSON it was made of: the one reader, of events that Lambda's event source
+mapping sends (canonical) and of those in dead letters (relaxed).
 
 Exact where json_util is not: symbols, undefined, DBPointers, the key order of a DBRef and ``$regex`` operators stay
 what they are. What has a wrapper's keys but no such value (``{"$oid": "none"}``) is a stored document, and stays one.
+Relaxed text says less than BSON: an integer comes back as the smaller of the two types it fits in.
 
 Type numbers and layouts: https://bsonspec.org/spec.html (version 1.1).
 """

@@ -1,0 +1,1 @@
+"""How events are written and read, one file a format."""

@@ -1,0 +1,110 @@
+"""What a run did, as a whole and per target: the figures that it returns and shows while it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass, field, replace
+from typing import Any
+
+from bson import Timestamp
+
+from docdb_stream.events import Position
+
+
+@dataclass(slots=True)
+class TargetFigures:
+    """What one target did in a run.
+
+    Attributes:
+        events: Events it has made durable.
+        rejections: Events among the delivered ones that it refused for good.
+        writes: Batches written.
+        write_s: Seconds spent writing.
+        flush_s: Seconds spent flushing.
+    """
+
+    events: int = 0
+    rejections: int = 0
+    writes: int = 0
+    write_s: float = 0.0
+    flush_s: float = 0.0
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        stream: The stream's name.
+        events: Events delivered to every target and covered by the last checkpoint.
+        read: Events read, delivered or not.
+        filtered: Events among those read of which a step left nothing, not even a rejection.
+        unsaved: Events among those read that the last checkpoint does not cover: the next run reads them again.
+        loops: Batches that held events, also where steps took all of them away.
+        checkpoints: Checkpoints saved.
+        caught_up: Everything that was committed when the run began has been delivered: proven, not assumed.
+        lag_s: Seconds of cluster time from the position to the operation time the run aimed at; 0 when caught up.
+        rejections: Events that a target or a step refused, or that could not be read, and that are in the dead letters.
+        retries: Attempts that were repeated because the cluster or a target was in trouble.
+        stopped_by: Why the run ended: caught-up, max-loop, deadline or signal.
+        duration_s: Seconds the run took.
+        targets: Figures per target.
+        position: Where the stream stands.
+        began_at: What it went on from: ``checkpoint``, ``start-at`` (a new stream) or ``sample`` (a new stream too, but
+            the AWS sample has left a position); empty when it did not come to that.
+    """
+
+    stream: str
+    events: int = 0
+    read: int = 0
+    filtered: int = 0
+    unsaved: int = 0
+    loops: int = 0
+    checkpoints: int = 0
+    caught_up: bool = False
+    lag_s: float | None = None
+    rejections: int = 0
+    retries: int = 0
+    stopped_by: str = ""
+    duration_s: float = 0.0
+    targets: dict[str, TargetFigures] = field(default_factory=dict)
+    position: Position | None = None
+    began_at: str = ""
+
+    def conclude(self, until: Timestamp, duration_s: float) -> None:
+        """At the end of the run: whether it has caught up with the operation time ``until``, or by how much not."""
+        reached = self.position.operation_time if self.position else None
+        # At that very time there may be more: all events of a transaction have one cluster time.
+        self.caught_up = self.stopped_by == "caught-up" or (reached is not None and reached > until)
+        if self.caught_up:
+            self.lag_s = 0.0
+        elif reached is not None:
+            self.lag_s = float(max(0, until.time - reached.time))
+        self.duration_s = round(duration_s, 3)
+
+    def after(self, earlier: RunResult) -> RunResult:
+        """What both runs did, of which this one came later."""
+        counts = {name: getattr(earlier, name) + getattr(self, name) for name in _COUNTS}
+        targets = {
+            name: TargetFigures(
+                *map(
+                    sum,
+                    zip(*(astuple(run.targets[name]) for run in (earlier, self) if name in run.targets), strict=True),
+                )
+            )
+            for name in {**earlier.targets, **self.targets}
+        }
+        return replace(self, **counts, targets=targets, began_at=earlier.began_at or self.began_at)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain values, ready for JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["targets"] = {name: asdict(figures) for name, figures in self.targets.items()}
+        time_ = self.position.time if self.position else None
+        values["position"] = {
+            "token": None if not self.position or self.position.token is None else self.position.token.data,
+            "time": None if time_ is None else time_.isoformat(),
+        }
+        return values
+
+
+_COUNTS = ("events", "read", "filtered", "loops", "checkpoints", "rejections", "retries")

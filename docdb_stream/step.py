@@ -1,0 +1,192 @@
+"""The contract between docdb-stream and a step: what changes events on their way from reading to delivery.
+
+Owns how steps are applied. Knows none of them (``steps``), and nothing of targets and positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import bson
+
+from docdb_stream.errors import ConfigError, DocdbStreamError, StepError
+from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.source import SOURCE
+from docdb_stream.target import Target
+
+Step = Callable[[Sequence[ChangeEvent]], Iterable[ChangeEvent | Rejection]]
+"""Takes the events of a batch, in order, and gives what goes on to the next step, or to the targets.
+
+A step may leave events out (they count as filtered), give another one in the place of one, or several. Of an event
+that it can do nothing with it gives a Rejection in its own name, which goes to the dead letters; the event itself goes
+on only if the step gives it, too. Called once per batch that holds events, in the run's thread. How many events come
+together is up to the source and the targets, so nothing may depend on it. The same events can come again, after a
+crash or an error, and should give the same then.
+
+It must keep the order of the events of one document: targets rely on it, and nobody checks it. An event is never
+changed in place. One that is made anew needs a token of its own, the same each time: where several are made of one,
+the token's text with ``#1``, ``#2``, ... after it. It has to bound its own waits by ``current_deadline()``: a run that
+waits for a step cannot end.
+
+What a step raises ends the run, and the checkpoint stays before the batch: which event is at fault is not known, and
+nothing of what the step gave until then was delivered. A DocdbStreamError is raised as it is, anything else as
+StepError. A function of a single event becomes a step by ``each``, which does know: what the function raises is a
+rejection.
+
+Its name, in errors and dead letters, is its ``name``, else its ``__name__``, else that of its class.
+"""
+
+Change = ChangeEvent | Rejection | None
+"""What becomes of one event; None: nothing."""
+
+
+def name_of(step: Step) -> str:
+    """The step's name, in errors and dead letters."""
+    return str(getattr(step, "name", None) or getattr(step, "__name__", None) or type(step).__name__)
+
+
+def told_apart(steps: Sequence[Step], targets: Iterable[Target]) -> Sequence[Step]:
+    """The steps of one stream, once it is sure that none has the name of a target, or of the source: dead letters that
+    a step made would be delivered by redriving, past the steps.
+
+    Raises:
+        ConfigError: One has.
+    """
+    taken = {SOURCE, *(target.name for target in targets)}
+    if twice := sorted(taken.intersection(map(name_of, steps))):
+        raise ConfigError(
+            f"a step and a target have the name {', '.join(twice)}", hint="give the step a name of its own"
+        )
+    return tuple(steps)
+
+
+def each(function: Callable[[ChangeEvent], Change | Iterable[ChangeEvent | Rejection]], name: str = "") -> Step:
+    """The step that calls ``function`` for each event.
+
+    What it raises is a rejection of that event, which then gives nothing else; the reason names the error's type and
+    where it was raised, and not its text, which can hold what is in the document. A DocdbStreamError says that the
+    function cannot work now, and ends the run.
+
+    Args:
+        function: Returns the event, another one, a Rejection, several of these, or None to leave it out.
+        name: The step's name. Default: the function's.
+    """
+    return _Each(function, name or getattr(function, "__name__", type(function).__name__))
+
+
+class _Each:
+    """See ``each``."""
+
+    def __init__(
+        self, function: Callable[[ChangeEvent], Change | Iterable[ChangeEvent | Rejection]], name: str
+    ) -> None:
+        self.name = name
+        self._function = function
+
+    def __call__(self, events: Sequence[ChangeEvent]) -> Iterable[ChangeEvent | Rejection]:
+        for event in events:
+            yield from self._changed(event)
+
+    def _changed(self, event: ChangeEvent) -> Iterable[ChangeEvent | Rejection]:
+        try:
+            found = self._function(event)
+            if found is None:
+                return ()
+            several = found if isinstance(found, Iterable) else (found,)
+            return [_with_bson(one) for one in several]
+        except DocdbStreamError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the user's function, and may raise anything
+            return (Rejection(event, self.name, f"raised {_where(error)}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What steps made of a batch.
+
+    Attributes:
+        events: To be delivered, in order.
+        rejected: In the steps' names; for the dead letters.
+        filtered: How many of the events are in neither.
+    """
+
+    events: Sequence[ChangeEvent]
+    rejected: Sequence[Rejection] = ()
+    filtered: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the events to be delivered, as BSON."""
+        return sum(event.size_bytes for event in self.events)
+
+
+def apply(steps: Sequence[Step], events: Sequence[ChangeEvent]) -> Stepped:
+    """Send events through the steps, one after the other. A step is not called without events.
+
+    Raises:
+        StepError: A step raised something, or gave what is no event.
+        DocdbStreamError: What a step raised on purpose.
+    """
+    left, rejected = events, list[Rejection]()
+    for step in steps:
+        if not left:
+            break
+        given = _given(step, left)
+        left = [one for one in given if isinstance(one, ChangeEvent)]
+        rejected += [one for one in given if isinstance(one, Rejection)]
+    return Stepped(left, rejected, _filtered(events, left, rejected) if steps else 0)
+
+
+def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Rejection]:
+    known = {id(event) for event in events}
+    try:
+        given = list(step(events))
+        made = [one for one in given if id(one) not in known]
+        if not made:
+            return given
+        if strange := [type(one).__name__ for one in made if not isinstance(one, ChangeEvent | Rejection)]:
+            raise StepError(name_of(step), f"gave a {strange[0]}, which is neither an event nor a rejection")
+        return [one if id(one) in known else _checked(_with_bson(one)) for one in given]
+    except (DocdbStreamError, KeyboardInterrupt):
+        raise
+    # A step may raise anything, also what means the end of a thread or task elsewhere (SystemExit, CancelledError).
+    except BaseException as error:
+        raise StepError(name_of(step), f"raised {_where(error)}") from error
+
+
+def _with_bson(found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
+    """An event that was made of a document as the BSON that it is from here on, as a server's event: its size is known,
+    and a dead letter can hold it whatever is in it. Raises what ``bson`` does where it is none."""
+    if isinstance(found, ChangeEvent) and found.raw is None:
+        return ChangeEvent(bson.encode(found.document))
+    return found
+
+
+def _checked(found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
+    """``found``, once it is sure that it can be told what it is. Raises KeyError, TypeError or AttributeError."""
+    event = found if isinstance(found, ChangeEvent) else found.event
+    event.event_id, event.operation  # noqa: B018
+    return found
+
+
+def _where(error: BaseException) -> str:
+    """The error's type and the line that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    return f"{type(error).__name__} at {trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+
+
+def _filtered(events: Sequence[ChangeEvent], left: Sequence[ChangeEvent], rejected: Sequence[Rejection]) -> int:
+    """How many of ``events`` nothing came of. Only where something is missing it matters what came of which."""
+    same = {id(event) for event in left}
+    missing = [event for event in events if id(event) not in same]
+    if not missing:
+        return 0
+    known = {id(event) for event in events}
+    found = [*(event for event in left if id(event) not in known), *(rejection.event for rejection in rejected)]
+    made_of = {event.event_id.partition("#")[0] for event in found}
+    return sum(event.event_id not in made_of for event in missing)
