@@ -29,7 +29,7 @@ class LocalKinesisTarget(KinesisTarget):
     """KinesisTarget with requests that the local server takes."""
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
+    def from_settings(cls, settings: Settings) -> Self:
         return cls(os.environ[_STREAM_VARIABLE], request_bytes=_LOCAL_REQUEST_BYTES)
 
 

@@ -19,10 +19,9 @@ from functools import partial
 from bench.clients import PAYLOADS, best_rate, one_call_rate
 from bench.command import Discard
 from bench.report import Figure
-from bench.rounds import Meter, Plan, SkippedError, interleaved
+from bench.rounds import Meter, Plan, interleaved
 from bench.servers import TARGETS, Places
 from bench.source import Source
-from docdb_stream import Settings
 
 DRAINED_EVENTS = 100_000
 
@@ -155,13 +154,7 @@ CONFLUENT_EVENTS = 200_000
 
 
 def confluent(plan: Plan) -> list[Figure]:
-    """How many times as fast, and how near to the best that confluent-kafka could do.
-
-    Raises:
-        SkippedError: There is no KAFKA_CLIENT setting.
-    """
-    if "kafka_client" not in Settings.model_fields:
-        raise SkippedError("the setting KAFKA_CLIENT does not exist")
+    """How many times as fast, and how near to the best that confluent-kafka could do."""
     events = plan.pick(CONFLUENT_EVENTS, 6_000)
     with Source(events) as source, Places("kafka") as places:
         payloads = PAYLOADS["kafka"](source.change_events())

@@ -17,7 +17,7 @@ from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeT
 from docdb_stream.follower import Patience, Watcher
 from docdb_stream.poller import Poller
 from docdb_stream.result import RunResult
-from docdb_stream.settings import Settings
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.source import ChangeSource
 from docdb_stream.step import Step
 from docdb_stream.streams import Outcome, run_streams
@@ -51,6 +51,7 @@ __all__ = [
     "StepError",
     "Target",
     "TargetError",
+    "TargetSettings",
     "Watcher",
     "run_streams",
 ]

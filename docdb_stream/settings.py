@@ -1,204 +1,172 @@
-"""What can be set: one frozen object per stream, each field declared once.
+"""What can be set: one frozen object per stream, each setting declared once.
 
 A field's environment name is its name in upper case; in config.ini it stands as it is here. Owns names, types, defaults
-and meaning. Reading files and the environment is ``config``'s.
+and meaning of the stream's own settings, and what those of targets have in common; a target's stand in its own file.
+Reading files and the environment is ``config``'s.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
+    PrivateAttr,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
-    field_validator,
+    ValidationError,
     model_serializer,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from docdb_stream.events import Namespace, PayloadFormat, scope_name
+from docdb_stream.errors import ConfigError
+from docdb_stream.position import Namespace, scope_name
+from docdb_stream.setting_types import (
+    Address,
+    CollectionName,
+    DatabaseName,
+    FormatName,
+    SecretReference,
+    StartTime,
+    WatchedDatabase,
+    Words,
+    words,
+)
+from docdb_stream.setting_types import StartAt as StartAt
+from docdb_stream.setting_types import parse_start_at as parse_start_at
+from docdb_stream.settings_model import Heading, SettingsModel, line_errors
 
-StartAt = Literal["now", "earliest"] | dt.datetime
 
+class TargetSettings(SettingsModel):
+    """Base of a target's own settings: a subclass beside the target's class, which names it ``settings_model``.
 
-def parse_start_at(value: object) -> object:
-    """Where to start, as it is written: ``now`` and ``earliest`` in any case; a timestamp without a zone is UTC.
+    A key begins with the target's name. Its description says what it is about, in which unit; for one that can be left
+    out and has no value then, it ends with ``Absent:`` and what holds then. config.ini and docs/settings.md are made of
+    these.
 
-    Raises:
-        ValueError: It is text, and neither of these.
+    Attributes:
+        switch: Which setting switches the target on. Empty: ``extra_targets`` does, as for targets of other packages.
     """
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in ("now", "earliest"):
-            return word
-        try:
-            value = dt.datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise ValueError("expected now, earliest or an ISO 8601 timestamp such as 2026-01-31T12:00:00Z") from None
-    if isinstance(value, dt.datetime) and value.tzinfo is None:
-        return value.replace(tzinfo=dt.UTC)
-    return value
+
+    switch: ClassVar[str] = ""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the switch is set."""
+        return bool(self.switch and getattr(self, self.switch))
+
+    @property
+    def where(self) -> str:
+        """What the switch is set to: where the target writes to. Raises ConfigError when it is not set."""
+        if not self.is_on:
+            raise ConfigError("the target is off", hint=f"switch it on with {self.switch.upper() or 'EXTRA_TARGETS'}")
+        return str(getattr(self, self.switch))
 
 
-def _words(value: object) -> object:
-    """A list written with commas."""
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+T = TypeVar("T", bound=TargetSettings)
 
 
-ADDRESSES = {
-    "documentdb_uri": "documentdb_secret",
-    "elasticsearch_uri": "opensearch_secret",
-    "msk_bootstrap_srv": "kafka_secret",
-    "sqs_query_url": "",
-    "dead_letters": "",
-}
-"""The settings that are addresses, which can hold a password -> the setting that says where it should be instead."""
-
-_USER = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?+[^:@/?#]*:).+@", re.IGNORECASE | re.DOTALL)
-"""A user name and password before the last @: a password that should be percent-encoded can hold any character."""
-_PARAMETER = re.compile(r"([?&][^=&#]*(?:password|token|secret|signature)=|AWS_SESSION_TOKEN:)[^&,#]+", re.IGNORECASE)
+def _extra_targets(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that the values name, before it is known whether they are right."""
+    given = words(values.get("extra_targets"))
+    return tuple(map(str, given)) if isinstance(given, (tuple, list)) else ()
 
 
-def without_secrets(address: str) -> str:
-    """An address with ``***`` for its password, and for parameters that are named like one."""
-    return _PARAMETER.sub(r"\1***", _USER.sub(r"\1***@", address))
-
-
-def _shown(name: str | None, value: Any) -> Any:
-    return without_secrets(value) if name in ADDRESSES and isinstance(value, str) else value
-
-
-DATABASE_NAME_BYTES = 63
-"""MongoDB limits, "Length of Database Names"; what a name must not hold is under "Restrictions on Database Names for
-Unix and Linux Systems"."""
-
-_NOT_IN_DATABASE_NAMES = frozenset('/\\. "$\0')
-_INTERNAL_DATABASES = frozenset({"admin", "config", "local"})
-"""Which change streams cannot watch (MongoDB manual, "Watch a Collection, Database, or Deployment")."""
-
-
-def _database_name(name: str) -> str:
-    """A name that a database can have; the others are mostly meant as something else."""
-    if "." in name:
-        db, _, coll = name.partition(".")
-        raise ValueError(f"no database is called so; for the collection {coll} of {db}, give each its own setting")
-    if name == "*":
-        raise ValueError("no database is called so; leave it out to watch the whole deployment")
-    if _NOT_IN_DATABASE_NAMES & set(name) or len(name.encode()) > DATABASE_NAME_BYTES:
-        raise ValueError(
-            f"no database is called so: at most {DATABASE_NAME_BYTES} bytes, without / \\ . $, quotes and blanks"
-        )
-    return name
-
-
-def _watched_database(name: str) -> str:
-    if name in _INTERNAL_DATABASES:
-        raise ValueError("the server does not let its own databases be watched (admin, config, local)")
-    return _database_name(name)
-
-
-def _collection_name(name: str) -> str:
-    if "\0" in name or name.startswith("."):
-        raise ValueError("no collection is called so")
-    return name
-
-
-DatabaseName = Annotated[str, AfterValidator(_database_name)]
-CollectionName = Annotated[str, AfterValidator(_collection_name)]
-
-
-class Settings(BaseModel):
+class Settings(SettingsModel):
     """Everything about one stream. Frozen; made by keyword, ``Settings.from_env()`` or ``Settings.from_config()``.
+
+    A target's settings are given by the same flat names, and read so (``settings.kinesis_stream``) or, with their
+    types, by ``settings.of(KinesisSettings)``.
 
     A password in an address shows in the attribute itself and nowhere else: not in a repr, an error or a dump. So to
     make other settings of some, take ``model_copy``.
 
     Raises:
-        ConfigError: From the two constructors: every problem at once. By keyword, pydantic's ValidationError.
+        ConfigError: From the two constructors: every problem at once. By keyword, pydantic's ValidationError, and
+            ConfigError only for a target of another package that wants a setting which is somebody else's.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, str_strip_whitespace=True, hide_input_in_errors=True
-    )
-
-    # The cluster
-    documentdb_uri: str = Field(
+    documentdb_uri: Annotated[str, Heading("The cluster"), Address("documentdb_secret")] = Field(
         min_length=1,
-        description="MongoDB connection string of the replica set or DocumentDB cluster. A host name alone is taken "
-        "as an Amazon DocumentDB cluster endpoint.",
+        description="MongoDB connection string of the replica set or DocumentDB cluster. A host name alone is taken as "
+        "an Amazon DocumentDB cluster endpoint (TLS, replica set rs0, port 27017). No password here: see "
+        "documentdb_secret. Its options maxPoolSize, timeoutMS and retryWrites are not used, and a socketTimeoutMS "
+        "below 5000 counts as 5000.",
         examples=["mongodb://127.0.0.1:27017/?replicaSet=rs0"],
     )
-    documentdb_secret: str | None = Field(
+    documentdb_secret: SecretReference = Field(
         default=None,
-        description="Where username and password are: the name or ARN of a Secrets Manager secret, env:NAME or "
-        "file:PATH, each holding JSON with username and password. Absent: those of the connection string, if any.",
+        description='Where user name and password are, as JSON {"username": "...", "password": "..."}: the name or ARN '
+        "of a Secrets Manager secret, env:NAME or file:PATH. Absent: those of the connection string, if any.",
+        examples=["docdb/stream-reader"],
     )
     documentdb_tls_ca: str | None = Field(
         default=None,
-        description="CA bundle of the cluster's TLS certificate: a path or s3://bucket/key, fetched once per process. "
-        "Setting it turns TLS on.",
+        description="CA bundle for TLS: a path or s3://bucket/key, fetched once per process. Setting it turns TLS on. "
+        "Absent: TLS as the connection string says, with the system's CAs.",
+        examples=["s3://my-bucket/global-bundle.pem"],
     )
 
-    # The stream
-    watched_db_name: Annotated[str, AfterValidator(_watched_database)] | None = Field(
-        default=None, description="The watched database. Absent: the whole deployment."
+    state_db: Annotated[
+        DatabaseName, Heading("The state: one collection keeps the checkpoints of all streams of a cluster")
+    ] = Field(default="docdb_stream", min_length=1, description="Database of the checkpoints.")
+    state_collection: CollectionName = Field(
+        default="checkpoints",
+        min_length=1,
+        description="Collection of the checkpoints; rejected events go to the collection of this name + "
+        '"_dead_letters".',
+    )
+
+    watched_db_name: WatchedDatabase | None = Field(
+        default=None, description="The watched database. Absent: the whole deployment.", examples=["shop"]
     )
     watched_collection_name: CollectionName | None = Field(
-        default=None, description="The watched collection. Absent: every collection of the database."
+        default=None,
+        description="The watched collection. Absent: every collection of the database.",
+        examples=["orders"],
     )
     stream_name: str = Field(
         default="",
-        description="Names the stream and its checkpoint. Default: db.coll, db.* or *, after what is watched.",
+        description="Names the stream and its checkpoint. In a section [stream NAME] it is NAME. Absent: db.coll, db.* "
+        "or *, after what is watched.",
+        examples=["shop.orders"],
     )
-    start_at: Annotated[StartAt, BeforeValidator(parse_start_at)] = Field(
+
+    start_at: Annotated[StartTime, Heading("Reading")] = Field(
         default="now",
-        description="Where a stream without a checkpoint starts: now, earliest, or an ISO 8601 timestamp.",
+        description="Where a stream without a checkpoint starts: now, earliest (as far back as the change log "
+        "reaches), or an ISO 8601 timestamp. One with a checkpoint goes on there: docdb-stream reset moves it.",
     )
     batch_size: int = Field(
-        default=1000, ge=1, le=100_000, description="Events read and delivered in one loop, at most."
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Events read and delivered in one loop, at most; 1 to 100000. Fewer where they are large: a batch "
+        "has about 2 MiB.",
     )
     max_loop: int = Field(
         default=45,
         ge=0,
         validation_alias=AliasChoices("max_loop", "documents_per_run"),
-        description="Loops of one run, at most; 0: as many as the deadline allows. Ignored when following. "
-        "docdb-stream run takes 0 unless it is set.",
+        description="Loops of one run, at most; 0: as many as the deadline (--timeout, the Lambda's timeout) allows. "
+        "Ignored with --follow. docdb-stream run takes 0 unless it is set. The AWS sample's later name "
+        "documents_per_run is understood too.",
     )
     state_sync_count: int = Field(
         default=15,
         ge=1,
         validation_alias=AliasChoices("state_sync_count", "iterations_per_sync"),
-        description="Loops from one checkpoint to the next.",
+        description="Loops from one checkpoint to the next. Fewer: less to deliver again after a crash. More: fewer "
+        "writes to the cluster. The AWS sample's later name iterations_per_sync is understood too.",
     )
     read_ahead_bytes: int = Field(
         default=4 * 1024 * 1024,
         ge=1024 * 1024,
-        description="BSON bytes read ahead of delivery and waiting in memory, at most, beyond one reply of the server.",
-    )
-    payload_format: PayloadFormat = Field(
-        default="extended",
-        description="extended: the whole change event as relaxed Extended JSON. document: the AWS sample's payload.",
-    )
-    on_history_lost: Literal["fail", "now", "earliest"] = Field(
-        default="fail", description="What to do when the position is no longer in the change log."
-    )
-    dead_letters: str | None = Field(
-        default=None,
-        description="Where rejected events go. Absent: the collection STATE_COLLECTION + '_dead_letters' in STATE_DB.",
-    )
-    change_log_retention_seconds: float = Field(
-        default=3 * 60 * 60,
-        gt=0,
-        description="How long the cluster keeps its change log: DocumentDB's change_stream_log_retention_duration "
-        "(3 hours unless changed, 7 days at most), or MongoDB's oplog window. Only for the headroom metric.",
+        description="BSON bytes read ahead of delivery and waiting in memory, at most, besides one reply of the server "
+        "(about 2 MiB, 16 at most).",
     )
     lease_seconds: float = Field(
         default=60,
@@ -207,171 +175,46 @@ class Settings(BaseModel):
         description="Seconds after which the lease of a run that died is free again. When following, 10 at most; at "
         "once on the same machine (Linux), where the process is provably gone.",
     )
-
-    # The state
-    state_db: DatabaseName = Field(default="docdb_stream", min_length=1, description="Database of the checkpoints.")
-    state_collection: CollectionName = Field(
-        default="checkpoints", min_length=1, description="Collection of the checkpoints."
+    change_log_retention_seconds: float = Field(
+        default=3 * 60 * 60,
+        gt=0,
+        description="Seconds that the cluster keeps its change log: DocumentDB's change_stream_log_retention_duration "
+        "(3 hours unless changed, 7 days at most), or MongoDB's oplog window. Only for the retention headroom metric.",
     )
-    sns_topic_arn_alert: str | None = Field(default=None, description="SNS topic that is told when a run fails.")
-
-    # Kinesis
-    kinesis_stream: str | None = Field(
-        default=None, description="Kinesis data stream, name or ARN: switches the target on."
-    )
-    kinesis_record_bytes: int = Field(
-        default=1024 * 1024,
-        ge=1024,
-        le=10 * 1024 * 1024,
-        description="Largest record the stream takes, key included: 1 MiB unless raised by UpdateMaxRecordSize.",
+    on_history_lost: Literal["fail", "now", "earliest"] = Field(
+        default="fail",
+        description="What to do when the position is no longer in the change log: fail (stop, exit code 5, an operator "
+        "decides), now or earliest.",
     )
 
-    # Firehose
-    firehose_stream: str | None = Field(
-        default=None, description="Firehose stream with source Direct PUT, name or ARN: switches the target on."
+    payload_format: Annotated[FormatName, Heading("What is delivered")] = Field(
+        default="extended",
+        description="extended: the whole change event as relaxed MongoDB Extended JSON v2. document: the AWS sample's "
+        "payload. A target can have its own. OpenSearch always takes plain JSON documents.",
     )
-
-    # SQS
-    sqs_query_url: str | None = Field(
-        default=None, description="SQS queue URL, standard or FIFO: switches the target on."
-    )
-    sqs_message_group: Literal["document_key", "collection"] = Field(
-        default="document_key", description="FIFO queues: what shares a message group, and with it the order."
-    )
-
-    # SNS
-    sns_topic_arn_event: str | None = Field(
-        default=None, description="ARN of the SNS topic for events, standard or FIFO: switches the target on."
-    )
-
-    # EventBridge
-    eventbridge_bus: str | None = Field(
-        default=None, description="EventBridge event bus, name or ARN: switches the target on."
-    )
-    eventbridge_event_bytes: int = Field(
-        default=256 * 1024,
-        ge=1024,
-        le=1024 * 1024,
-        description="What events, and the requests they share, stay below: 256 KiB, or up to 1 MiB where EventBridge "
-        "takes it (since January 2026).",
-    )
-
-    # Kafka
-    msk_bootstrap_srv: str | None = Field(
-        default=None, description="Kafka bootstrap servers, host:port with commas: switches the target on."
-    )
-    kafka_client: Literal["kafka-python", "confluent"] = Field(
-        default="kafka-python",
-        description="Client library: confluent (librdkafka) carries about twice as much (57,000 events/s where "
-        "kafka-python carries 30,000); kafka-python asks for the lease as each request leaves.",
-    )
-    kafka_topic_prefix: str = Field(default="", description="Put before the topic's name, which is db-coll.")
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        default="PLAINTEXT", description="How to talk to the brokers."
-    )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        default="SCRAM-SHA-512", description="SASL mechanism, for the SASL_ protocols. MSK uses SCRAM-SHA-512."
-    )
-    kafka_secret: str | None = Field(
-        default=None, description="Username and password for SASL: a reference as for DOCUMENTDB_SECRET."
-    )
-    kafka_tls_ca: str | None = Field(
-        default=None, description="CA bundle of the brokers: a path. Absent: the system's."
-    )
-    kafka_message_bytes: int = Field(
-        default=1024 * 1024,
-        ge=1024,
-        description="Largest record the topics take (the brokers' message.max.bytes, about 1 MiB by default).",
-    )
-    kafka_linger_ms: int | None = Field(
+    dead_letters: Annotated[str | None, Address()] = Field(
         default=None,
-        ge=0,
-        le=5000,
-        description="How long a batch waits to be filled, in milliseconds; fewer than 100 events at once never wait. "
-        "Absent: 100 with kafka-python, 5 with confluent, the best measured.",
+        description="Where events go that a target refuses for good: s3://bucket/prefix, an SQS queue URL or a file. "
+        'Absent: the collection state_collection + "_dead_letters".',
+        examples=["s3://my-bucket/dead-letters"],
     )
-    kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        default="none",
-        description="How batches are compressed. kafka-python needs a package of its own for snappy (python-snappy), "
-        "lz4 (lz4) and zstd (zstandard); confluent has all of them.",
-    )
-
-    # OpenSearch
-    elasticsearch_uri: str | None = Field(
+    sns_topic_arn_alert: str | None = Field(
         default=None,
-        validation_alias=AliasChoices("elasticsearch_uri", "opensearch_uri"),
-        description="URI of the OpenSearch or Elasticsearch domain: switches the target on. Also OPENSEARCH_URI.",
+        description="ARN of the SNS topic that is told when a run fails. Absent: nobody is told.",
+        examples=["arn:aws:sns:eu-central-1:123456789012:docdb-stream-alert"],
     )
-    opensearch_auth: Literal["none", "basic", "sigv4"] | None = Field(
-        default=None,
-        description="How to sign in. Absent: basic with OPENSEARCH_SECRET, sigv4 for *.amazonaws.com, else none.",
-    )
-    opensearch_secret: str | None = Field(
-        default=None, description="Username and password for basic: a reference as for DOCUMENTDB_SECRET."
-    )
-    opensearch_service: Literal["es", "aoss"] = Field(
-        default="es", description="sigv4: es for a domain, aoss for OpenSearch Serverless."
-    )
-    opensearch_index_prefix: str = Field(default="", description="Put before the index's name, which is db-coll.")
-    opensearch_request_bytes: int = Field(
-        default=10 * 1024 * 1024,
-        ge=1024,
-        description="Largest bulk request: 10 MiB for small instances, 100 MiB for others (AWS service quotas).",
-    )
-    opensearch_lanes: int = Field(
-        default=4,
-        ge=1,
-        le=64,
-        description="Bulk requests side by side, at most; a document's changes keep their order.",
-    )
-    opensearch_on_drop: Literal["delete", "keep"] = Field(
-        default="delete",
-        description="When the collection is dropped or renamed: delete its documents from the index, or keep them.",
-    )
-    opensearch_tls_ca: str | None = Field(
-        default=None, description="CA bundle of the domain: a path. Absent: the system's."
+    extra_targets: Words = Field(
+        default=(),
+        description="Targets of other packages, registered as entry points of docdb_stream.targets: names with commas. "
+        "Their own settings stand beside the others.",
+        examples=["pigeon"],
     )
 
-    # S3
-    bucket_name: str | None = Field(default=None, description="S3 bucket for micro-batches: switches the target on.")
-    bucket_path: str = Field(default="", description="Key prefix of the micro-batches.")
-    s3_object_bytes: int = Field(
-        default=64 * 1024 * 1024,
-        ge=1024,
-        description="Uncompressed bytes held before an early checkpoint is made, so about the largest object.",
-    )
+    _targets: dict[str, TargetSettings] = PrivateAttr(default_factory=dict)
 
-    # Local targets, and those of others
-    file_path: str | None = Field(
-        default=None, description="File that events are appended to as JSON Lines: switches it on."
-    )
-    stdout: bool = Field(default=False, description="Write events to standard output as JSON Lines.")
-    extra_targets: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
-        default=(), description="Targets of other packages (entry points of docdb_stream.targets), names with commas."
-    )
+    if TYPE_CHECKING:  # that targets' settings are taken, too
 
-    @model_validator(mode="before")
-    @classmethod
-    def _blank_is_absent(cls, values: Any) -> Any:
-        """An empty variable is one that is not set: CloudFormation and shells cannot always leave one out."""
-        if isinstance(values, dict):
-            return {key: value for key, value in values.items() if not (isinstance(value, str) and not value.strip())}
-        return values
-
-    @field_validator("documentdb_secret", "kafka_secret", "opensearch_secret")
-    @classmethod
-    def _is_a_reference(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("{"):
-            raise ValueError("this is the secret itself; expected where it is: a name or ARN, env:NAME or file:PATH")
-        return value
-
-    @model_serializer(mode="wrap")
-    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: _shown(name, value) for name, value in dump(self).items()}
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, _shown(name, value)
+        def __init__(self, /, **values: Any) -> None: ...
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -380,6 +223,86 @@ class Settings(BaseModel):
         if not self.stream_name:
             object.__setattr__(self, "stream_name", scope_name(self.scope))
         return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_targets(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """Give each target's model what is its own, and tell the problems of all at once."""
+        if not isinstance(values, Mapping):
+            return make(values)
+        from docdb_stream.registry import by_target, settings_models
+
+        extra = _extra_targets(values)
+        own, theirs = by_target(values, extra)
+        settings, targets, problems = None, {}, []
+        try:
+            settings = make(own)
+        except ValidationError as error:
+            problems += line_errors(error)
+        for name, model in settings_models(theirs, extra).items():
+            try:
+                targets[name] = model.model_validate(theirs.get(name, {}))
+            except ValidationError as error:
+                problems += line_errors(error)
+        if settings is None or problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        settings._targets = targets
+        return settings
+
+    @property
+    def targets(self) -> Mapping[str, TargetSettings]:
+        """The settings of each target that has any set, by the target's name; it need not be switched on."""
+        return self._targets
+
+    def of(self, model: type[T]) -> T:
+        """The settings of one target: as they are set, or else its defaults."""
+        return next((found for found in self._targets.values() if isinstance(found, model)), None) or model()
+
+    if not TYPE_CHECKING:  # type checkers know no flat names of targets' settings; ``of`` has their types
+
+        def __getattr__(self, name: str) -> Any:
+            """A target's setting by its flat name; its default where none is set."""
+            if not name.startswith("_") and name not in type(self).model_fields:
+                from docdb_stream.registry import setting_of
+
+                if (found := setting_of(name, self.extra_targets)) is not None and found.field == name:
+                    return getattr(self._targets.get(found.target) or found.model(), name)
+            return super().__getattr__(name)
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names that were set, those of targets' settings, too."""
+        return super().model_fields_set.union(*(target.model_fields_set for target in self._targets.values()))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same settings but for ``update``, by flat names, which is not validated."""
+        from docdb_stream.registry import by_target, settings_models
+
+        own, theirs = by_target(update or {}, self.extra_targets)
+        copied = super().model_copy(update=own, deep=deep)
+        changed = {
+            name: (copied._targets.get(name) or model()).model_copy(update=theirs[name])
+            for name, model in settings_models(theirs, self.extra_targets).items()
+            if name in theirs
+        }
+        copied._targets = {**copied._targets, **changed}
+        return copied
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        found = super()._dumped(dump, info)
+        chosen: Any = {
+            name: getattr(info, name)
+            for name in ("mode", "include", "exclude", "exclude_unset", "exclude_defaults", "exclude_none")
+        }
+        for target in self._targets.values():
+            found |= target.model_dump(**chosen)
+        return found
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield from super().__repr_args__()
+        for target in self._targets.values():
+            yield from target.__repr_args__()
 
     @property
     def scope(self) -> Namespace | None:

@@ -12,7 +12,7 @@ import sys
 from aws_cdk import App
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.targets import SWITCHES
+from docdb_stream.registry import switches
 from infra.package import package_path
 from infra.plan import PREFIX, plans
 from infra.settings import Deployment, read_deployment
@@ -41,7 +41,7 @@ def _warn(deployment: Deployment) -> None:
         if plan.targets == ("stdout",):
             sys.stderr.write(
                 f"warning: stream {plan.stream}: its only target is stdout, which in a function is its log; switch "
-                f"another one on with {', '.join(name for name in SWITCHES.values() if name != 'stdout')}\n"
+                f"another one on with {', '.join(name for name in switches().values() if name != 'stdout')}\n"
             )
 
 

@@ -13,7 +13,8 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.permissions import Permission, esm_permissions, network_permissions, permissions
+from docdb_stream.permissions import Permission
+from infra.permissions import esm_permissions, filled_in, network_permissions, permissions
 from infra.plan import FunctionPlan
 from infra.settings import DeploySettings, NetworkSettings
 
@@ -131,6 +132,7 @@ class StreamFunction(Construct):
             self._allow(permission)
 
     def _allow(self, permission: Permission) -> None:
+        permission = filled_in(permission, self.plan)
         self._role.add_to_policy(
             iam.PolicyStatement(
                 effect=iam.Effect.DENY if permission.effect == "Deny" else iam.Effect.ALLOW,

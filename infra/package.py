@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
+from docdb_stream.targets.kafka import KafkaSettings
 from infra.settings import DeploySettings, read_deployment
 
 MAX_BYTES = 50 * 1024 * 1024
@@ -63,7 +64,8 @@ def package_path(deploy: DeploySettings) -> Path:
 
 def extras(streams: Iterable[Settings]) -> str:
     """The extras that the functions of these streams need, as pip writes them."""
-    return f"{_EXTRA},kafka-confluent" if any(stream.kafka_client == "confluent" for stream in streams) else _EXTRA
+    clients = {stream.of(KafkaSettings).kafka_client for stream in streams}
+    return f"{_EXTRA},kafka-confluent" if "confluent" in clients else _EXTRA
 
 
 def build_package(deploy: DeploySettings, path: Path, extras: str = _EXTRA) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from docdb_stream.errors import ConfigError
+from docdb_stream.registry import switches
 from docdb_stream.settings import Settings
-from docdb_stream.targets import SWITCHES
+from docdb_stream.targets import target_names
 from infra.settings import Deployment, FunctionSettings
 
 PREFIX = "docdb-stream"
@@ -67,7 +68,7 @@ def plans(deployment: Deployment) -> list[FunctionPlan]:
     if idle or not found:
         raise ConfigError(
             f"no target: {', '.join(idle)}",
-            hint="switch one on in config.ini with " + ", ".join(SWITCHES.values()),
+            hint="switch one on in config.ini with " + ", ".join(switches().values()),
         )
     return found
 
@@ -87,22 +88,20 @@ def function_name(stream: str) -> str:
 
 def _whole(settings: Settings, function: FunctionSettings) -> Iterator[FunctionPlan]:
     stream = settings.stream_name
-    yield FunctionPlan(stream, _with(settings, stream_name=stream), function, _targets(settings))
+    yield FunctionPlan(stream, _with(settings, stream_name=stream), function, target_names(settings))
 
 
 def _isolated(settings: Settings, function: FunctionSettings) -> Iterator[FunctionPlan]:
     """One plan per target: a stream ``db.coll@target`` with a checkpoint of its own and no other target."""
-    off: dict[str, Any] = {SWITCHES[name]: None for name in _targets(settings) if name in SWITCHES}
-    for name in _targets(settings):
-        own = {SWITCHES[name]: getattr(settings, SWITCHES[name])} if name in SWITCHES else {}
-        extra = () if name in SWITCHES else (name,)
+    switch = switches()
+    on = target_names(settings)
+    off: dict[str, Any] = {switch[name]: None for name in on if name in switch}
+    for name in on:
+        own = {switch[name]: getattr(settings, switch[name])} if name in switch else {}
+        extra = () if name in switch else (name,)
         stream = f"{settings.stream_name}@{name}"
         alone = _with(settings, **{**off, **own, "extra_targets": extra, "stream_name": stream})
         yield FunctionPlan(stream, alone, function, (name,))
-
-
-def _targets(settings: Settings) -> tuple[str, ...]:
-    return (*(name for name, switch in SWITCHES.items() if getattr(settings, switch)), *settings.extra_targets)
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:
@@ -113,5 +112,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)

@@ -1,36 +1,43 @@
 """What can be set about the deployment: the sections [deploy], [deploy NAME] and [network] of config.ini.
 
-Owns names, types, defaults and meaning of their keys, and the reading of the whole file for a deployment. The streams'
-own keys are ``docdb_stream.settings``'s.
+Owns names, types, defaults and meaning of their keys, and what of a stream cannot be deployed. Reading is
+``docdb_stream.ini``'s.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from docdb_stream.config import STREAM_PREFIX, deployment_sections, settings_from_config
-from docdb_stream.errors import ConfigError
-from docdb_stream.settings import ADDRESSES, Settings, without_secrets
+from docdb_stream.config import STREAM_PREFIX, read_streams
+from docdb_stream.ini import ConfigFile, Keys, config_error, validated
+from docdb_stream.reference import explained
+from docdb_stream.setting_types import words
+from docdb_stream.settings import Settings
+from docdb_stream.settings_model import (
+    Address,
+    Heading,
+    Hidden,
+    Mark,
+    Reference,
+    SettingsModel,
+    marked,
+    without_secrets,
+)
+from docdb_stream.targets import target_names
 
 DEPLOY_SECTION = "deploy"
 NETWORK_SECTION = "network"
 
-_HINT = "see config.ini in the repository for every key with its unit, default and effect"
+M = TypeVar("M", bound=Mark)
 
 LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 3653]
 """What CloudWatch Logs allows (API reference, PutRetentionPolicy), up to ten years."""
-
-
-def _words(value: object) -> object:
-    """A list written with commas."""
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
 def _number(value: object) -> object:
@@ -39,66 +46,105 @@ def _number(value: object) -> object:
 
 
 def _words_of(pattern: str) -> Any:
-    return Annotated[tuple[Annotated[str, Field(pattern=pattern)], ...], BeforeValidator(_words)]
+    return Annotated[tuple[Annotated[str, Field(pattern=pattern)], ...], BeforeValidator(words)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
-
-
-class FunctionSettings(_Section):
+class FunctionSettings(SettingsModel):
     """What may differ from stream to stream: [deploy] has it for all, [deploy NAME] for the stream NAME."""
 
-    memory_mb: int = Field(default=512, ge=128, le=10_240, description="Memory; a share of the CPU comes with it.")
-    timeout_seconds: int = Field(default=120, ge=10, le=900, description="One run, at most.")
-    log_retention_days: Annotated[LogRetentionDays, BeforeValidator(_number)] = Field(
-        default=30, description="How long log lines are kept."
+    memory_mb: Annotated[
+        int, Heading("Each function; each key may also stand in a section [deploy NAME], for the stream NAME alone")
+    ] = Field(
+        default=512,
+        ge=128,
+        le=10_240,
+        description="Memory of a function in MB, 128 to 10240; a share of the CPU comes with it.",
     )
-    lag_alarm_seconds: int = Field(default=900, ge=1, description="Lag from which on the alarm goes off.")
-    isolate: bool = Field(default=False, description="One function, stream and checkpoint per target.")
+    timeout_seconds: int = Field(
+        default=120,
+        ge=10,
+        le=900,
+        description="Seconds that one run may take, 10 to 900, and not longer than every_minutes.",
+    )
+    log_retention_days: Annotated[LogRetentionDays, BeforeValidator(_number)] = Field(
+        default=30,
+        description="Days that log lines are kept: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, "
+        "1096, 1827 or 3653.",
+    )
+    lag_alarm_seconds: int = Field(default=900, ge=1, description="Seconds of lag above which the alarm goes off.")
+    isolate: bool = Field(
+        default=False,
+        description="One function per target, so that none waits for another: true or false. Each is a stream of its "
+        "own, named db.coll@target, with a checkpoint of its own that begins at start_at.",
+    )
     opensearch_domain: str | None = Field(
         default=None,
         pattern=r"^[a-z][a-z0-9-]{2,27}$",
-        description="The OpenSearch domain's name, if its URI hides it.",
+        description="Name of the OpenSearch Service domain, where elasticsearch_uri does not show it (a custom "
+        "endpoint).",
+        examples=["shop"],
     )
     kms_keys: _words_of(r"^arn:[\w-]+:kms:.*:key/.+$") = Field(  # type: ignore[valid-type]
         default=(),
-        description="ARNs of the customer-managed keys of targets, secrets and buckets.",
+        description="Customer-managed KMS keys that targets, secrets or buckets are encrypted with: ARNs with commas.",
         examples=["arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"],
     )
-    batch_window_seconds: int = Field(default=5, ge=0, le=300, description="trigger = esm: how long a batch may fill.")
+    batch_window_seconds: int = Field(
+        default=5,
+        ge=0,
+        le=300,
+        description="trigger = esm: seconds that Lambda may wait for a batch to fill, 0 to 300.",
+    )
 
 
 class DeploySettings(FunctionSettings):
     """The section [deploy]: what holds for the whole deployment, and the defaults of its functions."""
 
-    trigger: Literal["schedule", "esm"] = Field(default="schedule", description="What starts the functions.")
-    every_minutes: int = Field(default=2, ge=1, le=60, description="The schedule's period.")
-    enabled: bool = Field(default=False, description="Whether the schedule (or event source mapping) is on.")
+    trigger: Literal["schedule", "esm"] = Field(
+        default="schedule",
+        description="What starts the functions. schedule: EventBridge -> SNS topic -> functions, which poll. esm: a "
+        "DocumentDB event source mapping per function; Lambda reads the change stream by itself and keeps the "
+        "position.",
+    )
+    every_minutes: int = Field(
+        default=2, ge=1, le=60, description="Minutes between two runs, 1 to 60; also the period of the alarms."
+    )
+    enabled: bool = Field(
+        default=False,
+        description="Whether the schedule (or the event source mapping) is on: true or false. It is off for a first "
+        "look.",
+    )
     trigger_topic_arn: str | None = Field(
         default=None,
         pattern=r"^arn:[\w-]+:sns:",
-        description="An existing topic instead of a new one.",
-        examples=["arn:aws:sns:eu-central-1:123456789012:name"],
+        description="An existing SNS topic that starts the functions; its policy must let events.amazonaws.com "
+        "publish. Absent: a new one, which this deployment's rule alone publishes to.",
+        examples=["arn:aws:sns:eu-central-1:123456789012:docdb-stream-trigger"],
     )
     alert_topic_arn: str | None = Field(
         default=None,
         pattern=r"^arn:[\w-]+:sns:",
-        description="An existing topic instead of a new one.",
-        examples=["arn:aws:sns:eu-central-1:123456789012:name"],
+        description="An existing SNS topic for alarms, and for the alerts of streams without sns_topic_arn_alert. Its "
+        "policy must let cloudwatch.amazonaws.com publish. Absent: a new one.",
+        examples=["arn:aws:sns:eu-central-1:123456789012:docdb-stream-alert"],
     )
     cluster_arn: str | None = Field(
         default=None,
         pattern=r"^arn:[\w-]+:rds:.*:cluster:.+$",
-        description="trigger = esm: the DocumentDB cluster.",
-        examples=["arn:aws:rds:eu-central-1:123456789012:cluster:name"],
+        description="trigger = esm: ARN of the DocumentDB cluster; documentdb_secret must be an ARN then, too.",
+        examples=["arn:aws:rds:eu-central-1:123456789012:cluster:shop"],
     )
-    architecture: Literal["arm64", "x86_64"] = Field(default="arm64", description="The functions' processor.")
-    python: Literal["3.11", "3.12", "3.13", "3.14"] = Field(default="3.13", description="The functions' Python.")
+    architecture: Literal["arm64", "x86_64"] = Field(
+        default="arm64", description="The functions' processor: arm64 or x86_64."
+    )
+    python: Literal["3.11", "3.12", "3.13", "3.14"] = Field(
+        default="3.13", description="The functions' Python: 3.11, 3.12, 3.13 or 3.14."
+    )
     pymongo: str | None = Field(
         default=None,
         pattern=r"^[<>=!~]=?\s*[\d.*]+(\s*,\s*[<>=!~]=?\s*[\d.*]+)*$",
-        description="pymongo's versions.",
+        description="Which versions of PyMongo to pack, as pip writes it. DocumentDB 4.0 needs <4.14. Absent: those "
+        "that this project takes.",
         examples=["<4.14"],
     )
 
@@ -109,14 +155,19 @@ class DeploySettings(FunctionSettings):
         return self
 
 
-class NetworkSettings(_Section):
+class NetworkSettings(SettingsModel):
     """The section [network]: where in the VPC the functions run. Without it they run outside of any."""
 
     subnets: _words_of(r"^subnet-[0-9a-f]+$") = Field(  # type: ignore[valid-type]
-        default=(), description="Ids of the subnets.", examples=["subnet-0123456789abcdef0"]
+        default=(),
+        description="Where the functions run: subnets from which the cluster and the targets can be reached, ids with "
+        "commas. Absent: outside of any VPC.",
+        examples=["subnet-0123456789abcdef0,subnet-0123456789abcdef1", "subnet-0123456789abcdef0"],
     )
     security_groups: _words_of(r"^sg-[0-9a-f]+$") = Field(  # type: ignore[valid-type]
-        default=(), description="Ids of the security groups.", examples=["sg-0123456789abcdef0"]
+        default=(),
+        description="Security groups of the functions, ids with commas; the cluster's must let them in.",
+        examples=["sg-0123456789abcdef0"],
     )
 
     @model_validator(mode="after")
@@ -151,58 +202,44 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     Raises:
         ConfigError: With every problem found, those of the streams included.
     """
-    environ = os.environ if environ is None else environ
-    local_cloud = bool(_LOOPBACK.search(environ.get("AWS_ENDPOINT_URL", "")))
-    problems: list[str] = []
-    sections = deployment_sections(path)
-    streams: list[Settings] = []
-    try:
-        streams = settings_from_config(path, environ, overlaid=False)
-    except ConfigError as error:
-        problems += error.problems
-    shared = sections.pop(DEPLOY_SECTION, {})
-    deploy = _validated(DeploySettings, shared, DEPLOY_SECTION, problems)
-    network = _validated(NetworkSettings, sections.pop(NETWORK_SECTION, {}), NETWORK_SECTION, problems)
-    inherited = {key: value for key, value in shared.items() if key in FunctionSettings.model_fields}
-    defaults = _validated(FunctionSettings, inherited, DEPLOY_SECTION, [])
-    functions: dict[str, FunctionSettings | None] = {settings.stream_name: defaults for settings in streams}
-    for section, values in sections.items():
-        name = section.removeprefix(DEPLOY_SECTION).strip()
-        if not section.startswith(DEPLOY_SECTION) or (streams and name not in functions):
-            problems.append(f"[{section}]: there is no [{STREAM_PREFIX}{name}] to go with it")
-        else:
-            functions[name] = _validated(FunctionSettings, {**inherited, **values}, section, problems)
+    file = ConfigFile(path, os.environ if environ is None else environ)
+    local_cloud = bool(_LOOPBACK.search(file.environ.get("AWS_ENDPOINT_URL", "")))
+    streams = read_streams(file, overlaid=False)
+    functions = _functions(file, streams)
+    deploy = file.read(DeploySettings, DEPLOY_SECTION)
+    network = file.read(NetworkSettings, NETWORK_SECTION)
     for settings in streams:
-        problems += _misfits(settings, local_cloud)
+        file.problems += _misfits(settings, local_cloud)
         if deploy is not None:
-            problems += _conflicts(settings, functions[settings.stream_name], deploy)
-    if problems or deploy is None or network is None:
-        raise ConfigError(_count(path, problems), hint=_HINT, problems=tuple(dict.fromkeys(problems)))
-    found = [(settings, functions[settings.stream_name]) for settings in streams]
-    return Deployment(deploy, network, tuple((settings, function) for settings, function in found if function))
+            file.problems += _conflicts(settings, functions.get(settings.stream_name), deploy)
+    if file.problems or deploy is None or network is None:
+        raise config_error(path, file.problems)
+    return Deployment(deploy, network, tuple((each, functions[each.stream_name]) for each in streams))
 
 
-S = TypeVar("S", bound=_Section)
+def _functions(file: ConfigFile, streams: list[Settings]) -> dict[str, FunctionSettings]:
+    """The settings of the streams' functions, by the streams' names; without those that are wrong."""
+    are_all_known = not file.problems
+    shared = file.entries(DEPLOY_SECTION, Keys.of(DeploySettings))
+    inherited = {key: value for key, value in shared.items() if key in FunctionSettings.model_fields}
+    default = validated(FunctionSettings, inherited, f"[{DEPLOY_SECTION}]", file.problems)
+    functions = {settings.stream_name: default for settings in streams}
+    for section in file.sections:
+        kind, _, name = (part.strip() for part in section.partition(" "))
+        if kind != DEPLOY_SECTION or not name:
+            continue
+        if are_all_known and name not in functions:
+            file.problems.append(f"[{section}]: there is no [{STREAM_PREFIX}{name}] to go with it")
+        functions[name] = file.read(FunctionSettings, section, inherited)
+    return {name: function for name, function in functions.items() if function is not None}
 
 
-def _validated(model: type[S], values: Mapping[str, str], section: str, problems: list[str]) -> S | None:
-    given = {key: value for key, value in values.items() if value.strip()}
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            key = str(detail["loc"][0]) if detail["loc"] else ""
-            if detail["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(key, model.model_fields, n=1)
-                problems.append(f"[{section}] {key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
-            elif detail["type"] == "string_pattern_mismatch":
-                examples = model.model_fields[key].examples or [model.model_fields[key].description]
-                problems.append(f"[{section}] {key}: expected something like {examples[0]}, found {detail['input']!r}")
-            else:
-                message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-                found = f"expected {message}, found {given[key]!r}" if key else message
-                problems.append(f"[{section}] {key}: {found}" if key else f"[{section}]: {found}")
-        return None
+def marked_values(settings: Settings, kind: type[M]) -> Iterator[tuple[str, M, str]]:
+    """Of a stream and its targets, the settings with a mark of this kind that are set: name, mark, value."""
+    for model in (settings, *settings.targets.values()):
+        for name, mark in marked(type(model), kind).items():
+            if value := getattr(model, name):
+                yield name, mark, str(value)
 
 
 _LOOPBACK = re.compile(r"(?:^|[/@,])(localhost|127(?:\.\d+){3}|0\.0\.0\.0|\[?::1\]?)(?=[:/?,]|$)", re.IGNORECASE)
@@ -213,23 +250,26 @@ def _misfits(settings: Settings, local_cloud: bool) -> list[str]:
     """What is right elsewhere and cannot work in a Lambda; one of a cloud on this machine reaches it."""
     where = f"[{STREAM_PREFIX}{settings.stream_name}]"
     problems = [
-        f"{where} {key}: a function reads its secrets from Secrets Manager; give a name or ARN"
-        for key in ("documentdb_secret", "kafka_secret", "opensearch_secret")
-        if (getattr(settings, key) or "").startswith(("env:", "file:"))
+        f"{where} {name}: a function reads its secrets from Secrets Manager; give a name or ARN"
+        for name, _, reference in marked_values(settings, Reference)
+        if reference.startswith(("env:", "file:"))
     ]
-    addresses = {name: getattr(settings, name) or "" for name in ADDRESSES}
     problems += [
-        f"{where} {name}: a password would be readable in the template; use {ADDRESSES[name] or 'an IAM role'}"
-        for name, address in addresses.items()
-        if without_secrets(address) != address
+        f"{where} {name}: a password would be readable in the template; use {address.secret or 'an IAM role'}"
+        for name, address, value in marked_values(settings, Address)
+        if without_secrets(value) != value
+    ]
+    problems += [
+        f"{where} {name}: a secret would be readable in the template; a function cannot be given it"
+        for name, _, _ in marked_values(settings, Hidden)
     ]
     if not local_cloud:
         problems += [
             f"{where} {name}: {host} is the function's own machine; set what it is to reach{_EXAMPLES.get(name, '')}"
-            for name, address in addresses.items()
-            for host in _LOOPBACK.findall(address)[:1]
+            for name, _, value in marked_values(settings, Address)
+            for host in _LOOPBACK.findall(value)[:1]
         ]
-    if settings.file_path:
+    if "file" in target_names(settings):
         problems.append(f"{where} file_path: a function has no file that lasts; use bucket_name")
     if settings.dead_letters and not settings.dead_letters.startswith(("s3://", "https://", "http://")):
         problems.append(f"{where} dead_letters: a function has no file that lasts; use s3://bucket/key or a queue")
@@ -255,6 +295,16 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
     return problems
 
 
-def _count(path: str, problems: list[str]) -> str:
-    count = len(set(problems))
-    return f"{path}: {count} problem{'' if count == 1 else 's'} with the settings"
+def deployment_text() -> str:
+    """The part of config.ini about the deployment: every key, explained."""
+    function = FunctionSettings.model_fields
+    parts = [
+        "# --- The deployment to AWS Lambda: for make lambda, make synth and cdk deploy alone; see docs/deploy.md ---",
+        "# (documentdb_uri above is one of this machine, which no function reaches: make synth refuses it.)",
+        f"[{DEPLOY_SECTION}]",
+        *explained(DeploySettings, leave_out=function),
+        *explained(FunctionSettings),
+        f"[{NETWORK_SECTION}]",
+        *explained(NetworkSettings),
+    ]
+    return "\n\n".join(parts)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+from pydantic import Field
+
 from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.permissions import Permission, named_arn
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, xml_text
@@ -24,6 +28,26 @@ SOURCE = "docdb-stream"
 
 # Amazon EventBridge API reference, PutEventsResultEntry: refusals that another attempt, or another role, cannot change.
 _AT_FAULT = frozenset({"InvalidArgument", "MalformedDetail"})
+
+
+class EventBridgeSettings(TargetSettings):
+    """What can be set about the target eventbridge."""
+
+    switch = "eventbridge_bus"
+
+    eventbridge_bus: str | None = Field(
+        default=None,
+        description="EventBridge event bus, name or ARN: switches the target on. No order is kept. Absent: off.",
+        examples=["shop-changes"],
+    )
+    eventbridge_event_bytes: int = Field(
+        default=EVENT_BYTES,
+        ge=1024,
+        le=1024 * 1024,
+        description="Bytes that events, and the requests they share, stay below: 256 KiB, or up to 1 MiB where "
+        "EventBridge takes it (since January 2026).",
+    )
+    eventbridge_payload_format: OwnFormat = None
 
 
 class EventBridgeTarget(BatchTarget):
@@ -48,6 +72,7 @@ class EventBridgeTarget(BatchTarget):
     """
 
     name = "eventbridge"
+    settings_model = EventBridgeSettings
     service = "events"
     action = "events:PutEvents"
 
@@ -66,22 +91,27 @@ class EventBridgeTarget(BatchTarget):
         place = Place(
             target=self.name,
             what=f"EventBridge bus {short_name}",
-            variable="EVENTBRIDGE_BUS",
+            variable=EventBridgeSettings.switch.upper(),
             create=f"aws events create-event-bus --name {short_name}",
             capacity="raise the quota of PutEvents (Service Quotas, Amazon EventBridge)",
         )
         super().__init__(place, payload_format, lanes, arn_region(bus))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``eventbridge_bus`` is not set."""
-        if settings.eventbridge_bus is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(EventBridgeSettings)
         return cls(
-            settings.eventbridge_bus,
-            payload_format=settings.payload_format,
-            event_bytes=settings.eventbridge_event_bytes,
+            own.where,
+            payload_format=own.eventbridge_payload_format or settings.payload_format,
+            event_bytes=own.eventbridge_event_bytes,
         )
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing and ``check`` take."""
+        bus = named_arn("events", "event-bus/", settings.of(EventBridgeSettings).where)
+        return [Permission(("events:PutEvents", "events:DescribeEventBus"), (bus,))]
 
     def check(self) -> None:
         """See that the bus exists; needs events:DescribeEventBus, as ``flush`` does.

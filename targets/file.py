@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from docdb_stream.appending import lock, make_entry_durable, write_all
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._payload import render_all
 
@@ -21,6 +24,19 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 64 * 1024
 """How much is read at a time to find the last newline: a usual pipe and read-ahead size; any would do."""
+
+
+class FileSettings(TargetSettings):
+    """What can be set about the target file."""
+
+    switch = "file_path"
+
+    file_path: str | None = Field(
+        default=None,
+        description="File that events are appended to as JSON Lines: switches the target on. Absent: off.",
+        examples=["changes.jsonl"],
+    )
+    file_payload_format: OwnFormat = None
 
 
 class FileTarget:
@@ -42,6 +58,7 @@ class FileTarget:
     """
 
     name = "file"
+    settings_model = FileSettings
 
     def __init__(self, path: str | Path, *, payload_format: PayloadFormat = "extended") -> None:
         self._path = Path(path)
@@ -50,9 +67,10 @@ class FileTarget:
         self._is_regular = True
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``file_path`` is not set."""
-        return cls(settings.file_path, payload_format=settings.payload_format) if settings.file_path else None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(FileSettings)
+        return cls(own.where, payload_format=own.file_payload_format or settings.payload_format)
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Append the events' lines; the first call opens the file.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from pydantic import Field
+
 from docdb_stream.aws import arn_region
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.permissions import Permission, named_arn
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals
 from docdb_stream.targets._aws.target import BatchTarget
@@ -17,6 +21,20 @@ REQUEST_BYTES = 4 * 1024 * 1024
 RECORD_BYTES = 1000 * 1024
 """Amazon Data Firehose API reference, PutRecordBatch: 500 records and 4 MiB a request, 1,000 KiB a record before
 base64. They cannot be raised."""
+
+
+class FirehoseSettings(TargetSettings):
+    """What can be set about the target firehose."""
+
+    switch = "firehose_stream"
+
+    firehose_stream: str | None = Field(
+        default=None,
+        description="Firehose stream with source Direct PUT, name or ARN: switches the target on. No order is kept. "
+        "Absent: off.",
+        examples=["shop-changes"],
+    )
+    firehose_payload_format: OwnFormat = None
 
 
 class FirehoseTarget(BatchTarget):
@@ -39,6 +57,7 @@ class FirehoseTarget(BatchTarget):
     """
 
     name = service = "firehose"
+    settings_model = FirehoseSettings
     action = "firehose:PutRecordBatch"
 
     def __init__(self, stream: str, *, payload_format: PayloadFormat = "extended", lanes: int = 4) -> None:
@@ -46,7 +65,7 @@ class FirehoseTarget(BatchTarget):
         place = Place(
             target=self.name,
             what=f"Firehose stream {self._stream}",
-            variable="FIREHOSE_STREAM",
+            variable=FirehoseSettings.switch.upper(),
             create=f"aws firehose create-delivery-stream --delivery-stream-name {self._stream} "
             "--extended-s3-destination-configuration ...",
             capacity="raise the stream's quota (Service Quotas, Amazon Data Firehose)",
@@ -54,11 +73,16 @@ class FirehoseTarget(BatchTarget):
         super().__init__(place, payload_format, lanes, arn_region(stream))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``firehose_stream`` is not set."""
-        if settings.firehose_stream is None:
-            return None
-        return cls(settings.firehose_stream, payload_format=settings.payload_format)
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(FirehoseSettings)
+        return cls(own.where, payload_format=own.firehose_payload_format or settings.payload_format)
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing and ``check`` take."""
+        stream = named_arn("firehose", "deliverystream/", settings.of(FirehoseSettings).where)
+        return [Permission(("firehose:PutRecordBatch", "firehose:DescribeDeliveryStream"), (stream,))]
 
     def check(self) -> None:
         """See that the stream exists and takes records; needs firehose:DescribeDeliveryStream, which writing does not.

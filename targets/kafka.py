@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
 
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.errors import DocdbStreamError
 from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.setting_types import Address, OwnFormat, SecretReference
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka_pace import Pace
@@ -38,6 +41,68 @@ def topic_name(prefix: str, namespace: Namespace) -> str:
     original = prefix + namespace.label
     accepted = _FORBIDDEN.sub("_", original)
     return distinct_name(original, "_" if accepted in ("", ".", "..") else accepted, _TOPIC_BYTES)
+
+
+class KafkaSettings(TargetSettings):
+    """What can be set about the target kafka."""
+
+    switch = "msk_bootstrap_srv"
+
+    msk_bootstrap_srv: Annotated[str | None, Address("kafka_secret")] = Field(
+        default=None,
+        description="Kafka bootstrap servers, host:port with commas between: switches the target on. One topic per "
+        "collection: db-coll. Absent: off.",
+        examples=["b-1.msk.example:9096,b-2.msk.example:9096"],
+    )
+    kafka_client: Client = Field(
+        default="kafka-python",
+        description="Client library: kafka-python (about 30,000 events/s), or confluent (librdkafka; pip install "
+        "'docdb-stream[kafka-confluent]'), which carries about 57,000 on the same machine, at a fraction of the CPU, "
+        "but may, after its process was stopped for longer than lease_seconds, send what it held then: see "
+        "docs/reliability.md. A document has the same partition with either.",
+        examples=["confluent"],
+    )
+    kafka_topic_prefix: str = Field(
+        default="", description="Put before the topic's name, which is db-coll.", examples=["shop-"]
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How to talk to the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512",
+        description="For the SASL_ protocols: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, which MSK uses.",
+    )
+    kafka_secret: SecretReference = Field(
+        default=None,
+        description="User name and password for SASL, by reference as documentdb_secret.",
+        examples=["AmazonMSK_docdb_stream"],
+    )
+    kafka_tls_ca: str | None = Field(
+        default=None,
+        description="CA bundle of the brokers: a path. Absent: the system's CAs.",
+        examples=["/etc/ssl/brokers.pem"],
+    )
+    kafka_message_bytes: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        description="Largest record the topics take, in bytes (the brokers' message.max.bytes).",
+    )
+    kafka_linger_ms: int | None = Field(
+        default=None,
+        ge=0,
+        le=5000,
+        description="How long a batch waits to be filled, in milliseconds, 0 to 5000. Fewer than 100 events at once "
+        "never wait for it, nor does a checkpoint. Absent: 100 with kafka-python, 5 with confluent, the best measured.",
+        examples=["20"],
+    )
+    kafka_compression: Compression = Field(
+        default="none",
+        description="How batches are compressed: none, gzip, snappy, lz4 or zstd. Fewer bytes count against a quota of "
+        "the brokers; it costs CPU here. kafka-python needs the package python-snappy, lz4 or zstandard for the last "
+        "three.",
+        examples=["zstd"],
+    )
+    kafka_payload_format: OwnFormat = None
 
 
 class KafkaTarget:
@@ -74,6 +139,7 @@ class KafkaTarget:
     """
 
     name = "kafka"
+    settings_model = KafkaSettings
 
     def __init__(
         self,
@@ -109,22 +175,21 @@ class KafkaTarget:
         self._places: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``msk_bootstrap_srv`` is not set."""
-        if settings.msk_bootstrap_srv is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(KafkaSettings)
         return cls(
-            settings.msk_bootstrap_srv,
-            client=settings.kafka_client,
-            topic_prefix=settings.kafka_topic_prefix,
-            security_protocol=settings.kafka_security_protocol,
-            sasl_mechanism=settings.kafka_sasl_mechanism,
-            secret=settings.kafka_secret,
-            tls_ca=settings.kafka_tls_ca,
-            message_bytes=settings.kafka_message_bytes,
-            linger_ms=settings.kafka_linger_ms,
-            compression=settings.kafka_compression,
-            payload_format=settings.payload_format,
+            own.where,
+            client=own.kafka_client,
+            topic_prefix=own.kafka_topic_prefix,
+            security_protocol=own.kafka_security_protocol,
+            sasl_mechanism=own.kafka_sasl_mechanism,
+            secret=own.kafka_secret,
+            tls_ca=own.kafka_tls_ca,
+            message_bytes=own.kafka_message_bytes,
+            linger_ms=own.kafka_linger_ms,
+            compression=own.kafka_compression,
+            payload_format=own.kafka_payload_format or settings.payload_format,
             scope=settings.scope,
         )
 

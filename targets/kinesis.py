@@ -8,10 +8,13 @@ from functools import cached_property
 from typing import Any, Self
 
 import orjson
+from pydantic import Field
 
 from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.permissions import Permission, named_arn
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.targets._aws.body import write_directly
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, within
@@ -24,6 +27,26 @@ RECORD_BYTES = 1024 * 1024
 """The same, "Quotas and limits": 1 MiB unless raised with UpdateMaxRecordSize."""
 PARTITION_KEY_CHARACTERS = 256
 """Kinesis Data Streams API reference, PutRecordsRequestEntry."""
+
+
+class KinesisSettings(TargetSettings):
+    """What can be set about the target kinesis."""
+
+    switch = "kinesis_stream"
+
+    kinesis_stream: str | None = Field(
+        default=None,
+        description="Kinesis data stream, name or ARN: switches the target on. Absent: off.",
+        examples=["shop-changes"],
+    )
+    kinesis_record_bytes: int = Field(
+        default=RECORD_BYTES,
+        ge=1024,
+        le=10 * 1024 * 1024,
+        description="Largest record the stream takes, in bytes, partition key included: 1 MiB unless raised with "
+        "UpdateMaxRecordSize, up to 10 MiB.",
+    )
+    kinesis_payload_format: OwnFormat = None
 
 
 class KinesisTarget(BatchTarget):
@@ -46,6 +69,7 @@ class KinesisTarget(BatchTarget):
     """
 
     name = service = "kinesis"
+    settings_model = KinesisSettings
     action = "kinesis:PutRecords"
 
     def __init__(
@@ -63,22 +87,27 @@ class KinesisTarget(BatchTarget):
         place = Place(
             target=self.name,
             what=f"Kinesis stream {short_name}",
-            variable="KINESIS_STREAM",
+            variable=KinesisSettings.switch.upper(),
             create=f"aws kinesis create-stream --stream-name {short_name}",
             capacity="give the stream more shards or on-demand mode",
         )
         super().__init__(place, payload_format, lanes, arn_region(stream))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``kinesis_stream`` is not set."""
-        if settings.kinesis_stream is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(KinesisSettings)
         return cls(
-            settings.kinesis_stream,
-            payload_format=settings.payload_format,
-            record_bytes=settings.kinesis_record_bytes,
+            own.where,
+            payload_format=own.kinesis_payload_format or settings.payload_format,
+            record_bytes=own.kinesis_record_bytes,
         )
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing and ``check`` take."""
+        stream = named_arn("kinesis", "stream/", settings.of(KinesisSettings).where)
+        return [Permission(("kinesis:PutRecords", "kinesis:DescribeStreamSummary"), (stream,))]
 
     def check(self) -> None:
         """See that the stream exists; needs kinesis:DescribeStreamSummary, which writing does not.

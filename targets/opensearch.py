@@ -6,17 +6,21 @@ Owns what each operation does. Names, ids and versions are ``_opensearch_names``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
-from urllib.parse import quote
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
 
 import orjson
+from pydantic import AliasChoices, Field
 
 from docdb_stream import encoding
 from docdb_stream.encoding import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.permissions import Permission, arn
 from docdb_stream.retry import Backoff
-from docdb_stream.settings import Settings
+from docdb_stream.setting_types import Address, SecretReference
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch.bulk import BulkSender, Operation
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
@@ -25,8 +29,65 @@ from docdb_stream.targets._opensearch.names import document_id, document_version
 _WRITING = frozenset({"insert", "update", "replace", "delete"})
 _PAGE_SIZE = 1000
 """Documents deleted at a time after a drop; OpenSearch's limit is 10,000 (index.max_result_window)."""
+REQUEST_BYTES = 10 * 1024 * 1024
+"""OpenSearch Service developer guide, "Quotas", "Maximum size of HTTP request payloads": 10 MiB for small instance
+types, 100 MiB for others."""
+_DOMAIN_HOST = re.compile(r"^(?:search|vpc)-(.+)-[a-z0-9]{26}\.")
+"""The endpoint that OpenSearch Service gives a domain: ``search-NAME-26 characters.region.es.amazonaws.com``."""
 _SCROLL_KEPT = "5m"
 """How long OpenSearch keeps a scroll from one page to the next: more than deleting a page may take with its retries."""
+
+
+class OpenSearchSettings(TargetSettings):
+    """What can be set about the target opensearch."""
+
+    switch = "elasticsearch_uri"
+
+    elasticsearch_uri: Annotated[str | None, Address("opensearch_secret")] = Field(
+        default=None,
+        validation_alias=AliasChoices("elasticsearch_uri", "opensearch_uri"),
+        description="URI of the OpenSearch or Elasticsearch domain: switches the target on; opensearch_uri is the "
+        "same. One index per collection: db-coll. Absent: off.",
+        examples=["https://search-shop.eu-central-1.es.amazonaws.com"],
+    )
+    opensearch_auth: Literal["none", "basic", "sigv4"] | None = Field(
+        default=None,
+        description="How to sign in: none, basic or sigv4. Absent: basic with opensearch_secret, sigv4 for "
+        "*.amazonaws.com, else none.",
+        examples=["sigv4"],
+    )
+    opensearch_secret: SecretReference = Field(
+        default=None,
+        description="User name and password for basic, by reference as documentdb_secret.",
+        examples=["opensearch/writer"],
+    )
+    opensearch_service: Literal["es", "aoss"] = Field(
+        default="es", description="sigv4: es for a domain, aoss for OpenSearch Serverless."
+    )
+    opensearch_index_prefix: str = Field(
+        default="", description="Put before the index's name, which is db-coll.", examples=["shop-"]
+    )
+    opensearch_request_bytes: int = Field(
+        default=REQUEST_BYTES,
+        ge=1024,
+        description="Largest bulk request in bytes: 10 MiB for small instance types, 100 MiB for others.",
+    )
+    opensearch_lanes: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Bulk requests side by side, at most; the changes of a document keep their order. 1: one after the "
+        "other.",
+    )
+    opensearch_on_drop: Literal["delete", "keep"] = Field(
+        default="delete",
+        description="When a collection is dropped or renamed: delete its documents from the index, or keep them.",
+    )
+    opensearch_tls_ca: str | None = Field(
+        default=None,
+        description="CA bundle of the domain: a path. Absent: the system's CAs.",
+        examples=["/etc/ssl/opensearch.pem"],
+    )
 
 
 class OpenSearchTarget:
@@ -66,6 +127,7 @@ class OpenSearchTarget:
     """
 
     name = "opensearch"
+    settings_model = OpenSearchSettings
 
     def __init__(
         self,
@@ -75,7 +137,7 @@ class OpenSearchTarget:
         secret: str | None = None,
         service: Literal["es", "aoss"] = "es",
         index_prefix: str = "",
-        request_bytes: int = 10 * 1024 * 1024,
+        request_bytes: int = REQUEST_BYTES,
         lanes: int = 4,
         on_drop: Literal["delete", "keep"] = "delete",
         tls_ca: str | None = None,
@@ -91,21 +153,41 @@ class OpenSearchTarget:
         self._indexes: dict[Namespace, str] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``elasticsearch_uri`` is not set."""
-        if settings.elasticsearch_uri is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(OpenSearchSettings)
         return cls(
-            settings.elasticsearch_uri,
-            auth=settings.opensearch_auth,
-            secret=settings.opensearch_secret,
-            service=settings.opensearch_service,
-            index_prefix=settings.opensearch_index_prefix,
-            request_bytes=settings.opensearch_request_bytes,
-            lanes=settings.opensearch_lanes,
-            on_drop=settings.opensearch_on_drop,
-            tls_ca=settings.opensearch_tls_ca,
+            own.where,
+            auth=own.opensearch_auth,
+            secret=own.opensearch_secret,
+            service=own.opensearch_service,
+            index_prefix=own.opensearch_index_prefix,
+            request_bytes=own.opensearch_request_bytes,
+            lanes=own.opensearch_lanes,
+            on_drop=own.opensearch_on_drop,
+            tls_ca=own.opensearch_tls_ca,
         )
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What signed requests take; nothing where they are not signed. A domain's name that its address does not tell
+        is the deployment's setting ``opensearch_domain``."""
+        own = settings.of(OpenSearchSettings)
+        host = urlsplit(own.where).hostname or ""
+        signed = own.opensearch_auth == "sigv4" or (
+            own.opensearch_auth is None and not own.opensearch_secret and host.endswith(".amazonaws.com")
+        )
+        if not signed:
+            return []
+        if own.opensearch_service == "aoss":
+            return [Permission(("aoss:APIAccessAll",), (arn("aoss", f"collection/{host.partition('.')[0]}"),))]
+        told = _DOMAIN_HOST.match(host)
+        domain = arn("es", f"domain/{told[1] if told else '${opensearch_domain}'}")
+        why = "Each collection has an index, made when first needed."
+        found = [Permission(("es:ESHttpPost",), (f"{domain}/*",), why)]
+        if own.opensearch_on_drop == "delete":  # closes the scroll by which a dropped collection's documents are found
+            found.append(Permission(("es:ESHttpDelete",), (f"{domain}/_search/scroll",)))
+        return found
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Send what brings the indexes to where they are after these events; durable after ``flush``.

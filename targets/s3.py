@@ -24,9 +24,13 @@ from tempfile import SpooledTemporaryFile
 from typing import Any, Self
 from urllib.parse import quote
 
+from pydantic import Field
+
 from docdb_stream.context import in_background
 from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.permissions import Permission, to_write_objects
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, client
 from docdb_stream.targets._names import distinct_name
@@ -54,6 +58,26 @@ _GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
 """zlib manual, deflateInit2: 16 added means a gzip header, in which the time is 0: equal events, equal bytes."""
 
 
+class S3Settings(TargetSettings):
+    """What can be set about the target s3."""
+
+    switch = "bucket_name"
+
+    bucket_name: str | None = Field(
+        default=None,
+        description="S3 bucket for micro-batches, gzip JSON Lines under bucket_path/db/coll/YYYY/MM/DD/: switches the "
+        "target on. Absent: off.",
+        examples=["shop-changes"],
+    )
+    bucket_path: str = Field(default="", description="Key prefix of the micro-batches.", examples=["changes"])
+    s3_object_bytes: int = Field(
+        default=OBJECT_BYTES,
+        ge=1024,
+        description="Uncompressed bytes held before a checkpoint is made early, so about the largest object.",
+    )
+    s3_payload_format: OwnFormat = None
+
+
 class S3Target:
     """Collects the events, of every operation, and uploads them as JSON Lines at each flush.
 
@@ -76,6 +100,7 @@ class S3Target:
     """
 
     name = "s3"
+    settings_model = S3Settings
 
     def __init__(
         self,
@@ -94,7 +119,7 @@ class S3Target:
         self._place = Place(
             target=self.name,
             what=f"S3 bucket {bucket}",
-            variable="BUCKET_NAME",
+            variable=S3Settings.switch.upper(),
             create=f"aws s3 mb s3://{bucket}",
             capacity="spread the load over more prefixes with BUCKET_PATH",
         )
@@ -102,16 +127,21 @@ class S3Target:
         self._held_bytes = 0
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``bucket_name`` is not set."""
-        if settings.bucket_name is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(S3Settings)
         return cls(
-            settings.bucket_name,
-            path=settings.bucket_path,
-            payload_format=settings.payload_format,
-            object_bytes=settings.s3_object_bytes,
+            own.where,
+            path=own.bucket_path,
+            payload_format=own.s3_payload_format or settings.payload_format,
+            object_bytes=own.s3_object_bytes,
         )
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing takes."""
+        own = settings.of(S3Settings)
+        return [to_write_objects(own.where, own.bucket_path)]
 
     def check(self) -> None:
         """See that the bucket exists; needs s3:ListBucket, which writing does not.

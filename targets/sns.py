@@ -5,10 +5,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Self
 
+from pydantic import Field
+
 from docdb_stream.aws import arn_region
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.permissions import Permission
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal
@@ -17,6 +21,19 @@ from docdb_stream.targets._aws.target import BatchTarget
 MESSAGE_BYTES = 256 * 1024
 """Amazon SNS API reference, PublishBatch: 256 KiB for one message and for all of a request, attributes included, unless
 the topic's attribute MaximumMessageSize says more (1 MiB at most)."""
+
+
+class SnsSettings(TargetSettings):
+    """What can be set about the target sns."""
+
+    switch = "sns_topic_arn_event"
+
+    sns_topic_arn_event: str | None = Field(
+        default=None,
+        description="ARN of the SNS topic for events, standard or FIFO: switches the target on. Absent: off.",
+        examples=["arn:aws:sns:eu-central-1:123456789012:shop-changes.fifo"],
+    )
+    sns_payload_format: OwnFormat = None
 
 
 class SnsTarget(BatchTarget):
@@ -43,6 +60,7 @@ class SnsTarget(BatchTarget):
     """
 
     name = service = "sns"
+    settings_model = SnsSettings
     action = "sns:Publish"
 
     def __init__(self, topic_arn: str, *, payload_format: PayloadFormat = "extended", lanes: int = 8) -> None:
@@ -56,18 +74,22 @@ class SnsTarget(BatchTarget):
         place = Place(
             target=self.name,
             what=f"SNS topic {topic}",
-            variable="SNS_TOPIC_ARN_EVENT",
+            variable=SnsSettings.switch.upper(),
             create=f"aws sns create-topic --name {topic}{fifo}",
             capacity="set the FIFO topic's FifoThroughputScope to MessageGroup, or raise the quota",
         )
         super().__init__(place, payload_format, lanes, arn_region(topic_arn))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``sns_topic_arn_event`` is not set."""
-        if settings.sns_topic_arn_event is None:
-            return None
-        return cls(settings.sns_topic_arn_event, payload_format=settings.payload_format)
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(SnsSettings)
+        return cls(own.where, payload_format=own.sns_payload_format or settings.payload_format)
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing and ``check`` take."""
+        return [Permission(("sns:Publish", "sns:GetTopicAttributes"), (settings.of(SnsSettings).where,))]
 
     def check(self) -> None:
         """See that the topic exists; needs sns:GetTopicAttributes, as writing does.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import orjson
+from pydantic import Field
 
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.permissions import Permission, queue_arn
+from docdb_stream.setting_types import Address, OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.targets._aws.body import write_directly
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
@@ -22,6 +25,23 @@ MaximumMessageSize says, its attributes included."""
 
 # The region, when the URL names it; a queue's region is then not for the environment to say.
 _QUEUE_HOST = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com")
+
+
+class SqsSettings(TargetSettings):
+    """What can be set about the target sqs."""
+
+    switch = "sqs_query_url"
+
+    sqs_query_url: Annotated[str | None, Address()] = Field(
+        default=None,
+        description="SQS queue URL, standard or FIFO: switches the target on. Absent: off.",
+        examples=["https://sqs.eu-central-1.amazonaws.com/123456789012/shop.fifo"],
+    )
+    sqs_message_group: Literal["document_key", "collection"] = Field(
+        default="document_key",
+        description="FIFO queues: what shares a message group, and with it the order: document_key or collection.",
+    )
+    sqs_payload_format: OwnFormat = None
 
 
 class SqsTarget(BatchTarget):
@@ -46,6 +66,7 @@ class SqsTarget(BatchTarget):
     """
 
     name = service = "sqs"
+    settings_model = SqsSettings
     action = "sqs:SendMessage"
 
     def __init__(
@@ -64,7 +85,7 @@ class SqsTarget(BatchTarget):
         place = Place(
             target=self.name,
             what=f"SQS queue {queue}",
-            variable="SQS_QUERY_URL",
+            variable=SqsSettings.switch.upper(),
             create=f"aws sqs create-queue --queue-name {queue}{fifo}",
             capacity="switch on high throughput for the FIFO queue, or raise the quota",
         )
@@ -72,15 +93,20 @@ class SqsTarget(BatchTarget):
         super().__init__(place, payload_format, lanes, named and named[1])
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``sqs_query_url`` is not set."""
-        if settings.sqs_query_url is None:
-            return None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        own = settings.of(SqsSettings)
         return cls(
-            settings.sqs_query_url,
-            payload_format=settings.payload_format,
-            message_group=settings.sqs_message_group,
+            own.where,
+            payload_format=own.sqs_payload_format or settings.payload_format,
+            message_group=own.sqs_message_group,
         )
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing and ``check`` take. Raises ConfigError when the address is no queue's."""
+        queue = queue_arn(settings.of(SqsSettings).where)
+        return [Permission(("sqs:SendMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl"), (queue,))]
 
     def check(self) -> None:
         """See that the queue exists; needs sqs:GetQueueAttributes, as writing does.

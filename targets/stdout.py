@@ -7,11 +7,25 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO, Self
 
+from pydantic import Field
+
 from docdb_stream.errors import TargetGoneError
 from docdb_stream.events import ChangeEvent, PayloadFormat
-from docdb_stream.settings import Settings
+from docdb_stream.setting_types import OwnFormat
+from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._payload import render_all
+
+
+class StdoutSettings(TargetSettings):
+    """What can be set about the target stdout."""
+
+    switch = "stdout"
+
+    stdout: bool = Field(
+        default=False, description="Events to standard output as JSON Lines: true or false.", examples=["true"]
+    )
+    stdout_payload_format: OwnFormat = None
 
 
 class StdoutTarget:
@@ -28,6 +42,7 @@ class StdoutTarget:
     """
 
     name = "stdout"
+    settings_model = StdoutSettings
 
     def __init__(self, stream: BinaryIO | None = None, *, payload_format: PayloadFormat = "extended") -> None:
         if stream is None and sys.stdout is None:
@@ -36,9 +51,9 @@ class StdoutTarget:
         self._payload_format = payload_format
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self | None:
-        """The target, or None when ``stdout`` is off."""
-        return cls(payload_format=settings.payload_format) if settings.stdout else None
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on."""
+        return cls(payload_format=settings.of(StdoutSettings).stdout_payload_format or settings.payload_format)
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Write the events' lines, and hand them over: whoever reads them sees them now, not at the next checkpoint.

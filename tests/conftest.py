@@ -7,15 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
+from docdb_stream import registry
+from docdb_stream.config import environment_names
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet, Tls
-from docdb_stream.settings import Settings
 
 _numbers = itertools.count(1)
 
@@ -24,7 +25,7 @@ _numbers = itertools.count(1)
 def _no_settings_from_outside() -> None:
     """The environment of whoever runs the tests names no cluster and no account that a test could meet by accident."""
     for name in list(os.environ):
-        if name.lower() in Settings.model_fields or name.startswith("AWS_"):
+        if name in environment_names() or name.startswith("AWS_"):
             del os.environ[name]
 
 
@@ -151,3 +152,34 @@ def secured_replica_set(certificates: Tls) -> Iterator[ReplicaSet]:
     """A replica set that takes TLS connections and a user ``us:er`` with the password ``p@ss w/ord`` only."""
     with ReplicaSet(username="us:er", password="p@ss w/ord", tls=certificates) as started:
         yield started
+
+
+@pytest.fixture
+def install_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Install a distribution that registers targets: ``install_targets(pigeon=("Pigeon", source))``; returns where."""
+    site = tmp_path / "site"
+    info = site / "others-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(site))
+    modules: list[str] = []
+
+    def forget() -> None:
+        registry._entry_points.cache_clear()
+        registry.models_of_others.cache_clear()
+
+    def install(**registered: tuple[str, str]) -> Path:
+        lines = ["[docdb_stream.targets]"]
+        for name, (attribute, source) in registered.items():
+            module = f"package_of_{name}"
+            modules.append(module)
+            (site / f"{module}.py").write_text(source)
+            lines.append(f"{name} = {module}:{attribute}")
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        forget()
+        return site
+
+    yield install
+    forget()
+    for module in modules:
+        sys.modules.pop(module, None)

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from docdb_stream import __version__
 from docdb_stream.cli import INTERRUPTED
+from docdb_stream.cli.config import config
 from docdb_stream.cli.dead_letters import dead_letters_app
 from docdb_stream.cli.demo import demo
 from docdb_stream.cli.doctor import doctor
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (run, status, reset, enable, ledger, doctor, demo):
+for _command in (run, status, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
 app.add_typer(dead_letters_app, name="dead-letters")
 

@@ -17,6 +17,8 @@ from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, Lease
 from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.streams import Outcome
+from docdb_stream.targets.file import FileSettings
+from docdb_stream.targets.stdout import StdoutSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,4 +187,5 @@ def _awaited(error: DocdbStreamError) -> str:
 
 
 def _writes_to_stdout(settings: Settings) -> bool:
-    return settings.stdout or settings.file_path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+    file = settings.of(FileSettings).file_path
+    return settings.of(StdoutSettings).stdout or file in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")

@@ -174,7 +174,6 @@ def test_a_refusal_that_is_no_event_s_fault_ends_the_write(code: str) -> None:
 
 
 def test_from_settings() -> None:
-    assert EventBridgeTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = EventBridgeTarget.from_settings(Settings(documentdb_uri="mongodb://x", eventbridge_bus="orders"))
     assert isinstance(target, EventBridgeTarget)
     assert isinstance(target, Checkable)

@@ -137,7 +137,6 @@ def test_a_stream_that_takes_no_records(status: str, kind: str, said: str) -> No
 
 
 def test_from_settings() -> None:
-    assert FirehoseTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = FirehoseTarget.from_settings(Settings(documentdb_uri="mongodb://x", firehose_stream="orders"))
     assert isinstance(target, FirehoseTarget)
     assert isinstance(target, Checkable)

@@ -140,7 +140,6 @@ def _records(client: Any, stream: str, shard: str) -> list[bytes]:
 
 
 def test_from_settings() -> None:
-    assert KinesisTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = KinesisTarget.from_settings(Settings(documentdb_uri="mongodb://x", kinesis_stream="orders"))
     assert isinstance(target, KinesisTarget)
     assert isinstance(target, Checkable)

@@ -570,7 +570,6 @@ def test_nothing_is_logged(domain: Domain, log: ChangeLog, caplog: pytest.LogCap
 
 
 def test_the_settings_switch_it_on(domain: Domain) -> None:
-    assert OpenSearchTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = OpenSearchTarget.from_settings(Settings(documentdb_uri="mongodb://x", elasticsearch_uri=domain.url))
     assert target is not None
     target.check()

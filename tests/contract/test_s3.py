@@ -205,7 +205,6 @@ def test_objects_say_what_they_are(bucket: Bucket) -> None:
 
 
 def test_from_settings() -> None:
-    assert S3Target.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = S3Target.from_settings(Settings(documentdb_uri="mongodb://x", bucket_name="b", bucket_path="p"))
     assert isinstance(target, S3Target)
     assert isinstance(target, Checkable)

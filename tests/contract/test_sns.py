@@ -115,7 +115,6 @@ def test_a_name_is_no_arn() -> None:
 
 
 def test_from_settings() -> None:
-    assert SnsTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = SnsTarget.from_settings(Settings(documentdb_uri="mongodb://x", sns_topic_arn_event=ARN))
     assert isinstance(target, SnsTarget)
     assert isinstance(target, Checkable)

@@ -127,7 +127,6 @@ def test_the_queue_s_own_size_limit_counts(aws: AwsServer) -> None:
 
 
 def test_from_settings() -> None:
-    assert SqsTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     target = SqsTarget.from_settings(Settings(documentdb_uri="mongodb://x", sqs_query_url="https://q/1/orders.fifo"))
     assert isinstance(target, SqsTarget)
     assert isinstance(target, Checkable)

@@ -29,7 +29,6 @@ class TestStdoutTarget(TargetContract):
 
 
 def test_the_settings_switch_it_on() -> None:
-    assert StdoutTarget.from_settings(Settings(documentdb_uri="mongodb://x")) is None
     assert StdoutTarget.from_settings(Settings(documentdb_uri="mongodb://x", stdout=True)) is not None
 
 

@@ -26,7 +26,7 @@ from pymongo import MongoClient
 
 from docdb_stream.local import AwsServer, ReplicaSet
 from docdb_stream.local.process import wait_until
-from docdb_stream.targets import SWITCHES
+from docdb_stream.registry import TARGETS, switches
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -221,7 +221,7 @@ def deployed(aws: AwsServer, replica_set: ReplicaSet, db_name: str, tmp_path: Pa
 
 def _with_firehose(aws: AwsServer) -> str:
     """The setting of a Firehose stream into the bucket, if there is such a target."""
-    if "firehose" not in SWITCHES:
+    if "firehose" not in TARGETS:
         return ""
     aws.client("firehose").create_delivery_stream(
         DeliveryStreamName="changes",
@@ -232,7 +232,7 @@ def _with_firehose(aws: AwsServer) -> str:
             "BufferingHints": {"IntervalInSeconds": 1, "SizeInMBs": 1},
         },
     )
-    return f"{SWITCHES['firehose']} = changes"
+    return f"{switches()['firehose']} = changes"
 
 
 def _deploy(aws: AwsServer, assembly: Path) -> dict[str, str]:
@@ -307,7 +307,7 @@ def test_a_deployed_stream(deployed: Deployed, mongo: MongoClient[dict[str, Any]
     in_sqs: Arrived = []
     eventually(lambda: in_sqs.extend(deployed.in_sqs()) or len(in_sqs) >= len(writer.written), "SQS", timeout_s=30)
     assert sorted(in_sqs) == sorted(writer.written)  # a standard queue has no order
-    if "firehose" in SWITCHES:
+    if "firehose" in TARGETS:
         eventually(lambda: len(deployed.in_s3("firehose/")) >= len(writer.written), "Firehose", timeout_s=30)
         assert sorted(deployed.in_s3("firehose/")) == sorted(writer.written)
 

@@ -293,3 +293,78 @@ def test_the_examples_of_config_ini_are_valid(config: Callable[..., Path]):
         assert set(values) == set(model.model_fields)
         model.model_validate(values)
     assert set(FunctionSettings.model_fields) <= set(DeploySettings.model_fields)
+
+
+PIGEON = """
+from typing import Annotated
+from pydantic import Field
+from docdb_stream import TargetSettings
+from docdb_stream.permissions import Permission, arn
+from docdb_stream.setting_types import Address, Hidden, SecretReference
+
+class PigeonSettings(TargetSettings):
+    pigeon_loft: str
+    pigeon_uri: Annotated[str, Address("pigeon_secret")] = ""
+    pigeon_ring: Annotated[str, Hidden()] = ""
+    pigeon_secret: SecretReference = None
+
+class Pigeon:
+    settings_model = PigeonSettings
+
+    @classmethod
+    def permissions(cls, settings):
+        own = settings.of(PigeonSettings)
+        return [Permission(("sky:Fly",), (arn("sky", f"loft/{own.pigeon_loft}/${{opensearch_domain}}/${{WIND}}"),))]
+"""
+
+
+def test_a_target_of_another_package_is_deployed_as_ours_are(deployment: Read, install_targets: Callable[..., Path]):
+    from infra.permissions import filled_in, permissions
+
+    install_targets(pigeon=("Pigeon", PIGEON))
+    stream = "extra_targets = pigeon\npigeon_loft = attic\npigeon_secret = loft/keeper"
+    (plan,) = plans(deployment(stream=stream, deploy="opensearch_domain = shop"))
+    assert plan.targets == ("pigeon",)
+    assert plan.environment()["PIGEON_LOFT"] == "attic"
+    found = {action: each.resources for each in permissions(plan) for action in each.actions}
+    [resource] = found["sky:Fly"]
+    assert resource.startswith("arn:${AWS::Partition}:sky:${AWS::Region}:${AWS::AccountId}:loft/attic/")
+    assert "secret:loft/keeper-??????" in found["secretsmanager:GetSecretValue"][0]
+    (fly,) = (filled_in(each, plan).resources[0] for each in permissions(plan) if "sky:Fly" in each.actions)
+    assert fly.endswith(":loft/attic/shop/${WIND}"), "a setting of the deployment is filled in, what is none stays"
+    assert "AWS::" not in fly
+
+
+def test_one_that_extends_ours_and_writes_elsewhere_asks_for_nothing(
+    deployment: Read, install_targets: Callable[..., Path]
+):
+    from infra.permissions import permissions
+
+    mine = "from docdb_stream.targets.kinesis import KinesisTarget\nclass Mine(KinesisTarget):\n    name = 'mine'\n"
+    install_targets(mine=("Mine", mine))
+    (plan,) = plans(deployment(stream="extra_targets = mine"))
+    assert permissions(plan) == []
+    (plan,) = plans(deployment(stream="extra_targets = mine\nkinesis_stream = changes"))
+    assert {action for each in permissions(plan) for action in each.actions if "Put" in action} == {
+        "kinesis:PutRecords"
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("pigeon_uri", f"https://keeper:{HIDDEN}@loft", "readable in the template; use pigeon_secret"),
+        ("pigeon_uri", "http://127.0.0.1/", "the function's own machine"),
+        ("pigeon_ring", HIDDEN, "readable in the template"),
+        ("pigeon_secret", "env:KEEPER", "from Secrets Manager"),
+    ],
+)
+def test_what_of_another_package_cannot_be_deployed_is_told(
+    config: Callable[..., Path], install_targets: Callable[..., Path], key: str, value: str, words: str
+):
+    install_targets(pigeon=("Pigeon", PIGEON))
+    path = config(stream=f"extra_targets = pigeon\npigeon_loft = attic\n{key} = ${{VALUE}}")
+    [problem] = problems(lambda: read_deployment(str(path), {"VALUE": value}))
+    assert key in problem
+    assert words in problem
+    assert HIDDEN not in problem

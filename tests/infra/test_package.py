@@ -109,7 +109,7 @@ def test_the_handlers_and_all_targets_import_with_boto3_alone_beside_it(package:
         warnings.simplefilter("error")
         import docdb_stream.handlers.poller, docdb_stream.handlers.esm
         from docdb_stream.settings import Settings
-        from docdb_stream.targets import SWITCHES, build_targets
+        from docdb_stream.targets import build_targets
         settings = Settings.from_env()
         assert len(build_targets(settings)) == 6, settings
         assert docdb_stream.__file__.startswith({str(tree)!r})

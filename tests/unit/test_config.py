@@ -6,6 +6,7 @@ import pytest
 from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import Namespace
+from docdb_stream.registry import TARGETS, settings_models
 from docdb_stream.settings import Settings
 
 URI = "mongodb://127.0.0.1:27017/?replicaSet=rs0"
@@ -282,7 +283,8 @@ def test_the_config_ini_of_the_repository_loads():
 
 def test_the_config_ini_of_the_repository_names_every_setting_with_its_default(tmp_path: Path):
     lines = (REPOSITORY / "config.ini").read_text(encoding="utf-8").splitlines()
-    for name, field in Settings.model_fields.items():
+    models = (Settings, *settings_models(TARGETS).values())
+    for name, field in ((name, field) for model in models for name, field in model.model_fields.items()):
         if name == "stream_name":
             continue  # the section's name
         at = [i for i, line in enumerate(lines) if line.lstrip("# ").startswith(f"{name} =")]

@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from pydantic import AliasChoices, BaseModel
 
-from docdb_stream.config import settings_from_env
+from docdb_stream.config import environment_names, settings_from_config, settings_from_env
+from docdb_stream.reference import config_text, table
+from docdb_stream.registry import TARGETS, settings_models
 from docdb_stream.settings import Settings
-from infra.settings import DeploySettings, FunctionSettings, NetworkSettings
+from infra.settings import DeploySettings, FunctionSettings, NetworkSettings, deployment_text
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
@@ -81,7 +82,7 @@ def test_the_environment_of_the_migration_guide_is_understood() -> None:
     assert (settings.stream_name, settings.payload_format) == ("media.music", "document")
     assert (settings.state_db, settings.state_collection) == ("statedb", "statecol")
     assert (settings.max_loop, settings.state_sync_count) == (60, 15)
-    unknown = {name for name in environment if name.lower() not in type(settings).model_fields}
+    unknown = set(environment) - environment_names()
     assert unknown == set(), "an unknown variable is ignored, so the guide must not name one"
 
 
@@ -133,26 +134,33 @@ def test_every_document_that_is_named_anywhere_exists() -> None:
 # Settings
 
 
-def settings_table(model: type[BaseModel], without: type[BaseModel] | None = None) -> str:
-    """The rows of docs/settings.md, as the model has them."""
-    rows = ["| key | default | meaning |", "|---|---|---|"]
-    for name, field in model.model_fields.items():
-        if without is not None and name in without.model_fields:
-            continue
-        aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
-        names = [f"`{each}`" for each in dict.fromkeys([name, *map(str, aliases)])]
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        shown = "**required**" if field.is_required() else "none" if default in (None, "", ()) else default
-        rows.append(f"| {' or '.join(names)} | {shown} | {(field.description or '').replace('|', chr(92) + '|')} |")
-    return "\n".join(rows)
-
+CONFIG = ROOT / "config.ini"
+CONFIG_TEXT = config_text(deployment=deployment_text())
 
 TABLES = {
-    "## A stream": settings_table(Settings),
-    "## The deployment": settings_table(DeploySettings, without=FunctionSettings),
-    "## A function": settings_table(FunctionSettings),
-    "## The network": settings_table(NetworkSettings),
+    "## A stream": table(Settings),
+    "## Its targets": table(*settings_models(TARGETS).values()),
+    "## The deployment": table(DeploySettings, leave_out=FunctionSettings.model_fields),
+    "## A function": table(FunctionSettings),
+    "## The network": table(NetworkSettings),
 }
+
+
+def test_the_config_ini_of_the_repository_is_what_can_be_set() -> None:
+    """``PYTHONPATH=. python tests/unit/test_docs.py`` writes it anew."""
+    assert CONFIG.read_text(encoding="utf-8") == CONFIG_TEXT
+    assert max(map(len, CONFIG_TEXT.splitlines())) <= 120
+
+
+def test_every_line_of_config_ini_that_is_commented_out_is_valid(tmp_path: Path) -> None:
+    """All but what is not there: a package, and a name for a stream that has one."""
+    lines = re.sub(r"^# (\w+ = .*)\n\n", r"\1\n\n", CONFIG_TEXT, flags=re.MULTILINE)
+    path = tmp_path / "config.ini"
+    path.write_text(re.sub(r"^(extra_targets|stream_name) = .*$", "", lines, flags=re.MULTILINE), encoding="utf-8")
+    [settings] = settings_from_config(str(path), {})
+    assert set(settings.targets) == set(TARGETS)
+    wanted = {name for model in (Settings, *settings_models(TARGETS).values()) for name in model.model_fields}
+    assert settings.model_fields_set == wanted - {"extra_targets"}
 
 
 @pytest.mark.parametrize("title", TABLES)
@@ -163,16 +171,17 @@ def test_the_table_of_settings_is_what_can_be_set(title: str) -> None:
     assert "\n".join(line for line in part.splitlines() if line.startswith("|")) == TABLES[title]
 
 
-def _write_tables() -> None:
+def _write() -> None:
+    CONFIG.write_text(CONFIG_TEXT, encoding="utf-8")
     path = ROOT / "docs" / "settings.md"
     text = path.read_text(encoding="utf-8")
-    for title, table in TABLES.items():
+    for title, rows in TABLES.items():
         before, heading, rest = text.partition(f"\n{title}\n")
         part, next_heading, after = rest.partition("\n## ")
         prose = "\n".join(line for line in part.splitlines() if not line.startswith("|")).rstrip()
-        text = f"{before}{heading}{prose}\n\n{table}\n{next_heading}{after}"
+        text = f"{before}{heading}{prose}\n\n{rows}\n{next_heading}{after}"
     path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _write_tables()
+    _write()

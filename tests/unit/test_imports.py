@@ -138,7 +138,7 @@ def import_statements(path: Path, by_functions: bool) -> Iterator[ast.Import | a
         pending += ast.iter_child_nodes(node)
 
 
-ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "__main__.py"}
+ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "reference.py", "__main__.py"}
 """Imported by the command line, or by a function once the settings ask for it."""
 
 

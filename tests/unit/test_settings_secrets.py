@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ from pydantic import ValidationError
 
 from docdb_stream.config import settings_from_env
 from docdb_stream.errors import ConfigError
-from docdb_stream.settings import ADDRESSES, Settings, without_secrets
+from docdb_stream.registry import TARGETS, settings_models
+from docdb_stream.settings import Settings
+from docdb_stream.settings_model import Address, Hidden, Reference, marked, without_secrets
 
+MODELS = (Settings, *settings_models(TARGETS).values())
+ADDRESSES = [name for model in MODELS for name in marked(model, Address)]
 HIDDEN = "tr0ub4dor"
 URI = f"mongodb://reader:{HIDDEN}@db-1.example:27017,db-2.example/?replicaSet=rs0"
 
@@ -110,3 +115,14 @@ def test_the_secret_itself_where_its_place_belongs_is_refused(name: str) -> None
     assert name in problem
     assert "the secret itself" in problem
     assert HIDDEN not in problem
+
+
+def test_what_is_called_like_an_address_or_a_secret_is_marked_as_one() -> None:
+    fields = {name: model for model in MODELS for name in model.model_fields}
+    for pattern, kind in (
+        (r"uri$|_url|_srv|endpoint|address|dead_letters", Address),
+        (r"secret", Reference),
+        (r"password|token|credential|_key$", Hidden),
+    ):
+        called = {name for name in fields if re.search(pattern, name)}
+        assert called == {name for name, model in fields.items() if name in marked(model, kind)}

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices
-
-from docdb_stream.config import SHARED_SECTION
+from docdb_stream.config import SHARED_SECTION, environment_names
 from docdb_stream.local.process import HOST, GuardProcess, wait_until
-from docdb_stream.settings import Settings
 
 
 class PollerProcess:
@@ -36,7 +33,8 @@ class PollerProcess:
             "NO_PROXY": HOST,
             "no_proxy": HOST,
         }
-        theirs = {name for name in os.environ if name in _setting_names() or name.startswith("AWS_")}
+        known = environment_names()
+        theirs = {name for name in os.environ if name in known or name.startswith("AWS_")}
         self._unset = [option for name in sorted(theirs - self._environment.keys()) for option in ("-u", name)]
         self._guard = GuardProcess("poller")
         self.config = self._guard.folder / "config.ini"
@@ -93,12 +91,3 @@ class PollerProcess:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def _setting_names() -> set[str]:
-    """The environment variables that docdb-stream reads settings from."""
-    names = set(Settings.model_fields)
-    for info in Settings.model_fields.values():
-        if isinstance(info.validation_alias, AliasChoices):
-            names.update(str(alias) for alias in info.validation_alias.choices)
-    return {name.upper() for name in names} | {"Iterations_per_sync", "Documents_per_run"}
