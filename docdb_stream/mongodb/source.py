@@ -17,7 +17,7 @@ from docdb_stream.context import NoAnswerError, answer_in_time
 from docdb_stream.errors import HistoryLostError, SourceUnavailableError
 from docdb_stream.mongodb.change_stream import MongoChangeStream
 from docdb_stream.mongodb.connection import Connection
-from docdb_stream.mongodb.diagnosis import no_change_streams, unavailable
+from docdb_stream.mongodb.diagnosis import HELLO, no_change_streams, unavailable
 from docdb_stream.mongodb.errors import Verdict, classify
 from docdb_stream.position import Position
 from docdb_stream.setting_types import StartAt
@@ -51,7 +51,7 @@ class MongoChangeSource:
         found = self._asked("ping").get("operationTime")
         if isinstance(found, Timestamp):
             return found
-        hello = self._asked("hello")
+        hello = self._asked(HELLO)
         if "setName" not in hello and hello.get("msg") != "isdbgrid":
             raise no_change_streams("the server is a standalone mongod")
         raise SourceUnavailableError(

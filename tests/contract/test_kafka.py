@@ -642,8 +642,10 @@ def threads_of_clients() -> list[str]:
 # kafka-python forgets sockets whose connection is refused.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_killed_broker_is_an_error_and_the_next_write_has_a_new_producer(log: ChangeLog, client: Client) -> None:
-    with KafkaBroker() as broker:
+def test_a_killed_broker_is_an_error_and_the_next_write_has_a_new_producer(
+    kafka_kind: type[KafkaBroker], log: ChangeLog, client: Client
+) -> None:
+    with kafka_kind() as broker:
         topics = Topics(broker, client)
         target = topics.target()
         target.write(log.inserts(1))
@@ -659,7 +661,8 @@ def test_a_killed_broker_is_an_error_and_the_next_write_has_a_new_producer(log: 
         broker.restart()
         target.write(log.inserts(7))
         assert target.flush() == []
-        assert len(topics.records()) == 7
+        kept = 0 if kafka_kind is KafkaBroker else 1  # what stands in for Kafka has all of it in memory
+        assert len(topics.records()) == kept + 7
         target.close()
         gc.collect()
 

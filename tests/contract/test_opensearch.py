@@ -495,8 +495,8 @@ def test_a_domain_that_is_not_there_is_an_error_with_a_hint(log: ChangeLog) -> N
     target.close()
 
 
-def test_a_domain_that_comes_back_is_waited_for(log: ChangeLog) -> None:
-    with OpenSearchServer() as server:
+def test_a_domain_that_comes_back_is_waited_for(opensearch_kind: type[OpenSearchServer], log: ChangeLog) -> None:
+    with opensearch_kind() as server:
         domain = Domain(server)
         target = domain.target()
         deliver(target, log.inserts(1))

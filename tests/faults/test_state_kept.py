@@ -18,6 +18,7 @@ from docdb_stream.events import Position
 from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import Mongod, ReplicaSet
 from docdb_stream.mongodb.connection import Connection, connection_string
+from docdb_stream.mongodb.diagnosis import HELLO
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Rejection
@@ -137,7 +138,8 @@ def test_every_command_to_the_state_says_how_it_is_meant(three: ReplicaSet, db_n
             assert event.command["readConcern"]["level"] in ("majority", "linearizable")
         else:
             assert event.command["writeConcern"] == {"w": "majority"}
-    asked = [event for event in commands.sent if event.command_name == "hello"]
+    asked = [event for event in commands.sent if event.command_name == HELLO]
+    assert asked
     assert {event.connection_id for event in asked} == {primary}, "the time, too, is the primary's"
 
 

@@ -47,6 +47,13 @@ def settings(replica_set: ReplicaSet, db_name: str) -> Settings:
     )
 
 
+@pytest.fixture
+def keys_are_too_large(mongo: Mongo) -> None:
+    """Whatever names an event is in a reply twice; MongoDB before 5.0 sends that all the same: tests/matrix has it."""
+    if mongo.server_info()["versionArray"][0] < 5:
+        pytest.skip("this server sends the event whole")
+
+
 def run(settings: Settings, targets: Sequence[Target] | None = None, **values: Any) -> RunResult:
     poller = Poller.from_settings(settings.model_copy(update=values), targets)
     try:
@@ -142,6 +149,7 @@ class RenderingTarget(ListTarget):
         return rejections
 
 
+@pytest.mark.usefixtures("keys_are_too_large")
 def test_a_document_that_just_fits_while_its_reply_does_not_is_a_dead_letter_and_the_stream_goes_on(
     settings: Settings, mongo: Mongo, db_name: str
 ) -> None:
@@ -168,6 +176,7 @@ def test_a_document_that_just_fits_while_its_reply_does_not_is_a_dead_letter_and
     assert all("fullDocument" in entry.reason for entry in ledger)
 
 
+@pytest.mark.usefixtures("keys_are_too_large")
 def test_a_key_too_large_for_any_reply_is_passed_over_and_nothing_else(
     settings: Settings, mongo: Mongo, db_name: str
 ) -> None:
@@ -221,6 +230,7 @@ def test_a_key_too_large_for_any_reply_that_comes_last(settings: Settings, mongo
     assert (result.events, result.rejections, target.ids) == (1, 0, [1])
 
 
+@pytest.mark.usefixtures("keys_are_too_large")
 def test_keys_of_megabytes_of_which_the_token_can_be_sent(
     settings: Settings, mongo: Mongo, db_name: str, tmp_path: Path
 ) -> None:
@@ -242,6 +252,7 @@ def test_keys_of_megabytes_of_which_the_token_can_be_sent(
     assert "documentKey" in entry.reason
 
 
+@pytest.mark.usefixtures("keys_are_too_large")
 def test_an_event_too_large_at_the_very_time_a_stream_starts_lies_before_it(
     settings: Settings, mongo: Mongo, db_name: str
 ) -> None:
@@ -262,8 +273,15 @@ def test_an_event_too_large_at_the_very_time_a_stream_starts_lies_before_it(
 
 
 def test_what_a_target_does_not_take_goes_to_the_dead_letters_and_comes_when_it_does(
-    settings: Settings, mongo: Mongo, db_name: str, aws: AwsServer, aws_environment: dict[str, str]
+    settings: Settings,
+    mongo: Mongo,
+    db_name: str,
+    aws: AwsServer,
+    aws_environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no config.ini, of which the command line would tell
     kinesis = aws.client("kinesis")
     kinesis.create_stream(StreamName=db_name, ShardCount=1)
     values = {"kinesis_stream": db_name, "kinesis_record_bytes": 2048}

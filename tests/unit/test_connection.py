@@ -426,7 +426,7 @@ def test_trouble_is_told_in_one_line_with_a_hint(error: PyMongoError, words: str
     [
         ("reports wire version 6, but this version of PyMongo requires at least 9", "pymongo<4.11"),
         ("reports wire version 7, but this version of PyMongo requires at least 8", "pymongo<4.14"),
-        ("reports wire version 8, but this version of PyMongo requires at least 9", "pymongo<4.20"),
+        ("reports wire version 8, but this version of PyMongo requires at least 9", "pymongo<4.18"),
         ("reports wire version 9, but this version of PyMongo requires at least 13", "docs/compatibility.md"),
         ("requires wire version 40, but this version of PyMongo only supports up to 29", "--upgrade pymongo"),
     ],

@@ -1,0 +1,103 @@
+"""``make test-matrix``: parts of the suite once more, on servers of other versions and makes, and what only those do.
+
+``MATRIX`` names the parts, separated by commas: mongod, kafka, opensearch; without it, all of them. Everything that a
+part needs is fetched before its tests: what cannot be had fails the run. Arguments are passed on to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matrix.servers import kafka, opensearch
+from matrix.servers.downloads import UnobtainableError, cached, jars
+from matrix.servers.mongod import WHEELS, mongod_binary
+
+REPOSITORY = Path(__file__).parents[2]
+PARTS = ("mongod", "kafka", "opensearch")
+OPTIONS = ("--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder", "--timeout", "600")
+"""As make test has them, with patience for larger servers."""
+
+OLDER_PYMONGO = {"4.2.6": "4.17.0"}
+"""For a server whose wire protocol the newest PyMongo does not speak any more: see docs/compatibility.md."""
+
+ON_EVERY_MONGOD = (
+    "tests/matrix/test_mongod.py",
+    "tests/integration/test_run.py",
+    "tests/integration/test_history.py",
+    "tests/integration/test_oversize.py",
+    "tests/integration/test_doctor.py",
+    "tests/integration/test_ids.py",
+    "tests/contract/test_mongodb_store.py",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of pytest."""
+
+    title: str
+    tests: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def runs(parts: frozenset[str]) -> Iterator[Run]:
+    """Give the runs of these parts, each once what it needs is there."""
+    for version in WHEELS if "mongod" in parts else ():
+        environment = {"MONGOD_BINARY": str(mongod_binary(version))}
+        if pymongo := OLDER_PYMONGO.get(version):
+            environment["PYTHONPATH"] = str(_pymongo(pymongo))
+        yield Run(f"mongod {version}", ON_EVERY_MONGOD, environment)
+    tests: list[str] = []
+    if "kafka" in parts:
+        jars(kafka.JARS)
+        tests += ["tests/contract/test_kafka.py", *_only_here("kafka")]
+    if "opensearch" in parts:
+        opensearch.main_class()
+        tests += ["tests/contract/test_opensearch.py", *_only_here("opensearch")]
+    if tests:
+        yield Run(" and ".join(parts - {"mongod"}), ("--real-servers", *tests))
+
+
+def _only_here(part: str) -> list[str]:
+    return sorted(str(file.relative_to(REPOSITORY)) for file in Path(__file__).parent.glob(f"test_{part}*.py"))
+
+
+def _pymongo(version: str) -> Path:
+    def install(to: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*pip, "--target", str(to), f"pymongo=={version}"], capture_output=True, text=True)
+        if done.returncode:
+            raise UnobtainableError(f"pip does not get PyMongo {version}: {done.stderr.strip()[-1000:]}")
+
+    return cached(f"pymongo-{version}-{sys.implementation.cache_tag}", install)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the parts; return 1 if any of them failed, or cannot be run."""
+    parts = frozenset(os.environ.get("MATRIX", ",".join(PARTS)).split(","))
+    if unknown := parts - set(PARTS):
+        print(f"error: MATRIX names {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    failed = []
+    began_s = time.monotonic()
+    try:
+        for run in runs(parts):
+            print(f"== {run.title}", flush=True)
+            command = [sys.executable, "-m", "pytest", *OPTIONS, *run.tests, *arguments]
+            if subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **run.environment}).returncode:
+                failed.append(run.title)
+    except UnobtainableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"test-matrix: {', '.join(failed) or 'nothing'} failed, in {time.monotonic() - began_s:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
