@@ -239,24 +239,24 @@ _CALLS: dict[str, Callable[[Place], AbstractContextManager[Call]]] = {
 
 
 def kinesis_records(events: Sequence[ChangeEvent]) -> list[dict[str, Any]]:
-    return [{"Data": event.extended_json(), "PartitionKey": _key(event)} for event in events]
+    return [{"Data": event.render("extended"), "PartitionKey": _key(event)} for event in events]
 
 
 def sqs_messages(events: Sequence[ChangeEvent]) -> list[dict[str, Any]]:
     """The messages of a FIFO queue, without the ids that they have within a request."""
-    return [message(event, event.extended_json(), "MessageBody", _key(event)).entry for event in events]
+    return [message(event, event.render("extended"), "MessageBody", _key(event)).entry for event in events]
 
 
 def kafka_records(events: Sequence[ChangeEvent]) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
     """Value, key and headers of each record."""
-    return [(event.extended_json(), (event.key or "").encode(), _headers(event)) for event in events]
+    return [(event.render("extended"), (event.key or "").encode(), _headers(event)) for event in events]
 
 
 def opensearch_documents(events: Sequence[ChangeEvent]) -> list[tuple[str, bytes, bytes]]:
     """Id, action line and source line of each document."""
     found = []
     for event in events:
-        source = orjson.loads(event.full_document_json() or b"{}")
+        source = orjson.loads(event.render("plain"))
         document_id = str(source.pop("_id"))
         version = document_version(event.cluster_time)
         action = {"index": {"_id": document_id, "version": version, "version_type": "external_gte"}}
@@ -265,7 +265,7 @@ def opensearch_documents(events: Sequence[ChangeEvent]) -> list[tuple[str, bytes
 
 
 def lines(events: Sequence[ChangeEvent]) -> list[bytes]:
-    return [event.extended_json() + b"\n" for event in events]
+    return [event.render("extended") + b"\n" for event in events]
 
 
 def _key(event: ChangeEvent) -> str:

@@ -74,7 +74,7 @@ class Discard:
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         for event in events:
-            event.extended_json()
+            event.render("extended")
         return ()
 
     def flush(self) -> Sequence[Rejection]:

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from bson.errors import BSONError
 
-from docdb_stream.encoding import UnrenderableError
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.formats.extended import EXTENDED
 from docdb_stream.formats.reader import to_bson
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def _key(event: ChangeEvent) -> str | None:
 
 def _content(event: ChangeEvent, limit_bytes: float) -> Letter | None:
     try:
-        rendered = event.extended_json()
+        rendered = event.render(EXTENDED)
     except UnrenderableError:
         rendered = b""
     if 0 < len(rendered) <= limit_bytes:
@@ -176,6 +177,6 @@ def _says_all(content: Letter, rendered: bytes) -> bool:
     """Whether the event read back from its text is the same: not with symbols or a key that occurs twice, say."""
     try:
         raw = _raw_event(content)
-        return raw is not None and ChangeEvent(raw).extended_json() == rendered
+        return raw is not None and ChangeEvent(raw).render(EXTENDED) == rendered
     except _UNREADABLE:  # UnrenderableError too
         return False

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from docdb_stream.context import current_deadline
-from docdb_stream.events import ChangeEvent, Rejection, fitting
+from docdb_stream.events import ChangeEvent, Events, Rejection, fitting
 from docdb_stream.result import TargetFigures
 from docdb_stream.source import BATCH_BYTES
-from docdb_stream.target import Target
+from docdb_stream.target import Rendering, Target
 from docdb_stream.worker import Mark, Patience, Worker
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Delivery:
         self._workers: list[Worker] = []
         self._rejections: list[Rejection] = []
         self._rejected_bytes = 0
+        announced = (each for target in self._targets if isinstance(target, Rendering) for each in target.formats)
+        self._formats = list(dict.fromkeys(announced))
         self._holds_nothing = True
 
     def __enter__(self) -> Delivery:
@@ -123,8 +125,10 @@ class Delivery:
     def _hand_over(self, events: Sequence[ChangeEvent], size_bytes: int) -> None:
         self._holds_nothing = False
         self._raise_failure()
+        together = events if isinstance(events, Events) else Events(events)
+        together.want(self._formats)
         for worker in self._workers:
-            worker.offer(events, self._patience, self._raise_failure)
+            worker.offer(together, self._patience, self._raise_failure)
         if size_bytes > LARGE_BATCH_BYTES or self.takes_bytes is not None:
             self._wait("still busy", flushes=False)
             self._raise_failure()

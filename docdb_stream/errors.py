@@ -7,7 +7,10 @@ a document's content.
 from __future__ import annotations
 
 import datetime as dt
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+T = TypeVar("T")
 
 
 class DocdbStreamError(Exception):
@@ -124,3 +127,26 @@ class StateStoreError(DocdbStreamError):
 def install_hint(extra: str) -> str:
     """The command that installs an extra of this package, wherever the package came from."""
     return f"pip install 'docdb-stream[{extra}]'; in a clone: pip install '.[{extra}]'"
+
+
+class UnrenderableError(ValueError):
+    """An event that cannot be rendered without altering it; the message names the key's dotted path, never a value.
+
+    It says something about one event, and never ends a run: whoever delivers the event makes a rejection of it.
+    """
+
+
+def surely(make: Callable[[], T]) -> T:
+    """What ``make`` makes of an event. Whatever it raises, it would raise at every attempt: the event is rejected then,
+    where any other error would have its stream end here for ever.
+
+    Raises:
+        UnrenderableError: In place of what ``make`` raises, which is named and not quoted.
+        MemoryError: It says nothing of the event.
+    """
+    try:
+        return make()
+    except (UnrenderableError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnrenderableError(f"cannot be rendered: {type(error).__name__}") from error

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from docdb_stream.events import PayloadFormat
+from docdb_stream.formats import known_format
 from docdb_stream.settings_model import Address as Address
 from docdb_stream.settings_model import Hidden as Hidden
 from docdb_stream.settings_model import Reference
 
 StartAt = Literal["now", "earliest"] | dt.datetime
 
-FormatName = PayloadFormat
+FormatName = Annotated[str, AfterValidator(known_format)]
 """The name of a format, as ``payload_format`` and each target's own have it."""
 
 OwnFormat = Annotated[

@@ -190,7 +190,8 @@ class Settings(SettingsModel):
     payload_format: Annotated[FormatName, Heading("What is delivered")] = Field(
         default="extended",
         description="extended: the whole change event as relaxed MongoDB Extended JSON v2. document: the AWS sample's "
-        "payload. A target can have its own. OpenSearch always takes plain JSON documents.",
+        "payload. Or the name of another format, see docs/formats.md. A target can have its own. OpenSearch always "
+        "takes plain JSON documents.",
     )
     dead_letters: Annotated[str | None, Address()] = Field(
         default=None,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.formats.part import Reading
 
 __all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "distinct"]
 
@@ -95,6 +96,21 @@ class Paced(Protocol):
     def takes_bytes(self) -> int | None:
         """BSON bytes of events to hand over at a time, at most, but one event at least; None: as they come. Read before
         each hand-over, from another thread."""
+        ...
+
+
+@runtime_checkable
+class Rendering(Protocol):
+    """A target that says what it will ask of its events.
+
+    Events are decoded once for what all targets announce. What is asked for without having been announced takes a
+    decoding of its own, and is right all the same.
+    """
+
+    @property
+    def formats(self) -> Sequence[Reading[Any]]:
+        """The formats in which the target asks for events, and ``FACTS`` where it asks for more than these: ids, keys,
+        operations, namespaces, times. Read once, when delivery begins."""
         ...
 
 

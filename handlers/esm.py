@@ -12,7 +12,7 @@ from typing import Any
 from bson.errors import BSONError
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import Events
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.handlers._push import push
 
@@ -33,7 +33,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     return pushed.as_dict()
 
 
-def _events(event: object) -> list[ChangeEvent]:
+def _events(event: object) -> Events:
     """The change events of the payload, as if the server had sent them to us.
 
     Raises:
@@ -46,7 +46,7 @@ def _events(event: object) -> list[ChangeEvent]:
             hint="for a schedule set the handler docdb_stream.handlers.poller.handler",
         )
     try:
-        return [_event(each["event"]) for each in event["events"]]
+        return Events.of([_raw(each["event"]) for each in event["events"]])
     except (KeyError, TypeError, ValueError, ArithmeticError, BSONError) as error:
         raise ConfigError(
             f"the event source mapping's payload cannot be read: {type(error).__name__}",
@@ -54,7 +54,7 @@ def _events(event: object) -> list[ChangeEvent]:
         ) from error
 
 
-def _event(value: Mapping[str, Any]) -> ChangeEvent:
+def _raw(value: Mapping[str, Any]) -> bytes:
     if not isinstance(value["_id"], Mapping) or not isinstance(value["operationType"], str):
         raise ValueError("no change event")
-    return ChangeEvent(to_bson(value))
+    return to_bson(value)

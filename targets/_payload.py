@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from docdb_stream.encoding import UnrenderableError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent, Events
+from docdb_stream.format import Format
 from docdb_stream.target import Rejection
 
 
+def payloads(
+    events: Sequence[ChangeEvent], payload_format: Format, target_name: str
+) -> tuple[list[bytes], list[Rejection]]:
+    """The bytes of the events, in order; one that the format cannot say without altering it is rejected."""
+    together = events if isinstance(events, Events) else Events(events)
+    results = together.render(payload_format)
+    found = [result for result in results if type(result) is bytes]
+    if len(found) == len(results):
+        return found, []
+    refused = [(event, result) for event, result in zip(together, results, strict=True) if type(result) is not bytes]
+    return found, [Rejection(event, target_name, str(error)) for event, error in refused]
+
+
 def render_all(
-    events: Iterable[ChangeEvent], payload_format: PayloadFormat, target_name: str
+    events: Sequence[ChangeEvent], payload_format: Format, target_name: str
 ) -> tuple[list[tuple[ChangeEvent, bytes]], list[Rejection]]:
-    """Each event with its bytes, in order; an event that the format cannot say without altering it is rejected."""
-    rendered: list[tuple[ChangeEvent, bytes]] = []
-    rejections: list[Rejection] = []
-    for event in events:
-        try:
-            rendered.append((event, event.render(payload_format)))
-        except UnrenderableError as error:
-            rejections.append(Rejection(event, target_name, str(error)))
-    return rendered, rejections
+    """Each event with its bytes, and the rejections, as ``payloads`` has them."""
+    found, rejections = payloads(events, payload_format, target_name)
+    refused = {rejection.event for rejection in rejections}
+    rendered = [event for event in events if event not in refused] if refused else events
+    return list(zip(rendered, found, strict=True)), rejections

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from docdb_stream.aws import arn_region
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
@@ -66,7 +66,7 @@ class EventBridgeTarget(BatchTarget):
 
     Args:
         bus: Name or ARN.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         event_bytes: What the entries of a request, and so each event, are smaller than.
         lanes: Requests side by side.
     """
@@ -80,7 +80,7 @@ class EventBridgeTarget(BatchTarget):
         self,
         bus: str,
         *,
-        payload_format: PayloadFormat = "extended",
+        payload_format: str = "extended",
         event_bytes: int = EVENT_BYTES,
         lanes: int = 8,
     ) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -14,11 +15,13 @@ from pydantic import Field
 
 from docdb_stream.appending import lock, make_entry_durable, write_all
 from docdb_stream.errors import TargetError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
+from docdb_stream.formats import format_named
+from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._payload import render_all
+from docdb_stream.targets._payload import payloads
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +57,16 @@ class FileTarget:
 
     Args:
         path: The file; its folder must exist.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
     """
 
     name = "file"
     settings_model = FileSettings
 
-    def __init__(self, path: str | Path, *, payload_format: PayloadFormat = "extended") -> None:
+    def __init__(self, path: str | Path, *, payload_format: str = "extended") -> None:
         self._path = Path(path)
-        self._payload_format = payload_format
+        self._format = format_named(payload_format)
+        self.formats = (self._format,)
         self._descriptor: int | None = None
         self._is_regular = True
 
@@ -78,10 +82,12 @@ class FileTarget:
         Raises:
             TargetError: The file cannot be opened or written. The next write opens it anew and mends it.
         """
-        rendered, rejections = render_all(events, self._payload_format, self.name)
-        if rendered:
+        lines, rejections = payloads(events, self._format, self.name)
+        if lines:
             try:
-                self._append(b"".join(payload + b"\n" for _, payload in rendered))
+                if self._descriptor is None:
+                    self._descriptor = self._open()
+                JSONL.writer(partial(write_all, self._descriptor)).append(lines)
             except OSError as error:
                 self.close()
                 raise self._error(error) from error
@@ -118,11 +124,6 @@ class FileTarget:
             raise self._error(FileNotFoundError(2, f"no folder {place}"))
         if self._path.is_dir() or not os.access(place, os.W_OK):
             raise self._error(PermissionError(13, f"cannot write {place}"))
-
-    def _append(self, lines: bytes) -> None:
-        if self._descriptor is None:
-            self._descriptor = self._open()
-        write_all(self._descriptor, lines)
 
     def _open(self) -> int:
         self._is_regular = not self._path.exists() or self._path.is_file()

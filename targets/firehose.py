@@ -8,7 +8,7 @@ from pydantic import Field
 
 from docdb_stream.aws import arn_region
 from docdb_stream.errors import TargetError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
@@ -52,7 +52,7 @@ class FirehoseTarget(BatchTarget):
 
     Args:
         stream: Name or ARN of a stream whose source is Direct PUT.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         lanes: Requests side by side.
     """
 
@@ -60,7 +60,7 @@ class FirehoseTarget(BatchTarget):
     settings_model = FirehoseSettings
     action = "firehose:PutRecordBatch"
 
-    def __init__(self, stream: str, *, payload_format: PayloadFormat = "extended", lanes: int = 4) -> None:
+    def __init__(self, stream: str, *, payload_format: str = "extended", lanes: int = 4) -> None:
         self._stream = stream.rpartition("/")[2]  # requests take names only
         place = Place(
             target=self.name,

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from docdb_stream.encoding import UnrenderableError
-from docdb_stream.errors import DocdbStreamError
-from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
+from docdb_stream.errors import DocdbStreamError, UnrenderableError
+from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.formats import format_named
+from docdb_stream.formats.facts import FACTS
 from docdb_stream.setting_types import Address, OwnFormat, SecretReference
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.source import BATCH_BYTES
@@ -131,7 +132,7 @@ class KafkaTarget:
         linger_ms: How long a batch waits to be filled where there is much to send; None: 100 with kafka-python, 5 with
             confluent, the best measured.
         compression: How batches are compressed: none, gzip, snappy, lz4 or zstd.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         scope: What the stream watches.
 
     Raises:
@@ -154,7 +155,7 @@ class KafkaTarget:
         message_bytes: int = 1024 * 1024,
         linger_ms: int | None = None,
         compression: Compression = "none",
-        payload_format: PayloadFormat = "extended",
+        payload_format: str = "extended",
         scope: Namespace | None = None,
     ) -> None:
         brokers = Brokers(
@@ -170,7 +171,8 @@ class KafkaTarget:
         self._producer = _producer(client, self.name, brokers)
         self._pace = Pace()
         self._topic_prefix = topic_prefix
-        self._payload_format = payload_format
+        self._format = format_named(payload_format)
+        self.formats = (self._format, FACTS)
         self._scope = scope or Namespace("deployment")
         self._places: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
 
@@ -199,7 +201,7 @@ class KafkaTarget:
         Raises:
             TargetError: No broker answers, a topic is missing, or an earlier record failed.
         """
-        rendered, rejections = render_all(events, self._payload_format, self.name)
+        rendered, rejections = render_all(events, self._format, self.name)
         records = []
         for event, payload in rendered:
             try:

@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field
 
 from docdb_stream.aws import arn_region
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
@@ -62,7 +62,7 @@ class KinesisTarget(BatchTarget):
 
     Args:
         stream: Name or ARN.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         record_bytes: The largest record the stream takes, partition key included.
         request_bytes: The largest request.
         lanes: Requests side by side.
@@ -76,7 +76,7 @@ class KinesisTarget(BatchTarget):
         self,
         stream: str,
         *,
-        payload_format: PayloadFormat = "extended",
+        payload_format: str = "extended",
         record_bytes: int = RECORD_BYTES,
         request_bytes: int = REQUEST_BYTES,
         lanes: int = 4,

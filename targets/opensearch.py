@@ -14,9 +14,10 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import AliasChoices, Field
 
-from docdb_stream import encoding
-from docdb_stream.encoding import UnrenderableError
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.formats.facts import FACTS
+from docdb_stream.formats.plain import PLAIN, plain_json
 from docdb_stream.permissions import Permission, arn
 from docdb_stream.retry import Backoff
 from docdb_stream.setting_types import Address, SecretReference
@@ -93,7 +94,7 @@ class OpenSearchSettings(TargetSettings):
 class OpenSearchTarget:
     """Keeps one index per collection equal to the collection.
 
-    - insert, update, replace: the document is indexed as plain JSON (see ``encoding.plain_json``) without its ``_id``,
+    - insert, update, replace: the document is indexed as plain JSON (see ``formats.plain``) without its ``_id``,
       which is the document's id (see ``document_id``). An update whose document was gone when it was looked up does
       nothing: its delete follows.
     - delete: the document is deleted; that it is not there is fine.
@@ -128,6 +129,7 @@ class OpenSearchTarget:
 
     name = "opensearch"
     settings_model = OpenSearchSettings
+    formats = (PLAIN, FACTS)
 
     def __init__(
         self,
@@ -245,7 +247,7 @@ class OpenSearchTarget:
     def _operation(self, event: ChangeEvent) -> Operation | None:
         """The operation for an event about a document; None for any other."""
         operation = event.operation
-        if operation not in _WRITING or not (event.object_id or event.document_key):
+        if operation not in _WRITING or not event.has_document_key:
             return None
         source = None if operation == "delete" else _source(event)
         if source is None and operation != "delete":
@@ -330,20 +332,23 @@ def _operation(event: ChangeEvent, index: str, id_text: str, version: int, sourc
 
 def _source(event: ChangeEvent) -> bytes | None:
     """The full document without ``_id``, which OpenSearch refuses as a field; None where there is no full document."""
-    plain = event.full_document_json()
-    if plain is None:
+    plain = event.render(PLAIN)
+    if plain == b"null":
         return None
     # Servers store _id first, so it can be cut off without parsing the rest.
-    object_id = event.object_id
-    if object_id:
-        head = b'{"_id":"%b"' % object_id.encode()
-    else:
-        head = encoding.plain_json({"_id": (event.document_key or {}).get("_id")}).removesuffix(b"}")
+    head = _id_head(event)
     after = len(head)
     if plain.startswith(head) and plain[after : after + 1] in b",}":
         return b"{" + plain[after:].removeprefix(b",")
     full = event.full_document or {}
-    return encoding.plain_json({key: value for key, value in full.items() if key != "_id"})
+    return plain_json({key: value for key, value in full.items() if key != "_id"})
+
+
+def _id_head(event: ChangeEvent) -> bytes:
+    """How a document begins whose ``_id`` comes first."""
+    if event.object_id:
+        return b'{"_id":"%b"' % event.object_id.encode()
+    return plain_json({"_id": event.exact_id}).removesuffix(b"}")
 
 
 def _renamed_to(event: ChangeEvent) -> Namespace | None:

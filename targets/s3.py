@@ -27,7 +27,10 @@ from urllib.parse import quote
 from pydantic import Field
 
 from docdb_stream.context import in_background
-from docdb_stream.events import ChangeEvent, Namespace, PayloadFormat
+from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.formats import format_named
+from docdb_stream.formats.facts import FACTS
+from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
@@ -94,7 +97,7 @@ class S3Target:
     Args:
         bucket: The bucket's name.
         path: Prefix of every key.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         object_bytes: Uncompressed bytes after which ``wants_flush`` asks for a flush.
         lanes: Uploads side by side.
     """
@@ -107,13 +110,14 @@ class S3Target:
         bucket: str,
         *,
         path: str = "",
-        payload_format: PayloadFormat = "extended",
+        payload_format: str = "extended",
         object_bytes: int = OBJECT_BYTES,
         lanes: int = 8,
     ) -> None:
         self._bucket = bucket
         self._prefix = f"{path.strip('/')}/" if path.strip("/") else ""
-        self._payload_format = payload_format
+        self._format = format_named(payload_format)
+        self.formats = (self._format, FACTS)
         self._object_bytes = object_bytes
         self._lanes = lanes
         self._place = Place(
@@ -159,7 +163,7 @@ class S3Target:
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
-        rendered, rejections = render_all(events, self._payload_format, self.name)
+        rendered, rejections = render_all(events, self._format, self.name)
         groups: dict[tuple[Namespace, int], list[bytes]] = {}
         for event, payload in rendered:
             group = (event.namespace, event.cluster_time_parts[0] // _DAY_S)
@@ -170,7 +174,7 @@ class S3Target:
                     self._objects[group] = _Object(object_key(event, self._prefix))
             lines.append(payload)
         for group, lines in groups.items():
-            self._objects[group].append(b"\n".join([*lines, b""]))
+            self._objects[group].append(lines)
             self._held_bytes += sum(map(len, lines)) + len(lines)
         return rejections
 
@@ -235,25 +239,29 @@ class S3Target:
 
 
 class _Object:
-    """One object to come: its key, and its lines, compressed once there are enough of them."""
+    """One object to come: its key, and its content, compressed once there is enough of it."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self._lines = bytearray()
+        self._content = bytearray()
+        self._writer = JSONL.writer(self._add)
         self._file = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed by close()
         self._compressor: Any = None
 
-    def append(self, lines: bytes) -> None:
-        """Add whole lines."""
-        self._lines += lines
+    def append(self, payloads: list[bytes]) -> None:
+        """Add events."""
+        self._writer.append(payloads)
+
+    def _add(self, content: bytes) -> None:
+        self._content += content
         # In pieces of one size, whatever the batches were: what ISA-L makes of them depends on where they end.
-        while len(self._lines) >= _COMPRESS_BYTES:
+        while len(self._content) >= _COMPRESS_BYTES:
             self._compress(_COMPRESS_BYTES)
 
     def finished(self) -> SpooledTemporaryFile[bytes]:
         """The compressed object. More can be appended afterwards: it becomes another gzip member of the same file."""
-        if self._lines:
-            self._compress(len(self._lines))
+        if self._content:
+            self._compress(len(self._content))
         if self._compressor is not None:
             self._file.write(self._compressor.flush())
             self._compressor = None
@@ -266,8 +274,8 @@ class _Object:
         if self._compressor is None:
             self._file.seek(0, 2)  # an upload may have left it elsewhere
             self._compressor = _compressor()
-        self._file.write(self._compressor.compress(self._lines[:size_bytes]))
-        del self._lines[:size_bytes]
+        self._file.write(self._compressor.compress(self._content[:size_bytes]))
+        del self._content[:size_bytes]
 
 
 def _compressor() -> Any:
@@ -283,6 +291,6 @@ def object_key(first: ChangeEvent, prefix: str = "") -> str:
     time = first.cluster_time
     day = time.as_datetime().strftime("%Y/%m/%d")
     digest = hashlib.sha256(first.event_id.encode()).hexdigest()[:16]
-    rest = f"/{day}/{time.time:010}-{time.inc:010}-{digest}.jsonl.gz"
+    rest = f"/{day}/{time.time:010}-{time.inc:010}-{digest}{JSONL.suffix}.gz"
     names = "/".join([quote(name, safe="") for name in first.namespace if name] or ["_"])
     return prefix + distinct_name(names, names, _KEY_BYTES - len(f"{prefix}{rest}".encode())) + rest

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from docdb_stream.aws import arn_region
 from docdb_stream.errors import ConfigError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
@@ -52,7 +52,7 @@ class SnsTarget(BatchTarget):
 
     Args:
         topic_arn: The topic's ARN.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         lanes: Requests side by side.
 
     Raises:
@@ -63,7 +63,7 @@ class SnsTarget(BatchTarget):
     settings_model = SnsSettings
     action = "sns:Publish"
 
-    def __init__(self, topic_arn: str, *, payload_format: PayloadFormat = "extended", lanes: int = 8) -> None:
+    def __init__(self, topic_arn: str, *, payload_format: str = "extended", lanes: int = 8) -> None:
         if not topic_arn.startswith("arn:"):
             hint = "give the topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"
             raise ConfigError(f"SNS_TOPIC_ARN_EVENT is no ARN: {topic_arn}", hint=hint)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import Field
 
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, queue_arn
 from docdb_stream.setting_types import Address, OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
@@ -60,7 +60,7 @@ class SqsTarget(BatchTarget):
 
     Args:
         queue_url: The queue's URL.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         message_group: FIFO queues: what shares an order.
         lanes: Requests side by side.
     """
@@ -73,7 +73,7 @@ class SqsTarget(BatchTarget):
         self,
         queue_url: str,
         *,
-        payload_format: PayloadFormat = "extended",
+        payload_format: str = "extended",
         message_group: Literal["document_key", "collection"] = "document_key",
         lanes: int = 8,
     ) -> None:

@@ -10,11 +10,13 @@ from typing import BinaryIO, Self
 from pydantic import Field
 
 from docdb_stream.errors import TargetGoneError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.events import ChangeEvent
+from docdb_stream.formats import format_named
+from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.target import Rejection
-from docdb_stream.targets._payload import render_all
+from docdb_stream.targets._payload import payloads
 
 
 class StdoutSettings(TargetSettings):
@@ -35,7 +37,7 @@ class StdoutTarget:
 
     Args:
         stream: Where to write; standard output by default.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
 
     Raises:
         TargetGoneError: Standard output is closed.
@@ -44,11 +46,12 @@ class StdoutTarget:
     name = "stdout"
     settings_model = StdoutSettings
 
-    def __init__(self, stream: BinaryIO | None = None, *, payload_format: PayloadFormat = "extended") -> None:
+    def __init__(self, stream: BinaryIO | None = None, *, payload_format: str = "extended") -> None:
         if stream is None and sys.stdout is None:
             raise self._gone(OSError("standard output is closed"))
         self._stream = stream or sys.stdout.buffer
-        self._payload_format = payload_format
+        self._format = format_named(payload_format)
+        self.formats = (self._format,)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -61,14 +64,9 @@ class StdoutTarget:
         Raises:
             TargetGoneError: The stream takes nothing more, as when the program it is piped into has ended.
         """
-        rendered, rejections = render_all(events, self._payload_format, self.name)
-        rest = memoryview(b"".join(payload + b"\n" for _, payload in rendered))
+        lines, rejections = payloads(events, self._format, self.name)
         try:
-            while rest:  # without a buffer (python -u) a write may take a part only
-                taken = self._stream.write(rest)
-                if taken is None:  # it does not wait (O_NONBLOCK), and is full
-                    raise BlockingIOError(errno.EAGAIN, "standard output takes nothing more at the moment")
-                rest = rest[taken:]
+            JSONL.writer(self._write_all).append(lines)
             self._stream.flush()
         except (OSError, ValueError) as error:
             raise self._gone(error) from error
@@ -80,6 +78,14 @@ class StdoutTarget:
 
     def close(self) -> None:
         """Nothing: the stream belongs to the process."""
+
+    def _write_all(self, text: bytes) -> None:
+        rest = memoryview(text)
+        while rest:  # without a buffer (python -u) a write may take a part only
+            taken = self._stream.write(rest)
+            if taken is None:  # it does not wait (O_NONBLOCK), and is full
+                raise BlockingIOError(errno.EAGAIN, "standard output takes nothing more at the moment")
+            rest = rest[taken:]
 
     def _gone(self, error: Exception) -> TargetGoneError:
         # ValueError is what a stream raises that this process itself has closed.

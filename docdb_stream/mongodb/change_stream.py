@@ -17,7 +17,7 @@ from bson import Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, ChangeEvent
+from docdb_stream.events import Batch, ChangeEvent, Events
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.cursor import ChangeStreamCursor, Reply
 from docdb_stream.mongodb.diagnosis import no_change_streams, server_message, unavailable
@@ -106,8 +106,8 @@ class MongoChangeStream:
         started_s = time.monotonic()
         reply = self._patiently(lambda: self._next(wait_s))
         full_wait = time.monotonic() - started_s >= QUIET_WAIT_S
-        events = self._wanted(ChangeEvent.all_of(reply.events))
-        position = self._after(reply, events)
+        events = self._wanted(Events.of(reply.events))
+        position = self._after(reply)
         quiet = self._is_quiet(reply, position, full_wait)
         if quiet and reply.post_batch_token is None and self._quiet_since is not None:
             # The server does not say how far it has looked; that nothing came for several waits has to do.
@@ -128,25 +128,23 @@ class MongoChangeStream:
         self._size.came(reply)
         return reply
 
-    def _wanted(self, events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
+    def _wanted(self, events: Sequence[ChangeEvent]) -> Events:
         """The events that are the stream's: no docdb-stream's state, and none from before the position."""
-        wanted = list(events)
-        if self._state_events is not None:
-            wanted = [event for event in wanted if not self._state_events.has(event)]
+        wanted = events if isinstance(events, Events) else Events(events)
+        if self._state_events is not None and self._state_events.may_have(wanted.raws):
+            wanted = Events(event for event in wanted if not self._state_events.has(event))
         if self._skip_until is not None and wanted:
             skip_until = self._skip_until
-            wanted = [event for event in wanted if event.cluster_time > skip_until]
+            wanted = Events(event for event in wanted if event.cluster_time > skip_until)
             if wanted:
                 self._skip_until = None
         return wanted
 
-    def _after(self, reply: Reply, events: Sequence[ChangeEvent]) -> Position:
+    def _after(self, reply: Reply) -> Position:
         """The position after a reply."""
-        if not reply.events:
-            last = None
-        else:
-            last = events[-1] if events and events[-1].raw is reply.events[-1] else ChangeEvent(reply.events[-1])
-        invalidated = last is not None and last.operation == "invalidate"
+        # Looked at alone: what it came with is decoded when it is delivered, once its targets' formats are known.
+        last = ChangeEvent(reply.events[-1]) if reply.events else None
+        invalidated = last is not None and b"invalidate" in reply.events[-1] and last.operation == "invalidate"
         if reply.post_batch_token is not None:
             token = ResumeToken(reply.post_batch_token)
             if last is None and token == self._position.token:

@@ -19,8 +19,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
-from docdb_stream import rawbson
 from docdb_stream.context import NoAnswerError, answer_in_time, current_deadline
+from docdb_stream.formats import rawbson
 from docdb_stream.mongodb.connection import Client, Connection
 from docdb_stream.position import Namespace
 

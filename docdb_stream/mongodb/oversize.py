@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import bson
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from docdb_stream import rawbson
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Batch, ChangeEvent, Rejection
+from docdb_stream.formats import rawbson
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.diagnosis import server_message
 from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off

@@ -7,7 +7,7 @@ told from the users' own in a change stream. What is in them is the stores'.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions
@@ -173,11 +173,14 @@ class StateEvents:
     def __init__(self, settings: Settings) -> None:
         names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
         self._own = {Namespace(settings.state_db, name) for name in names}
+        self._traces = {_MARK_BYTES, *(name.encode() + b"\0" for name in names)}
         self._others: set[Namespace] = set()
         self._mixed: set[Namespace] = set()
 
     def has(self, event: ChangeEvent) -> bool:
         """Whether the event is about the state. Events are shown in their order."""
+        if not self._has_trace(event.raw):
+            return False
         namespace = event.namespace
         if namespace in self._own:
             return True
@@ -195,4 +198,13 @@ class StateEvents:
             self._others.discard(namespace)
         elif namespace not in self._mixed:
             self._others.add(namespace)
+            self._traces.add(f"{namespace.coll}\0".encode())
         return marked
+
+    def may_have(self, raws: Iterable[bytes]) -> bool:
+        """Whether one of these events may be about the state: a no costs next to nothing, and is the usual answer."""
+        return self._has_trace(b"".join(raws))
+
+    def _has_trace(self, raw: bytes | None) -> bool:
+        """Whether the bytes hold a mark, or a name of the collections that are known."""
+        return raw is None or any(trace in raw for trace in self._traces)

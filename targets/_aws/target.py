@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from docdb_stream.encoding import UnrenderableError
-from docdb_stream.events import ChangeEvent, PayloadFormat
+from docdb_stream.errors import UnrenderableError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.formats import format_named
+from docdb_stream.formats.facts import FACTS
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, client
 from docdb_stream.targets._aws.sender import BatchSender, Limits, Record, Refusal
@@ -25,7 +27,7 @@ class BatchTarget(ABC):
 
     Args:
         place: Where the records go.
-        payload_format: How an event is written.
+        payload_format: The name of the format in which an event is written.
         lanes: Requests side by side.
         region: Where the place is, when its name tells; else the environment does.
     """
@@ -34,9 +36,10 @@ class BatchTarget(ABC):
     service: ClassVar[str]
     action: ClassVar[str]
 
-    def __init__(self, place: Place, payload_format: PayloadFormat, lanes: int, region: str | None = None) -> None:
+    def __init__(self, place: Place, payload_format: str, lanes: int, region: str | None = None) -> None:
         self._place = place
-        self._payload_format = payload_format
+        self._format = format_named(payload_format)
+        self.formats = (self._format, FACTS)
         self._lanes = lanes
         self._region = region
         self._sender = BatchSender(place, self.action, self._send, lanes)
@@ -48,7 +51,7 @@ class BatchTarget(ABC):
         Raises:
             TargetError: The service does not take them or those before them, or not in time.
         """
-        rendered, rejections = render_all(events, self._payload_format, self.name)
+        rendered, rejections = render_all(events, self._format, self.name)
         if not rendered:
             return rejections
         with self._place.errors(self.action):

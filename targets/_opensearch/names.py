@@ -10,8 +10,9 @@ from typing import Any
 
 from bson import ObjectId, Timestamp
 
-from docdb_stream import encoding
-from docdb_stream.events import Namespace
+from docdb_stream.formats._json import non_finite_name
+from docdb_stream.formats.key import canonical_id, key_json
+from docdb_stream.position import Namespace
 from docdb_stream.targets._names import distinct_name
 
 # OpenSearch, MetadataCreateIndexService.validateIndexOrAliasName; a colon has been refused since Elasticsearch 7.
@@ -41,7 +42,7 @@ def index_name(prefix: str, namespace: Namespace) -> str:
 
 
 def document_id(value: Any) -> str:
-    """The text of a document's ``_id``: one text for what MongoDB takes for one id (see ``encoding.canonical_id``), and
+    """The text of a document's ``_id``: one text for what MongoDB takes for one id (see ``canonical_id``), and
     different ones for different ids, whatever their types.
 
     - ObjectId: its 24 hexadecimal digits.
@@ -74,11 +75,11 @@ def document_version(time: Timestamp) -> int:
 def _text(value: Any) -> str:
     if isinstance(value, ObjectId):
         return str(value)
-    value = encoding.canonical_id(value)
+    value = canonical_id(value)
     if type(value) is str:  # not Code, which is a kind of str
         return json.dumps(value, ensure_ascii=False) if _AMBIGUOUS.fullmatch(value) else value
     if type(value) is int:
         return str(value)
     if type(value) is float:
-        return repr(value) if math.isfinite(value) else encoding.non_finite_name(value)
-    return encoding.key_json(value).removeprefix('{"_id":').removesuffix("}")
+        return repr(value) if math.isfinite(value) else non_finite_name(value)
+    return key_json(value).removeprefix('{"_id":').removesuffix("}")

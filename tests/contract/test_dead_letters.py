@@ -19,8 +19,7 @@ from pymongo.errors import AutoReconnect, DocumentTooLarge, NotPrimaryError
 
 from docdb_stream.admin.redrive import deliver_again
 from docdb_stream.dead_letters import DeadLetters, Letter, event_of
-from docdb_stream.encoding import UnrenderableError
-from docdb_stream.errors import StateStoreError
+from docdb_stream.errors import StateStoreError, UnrenderableError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.letters.aws import SqsDeadLetters
@@ -85,7 +84,7 @@ class DeadLettersContract:
             "namespace": "shop.orders",
             "cluster_time": event.cluster_time.as_datetime().isoformat(),
             "document_key": '{"_id":7}',
-            "event": event.extended_json().decode(),
+            "event": event.render("extended").decode(),
         }
         assert json.loads(json.dumps(found)) == found
 
@@ -174,7 +173,7 @@ class DeadLettersContract:
             assert (found["namespace"], found["document_key"]) == ("shop.orders", '{"_id":"large"}')
         else:
             assert back is not None
-            assert back.extended_json() == event.extended_json()
+            assert back.render("extended") == event.render("extended")
 
     def test_redrive_delivers_each_event_once(self, place: DeadLetters, again: DeadLetters, log: ChangeLog) -> None:
         taken, refused, other = log.inserts(3)
@@ -263,7 +262,7 @@ def event_with_its_id_in_the_token(id_: str) -> ChangeEvent:
 
 def rendered(event: ChangeEvent) -> bytes:
     try:
-        return event.extended_json()
+        return event.render("extended")
     except UnrenderableError as error:
         return str(error).encode()
 
@@ -315,8 +314,8 @@ class TestCollection(DeadLettersContract):
         beyond = log.insert({"_id": 2, "text": "x" * 16_000_000})
         place.write(STREAM, [Rejection(event, "kinesis", "too large") for event in (kept, beyond)])
         found = {letter["document_key"]: letter for letter in place.letters()}
-        assert found['{"_id":1}']["event"] == kept.extended_json().decode()
-        assert found['{"_id":2}']["event"] == beyond.extended_json().decode()
+        assert found['{"_id":1}']["event"] == kept.render("extended").decode()
+        assert found['{"_id":2}']["event"] == beyond.render("extended").decode()
 
     def test_an_event_beyond_it_is_kept_in_parts_which_go_with_it(
         self, place: DeadLetters, again: DeadLetters, log: ChangeLog, mongo: Mongo, settings: Settings
@@ -331,7 +330,7 @@ class TestCollection(DeadLettersContract):
         large, small = sorted(again.letters(STREAM), key=lambda letter: letter["document_key"])
         back = event_of(large)
         assert back is not None
-        assert back.extended_json() == event.extended_json()
+        assert back.render("extended") == event.render("extended")
         assert kept.count_documents({}) > 2
         again.remove(large)
         assert [letter["id"] for letter in place.letters()] == [small["id"]]

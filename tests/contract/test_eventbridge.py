@@ -97,7 +97,7 @@ def test_what_rules_can_match(bus: Bus) -> None:
         "invalidate": [],
     }
     assert found["delete"]["source"] == "docdb-stream"
-    assert found["delete"]["detail"] == orjson.loads(events[0].document_json())
+    assert found["delete"]["detail"] == orjson.loads(events[0].render("document"))
     target.close()
 
 
@@ -108,7 +108,7 @@ def test_an_entry_has_the_cluster_time() -> None:
         "EventBusName": "orders",
         "Source": "docdb-stream",
         "DetailType": "delete",
-        "Detail": event.extended_json().decode(),
+        "Detail": event.render("extended").decode(),
         "Resources": ["shop.orders"],
         "Time": event.cluster_time.as_datetime(),
     }
@@ -122,11 +122,11 @@ def test_an_entry_has_the_cluster_time() -> None:
 def test_requests_stay_below_the_limit(event_bytes: int, bus: Bus) -> None:
     target = EventBridgeTarget(bus.name, event_bytes=event_bytes)
     # Besides the Detail: Source 12 bytes, DetailType 6, Resources 11, Time 14.
-    spare_bytes = event_bytes - 1 - len(ChangeLog().inserts(1)[0].extended_json()) - 43
+    spare_bytes = event_bytes - 1 - len(ChangeLog().inserts(1)[0].render("extended")) - 43
     [fits], [too_large] = (ChangeLog().inserts(1, size_bytes=spare_bytes + more) for more in (0, 1))
     [rejection] = target.write([fits, too_large])
     assert rejection.event is too_large
-    assert [event["detail"] for event in bus.events()] == [orjson.loads(fits.extended_json())]
+    assert [event["detail"] for event in bus.events()] == [orjson.loads(fits.render("extended"))]
     target.close()
 
 

@@ -48,7 +48,7 @@ def deliver(path: Path, log: ChangeLog) -> bytes:
     target.write([event])
     target.flush()
     target.close()
-    return event.extended_json() + b"\n"
+    return event.render("extended") + b"\n"
 
 
 def test_the_settings_switch_it_on(path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_write_that_failed_half_way_is_mended(path: Path, log: ChangeLog, monk
     assert len(path.read_bytes()) > len(first)
     target.write([event])
     target.close()
-    assert path.read_bytes() == first + event.extended_json() + b"\n"
+    assert path.read_bytes() == first + event.render("extended") + b"\n"
 
 
 def test_a_missing_folder_is_not_created(tmp_path: Path, log: ChangeLog) -> None:
@@ -138,7 +138,7 @@ def test_a_file_has_one_writer(path: Path, log: ChangeLog) -> None:
     second.write([event])
     second.flush()
     second.close()
-    assert path.read_bytes() == 2 * (event.extended_json() + b"\n")
+    assert path.read_bytes() == 2 * (event.render("extended") + b"\n")
 
 
 def test_a_file_has_one_writer_among_processes(path: Path, log: ChangeLog) -> None:

@@ -102,11 +102,11 @@ class TestFirehoseTarget(TargetContract):
 
 def test_the_newline_counts(stream: Stream) -> None:
     target = FirehoseTarget(stream.name)
-    spare_bytes = 1000 * 1024 - len(ChangeLog().inserts(1)[0].extended_json()) - 1
+    spare_bytes = 1000 * 1024 - len(ChangeLog().inserts(1)[0].render("extended")) - 1
     [fits], [too_large] = (ChangeLog().inserts(1, size_bytes=spare_bytes + more) for more in (0, 1))
     [rejection] = target.write([fits, too_large])
     assert rejection.event is too_large
-    assert stream.lines() == [fits.extended_json()]
+    assert stream.lines() == [fits.render("extended")]
     target.close()
 
 

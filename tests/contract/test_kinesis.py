@@ -129,7 +129,7 @@ def test_the_document_payload_arrives(aws: AwsServer, stream: str) -> None:
         for shard in client.list_shards(StreamName=stream)["Shards"]
         if _records(client, stream, shard["ShardId"])
     ]
-    assert _records(client, stream, shard) == [event.document_json()]
+    assert _records(client, stream, shard) == [event.render("document")]
     client.close()
     target.close()
 

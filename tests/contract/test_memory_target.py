@@ -9,6 +9,7 @@ import pytest
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.formats import format_named
 from docdb_stream.retry import Backoff
 from docdb_stream.target import Rejection, Target
 from docdb_stream.targets._payload import render_all
@@ -26,7 +27,7 @@ class ListTarget:
         self.answer = lambda event_ids: ["take"] * len(event_ids)
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        rendered, rejections = render_all(events, "extended", self.name)
+        rendered, rejections = render_all(events, format_named("extended"), self.name)
         for event, payload in rendered:
             if len(payload) > self.largest_bytes:
                 reason = f"{len(payload)} bytes, limit {self.largest_bytes}"

@@ -38,7 +38,7 @@ def test_it_writes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes])
     target.write([event])
     target.flush()
     target.close()
-    assert capfdbinary.readouterr().out == event.extended_json() + b"\n"
+    assert capfdbinary.readouterr().out == event.render("extended") + b"\n"
 
 
 def test_a_closed_pipe_is_an_error_with_a_hint() -> None:
@@ -58,7 +58,7 @@ def test_a_reader_sees_events_as_soon_as_they_are_written() -> None:
     with open(writer, "wb") as stream, open(reader, "rb") as seen:
         event = ChangeLog().insert({"_id": 1})
         StdoutTarget(stream).write([event])
-        assert seen.readline() == event.extended_json() + b"\n"
+        assert seen.readline() == event.render("extended") + b"\n"
 
 
 def test_a_stream_without_a_buffer_may_take_parts() -> None:
@@ -69,7 +69,7 @@ def test_a_stream_without_a_buffer_may_take_parts() -> None:
     stream = Parts()
     event = ChangeLog().insert({"_id": 1})
     StdoutTarget(stream).write([event])
-    assert stream.getvalue() == event.extended_json() + b"\n"
+    assert stream.getvalue() == event.render("extended") + b"\n"
 
 
 def test_a_full_stream_that_does_not_wait_is_an_error() -> None:

@@ -212,7 +212,7 @@ def test_every_problem_of_a_config_file_at_once(cli: Any) -> None:
         ("batch_size", "'many'"),
         ("start_at", "now, earliest or an ISO 8601 timestamp", "'yesterday'"),
         ("state_sync_count", "greater than or equal to 1"),
-        ("payload_format", "'extended'", "'xml'"),
+        ("payload_format", "extended", "'xml'"),
         ("file_path", "NOT_SET is not set"),
         ("[streams typo]", "unknown section"),
     ):

@@ -277,7 +277,7 @@ def test_both_handlers_deliver_the_same_bytes_of_every_type(
         raws = [bytes(cast("RawBSONDocument", next(watching)).raw) for _ in range(len(documents) + 3)]
     assert poller_handler.handler({}, Context())["events"] == len(raws)
     by_poller = account.in_s3()
-    assert by_poller == [ChangeEvent(raw).extended_json() for raw in raws]
+    assert by_poller == [ChangeEvent(raw).render("extended") for raw in raws]
 
     other = Account(clients, f"{account.name}-esm")
     monkeypatch.setenv("KINESIS_STREAM", other.name)
@@ -299,7 +299,7 @@ def test_one_event_and_ten_thousand(account: Account, monkeypatch: pytest.Monkey
     events = [ChangeEvent(event.raw) for event in ChangeLog().inserts(count, size_bytes=200)]
     answer = esm.handler(payload([canonical(cast("bytes", event.raw)) for event in events]), Context())
     assert (answer["events"], answer["rejections"]) == (count, 0)
-    expected = [event.extended_json() for event in events]
+    expected = [event.render("extended") for event in events]
     assert account.in_s3() == expected
     if count == 1:
         assert account.in_kinesis() == expected
@@ -330,7 +330,7 @@ def test_what_a_target_refuses_goes_to_the_dead_letters_and_the_batch_is_done(
         events[1].event_id,
         '{"_id":2}',
     )
-    assert letter["event"] == events[1].extended_json().decode()
+    assert letter["event"] == events[1].render("extended").decode()
 
 
 def test_any_other_failure_raises_and_the_next_attempt_delivers(account: Account, log: io.StringIO) -> None:

@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from pymongo.collation import Collation
 from pymongo.errors import DuplicateKeyError, WriteError
 
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import ChangeEvent, Events
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.targets._opensearch.names import document_id
 
@@ -92,7 +92,7 @@ def event_of(document_key: bytes) -> ChangeEvent:
     """A delete of this document, as its bytes come from a server."""
     head = to_bson({"_id": {"_data": "8201"}, "operationType": "delete", "ns": {"db": "shop", "coll": "orders"}})
     body = head[4:-1] + b"\x03documentKey\0" + document_key
-    [event] = ChangeEvent.all_of([struct.pack("<i", len(body) + 5) + body + b"\0"])
+    [event] = Events.of([struct.pack("<i", len(body) + 5) + body + b"\0"])
     return event
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from docdb_stream.admin.redrive import deliver_again
 from docdb_stream.cli.commands import app
-from docdb_stream.encoding import UnrenderableError
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Position
 from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import AwsServer, OpenSearchServer, ReplicaSet
@@ -141,7 +141,7 @@ class RenderingTarget(ListTarget):
         rejections = []
         for event in events:
             try:
-                event.extended_json()
+                event.render("extended")
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
             else:

@@ -241,7 +241,7 @@ def test_an_update_of_a_document_that_is_gone(stream: Stream) -> None:
     assert update.full_document is None
     assert update.update_description is not None
     assert update.update_description["updatedFields"] == {"a": 1}
-    assert json.loads(update.extended_json())["fullDocument"] is None
+    assert json.loads(update.render("extended"))["fullDocument"] is None
 
 
 # The watched collection goes, and comes back

@@ -16,8 +16,8 @@ VERSIONS = {
 
 CASES = [
     "tests/unit/test_source_classify.py",
-    "tests/unit/test_encoding.py::test_renders_every_type",
-    "tests/unit/test_encoding.py::test_keeps_what_pymongo_drops",
+    "tests/unit/test_formats_json.py::test_renders_every_type",
+    "tests/unit/test_formats_json.py::test_keeps_what_pymongo_drops",
     "tests/contract/test_mongodb_store.py",
     "tests/integration/test_run.py::test_a_collection",
     "tests/integration/test_run.py::test_a_dropped_and_recreated_collection_goes_on_by_itself",

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,11 @@ from docdb_stream import delivery as delivery_module
 from docdb_stream.context import Deadline, RunContext, current_deadline, deadline, running
 from docdb_stream.delivery import LARGE_BATCH_BYTES, REJECTED_BYTES
 from docdb_stream.errors import DocdbStreamError, OutOfTimeError, StateStoreError, TargetError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import ChangeEvent, Events
+from docdb_stream.formats import part
+from docdb_stream.formats.extended import EXTENDED
+from docdb_stream.formats.facts import FACTS
+from docdb_stream.formats.plain import PLAIN
 from docdb_stream.target import Rejection, Target
 from docdb_stream.testing.events import ChangeLog
 from docdb_stream.testing.targets import ListTarget
@@ -682,3 +687,32 @@ def test_a_target_that_takes_so_much_at_a_time_gets_no_more_whatever_is_handed_o
         delivery.settle()
     assert target.calls[5:] == [EVENTS[7:12], "flush"]
     assert [event for call in other.calls if call != "flush" for event in call] == EVENTS[:12]
+
+
+class Announcing(ListTarget):
+    """Asks for what it announces."""
+
+    def __init__(self, name: str, *formats: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.formats = formats
+        self.found: list[Any] = []
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        for each in self.formats:
+            self.found += [event.ordering_key if each is FACTS else event.render(each) for event in events]
+        return super().write(events)
+
+
+def test_events_are_decoded_once_for_all_that_targets_announce(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    original = part.decode_all
+    monkeypatch.setattr(part, "decode_all", lambda raws: calls.append(len(raws)) or original(raws))
+    targets = [Announcing("a", FACTS, EXTENDED), Announcing("b", PLAIN), ListTarget()]
+    raws = [event.raw or b"" for event in ChangeLog().inserts(10)]
+    with Delivery(targets) as delivery:
+        delivery.write(Events.of(raws))
+        delivery.write(list(Events.of(raws)))  # as batches are that were put together
+        assert not delivery.settle()
+    assert calls == [10, 10]
+    assert [len(target.found) for target in targets[:2]] == [40, 20]  # type: ignore[attr-defined]

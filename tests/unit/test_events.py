@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 
-from docdb_stream import encoding, sample_payload
-from docdb_stream.encoding import UnrenderableError
+from docdb_stream import event as event_module
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken, scope_name
+from docdb_stream.formats import facts
+from docdb_stream.formats.document import DOCUMENT
+from docdb_stream.formats.extended import EXTENDED
+from docdb_stream.formats.plain import PLAIN
 from docdb_stream.testing.events import ChangeLog, change_event
 
 # Tokens
@@ -129,7 +131,7 @@ def test_the_properties_where_there_is_nothing() -> None:
     log = ChangeLog()
     gone = log.update({"_id": 1, "status": "lost"}, gone=True)
     assert gone.full_document is None
-    assert gone.full_document_json() is None
+    assert gone.render(PLAIN) == b"null"
     deleted = log.delete(1)
     assert (deleted.full_document, deleted.update_description, deleted.document_key) == (None, None, {"_id": 1})
     dropped = log.drop_database()
@@ -148,7 +150,7 @@ def test_the_cluster_time_is_the_tokens_where_the_field_is_absent() -> None:
 def test_an_event_without_bytes() -> None:
     event = ChangeEvent(document={"_id": {"_data": "82"}, "operationType": "insert", "fullDocument": {"_id": 1}})
     assert event.raw is None
-    assert event.size_bytes == len(event.extended_json())
+    assert event.size_bytes == len(event.render(EXTENDED))
 
 
 # Keys
@@ -205,23 +207,22 @@ def test_numbers_that_are_one_id_to_the_server_are_one_key(same: tuple[Any, ...]
 def test_a_format_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def counted(module: ModuleType, name: str) -> Callable[..., bytes]:
-        original = getattr(module, name)
+    def counted(payload_format: Any) -> None:
+        original = payload_format.render
 
-        def render(*arguments: Any) -> bytes:
-            calls.append(name)
-            return original(*arguments)
+        def render(decoded: Any) -> Any:
+            calls.append(payload_format.name)
+            return original(decoded)
 
-        return render
+        monkeypatch.setattr(payload_format, "render", render)
 
-    for module, name in ((encoding, "extended_json"), (sample_payload, "document_json"), (encoding, "plain_json")):
-        monkeypatch.setattr(module, name, counted(module, name))
+    for payload_format in (EXTENDED, DOCUMENT, PLAIN):
+        counted(payload_format)
     event = ChangeLog().insert({"_id": 1, "price": 1.5})
     for _ in range(3):
-        assert event.render("extended") is event.extended_json()
-        assert event.render("document") is event.document_json()
-        assert event.full_document_json() is event.full_document_json()
-    assert sorted(calls) == ["document_json", "extended_json", "plain_json"]
+        for payload_format in (EXTENDED, DOCUMENT, PLAIN):
+            assert event.render(payload_format.name) is event.render(payload_format)
+    assert calls == ["extended", "document", "plain"]
 
 
 def test_bytes_that_cannot_be_decoded_name_their_event_and_are_never_rendered() -> None:
@@ -279,10 +280,16 @@ def test_whatever_rendering_raises_rejects_the_event_and_quotes_nothing(
         raise raised
 
     event = ChangeLog().insert({"_id": "s3cret", "a": 1})
-    for name in ("extended_json", "plain_json", "key_json"):
-        monkeypatch.setattr(encoding, name, fail)
-    monkeypatch.setattr(sample_payload, "document_json", fail)
-    for rendering in (event.extended_json, event.document_json, event.full_document_json, lambda: event.ordering_key):
+    for payload_format in (EXTENDED, DOCUMENT, PLAIN):
+        monkeypatch.setattr(payload_format, "render", fail)
+    monkeypatch.setattr(facts, "key_json", fail)
+    monkeypatch.setattr(event_module, "key_json", fail)
+    for rendering in (
+        lambda: event.render(EXTENDED),
+        lambda: event.render(DOCUMENT),
+        lambda: event.render(PLAIN),
+        lambda: event.ordering_key,
+    ):
         with pytest.raises(UnrenderableError, match=type(raised).__name__) as error:
             rendering()
         assert "s3cret" not in str(error.value)

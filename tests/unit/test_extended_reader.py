@@ -10,7 +10,7 @@ import pytest
 from bson import json_util
 
 from docdb_stream.dead_letters import event_of, letter
-from docdb_stream.encoding import UnrenderableError
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.testing.events import ChangeLog, hostile_documents
@@ -34,7 +34,7 @@ def test_what_pymongo_writes_is_read(mode: str, name: str) -> None:
     assert event.raw is not None
     text = json_util.dumps(bson.decode(event.raw, CODEC), json_options=MODES[mode])
     raw = to_bson(json.loads(text))
-    assert ChangeEvent(raw).extended_json() == event.extended_json()
+    assert ChangeEvent(raw).render("extended") == event.render("extended")
     if mode == "canonical":
         assert raw == event.raw
 
@@ -45,11 +45,11 @@ def test_what_a_dead_letter_holds_is_the_event(name: str) -> None:
     found = event_of(letter("s", Rejection(event, "t", "no"), content_bytes=10**9))
     assert found is not None
     try:
-        rendered = event.extended_json()
+        rendered = event.render("extended")
     except UnrenderableError:
         assert found.raw == event.raw
     else:
-        assert found.extended_json() == rendered
+        assert found.render("extended") == rendered
 
 
 def test_a_letter_of_old_types_is_text_now() -> None:
@@ -57,7 +57,7 @@ def test_a_letter_of_old_types_is_text_now() -> None:
     event = ChangeLog().hostile()["old_types"]
     found = letter("s", Rejection(event, "t", "no"), content_bytes=10**9)
     assert "raw" not in found
-    assert found["event"] == event.extended_json().decode()
+    assert found["event"] == event.render("extended").decode()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from bson import Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from docdb_stream import rawbson
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Position
+from docdb_stream.formats import rawbson
 from docdb_stream.mongodb.cursor import Reply
 from docdb_stream.mongodb.oversize import CUTS, READS, read_oversize
 

@@ -125,7 +125,7 @@ def test_a_replay_gives_the_same_events(five: World) -> None:
     five.poller().run()
     first, second = five.target.durable[:10], five.target.durable[10:]
     assert [event.event_id for event in first] == [event.event_id for event in second]
-    assert [event.extended_json() for event in first] == [event.extended_json() for event in second]
+    assert [event.render("extended") for event in first] == [event.render("extended") for event in second]
 
 
 # Rejections

@@ -2,8 +2,7 @@
 
 It keeps what pymongo's decoder gives up without a word: undefined (read there as null), symbol (as a string), DBPointer
 (as a DBRef), unknown options of a regular expression, the key order of a DBRef, and keys that occur twice. It renders
-nothing: `docdb_stream.encoding` does, and comes here only for the few documents that need it, so clarity goes before
-speed.
+nothing: the formats do, and come here only for the few documents that need it, so clarity goes before speed.
 
 Type numbers and layouts: https://bsonspec.org/spec.html (version 1.1).
 """
@@ -22,14 +21,12 @@ from bson.min_key import MinKey
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
+from docdb_stream.errors import UnrenderableError
+
 _INT32: Final = struct.Struct("<i")
 _INT64: Final = struct.Struct("<q")
 _DOUBLE: Final = struct.Struct("<d")
 _TIMESTAMP: Final = struct.Struct("<II")  # increment, then seconds
-
-
-class UnrenderableError(ValueError):
-    """An event that cannot be rendered without altering it; the message names the key's dotted path, never a value."""
 
 
 class Document(list[tuple[str, Any]]):

@@ -29,16 +29,11 @@ from bson.timestamp import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docdb_stream import encoding, rawbson
-from docdb_stream.encoding import (
-    UnrenderableError,
-    decode,
-    decode_lossy,
-    extended_json,
-    key_json,
-    plain_json,
-)
-from docdb_stream.sample_payload import document_json
+from docdb_stream.errors import UnrenderableError
+from docdb_stream.formats import _json
+from docdb_stream.formats.decoded import decode
+from docdb_stream.formats.extended import extended_json
+from docdb_stream.formats.plain import plain_json
 
 OID = ObjectId("65a1f0c2d4e5f60718293a4b")
 UUID_BYTES = bytes(range(16))
@@ -121,7 +116,7 @@ def test_renders_every_type(value: Any, extended: str, plain: str) -> None:
 @pytest.mark.parametrize(("value", "extended", "plain"), VALUES)
 def test_exact_path_renders_every_type_alike(value: Any, extended: str, plain: str) -> None:
     raw = bson.encode({"a": value})
-    with mock.patch.object(encoding, "_is_proven", return_value=False):
+    with mock.patch.object(_json, "is_whole", return_value=False):
         assert extended_json({}, raw).decode() == f'{{"a":{extended}}}'
         assert plain_json({}, raw).decode() == f'{{"a":{plain}}}'
 
@@ -294,7 +289,7 @@ MILLISECONDS = st.integers(-62135596800000, 253402300799999)
 KEYS = (
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
     | st.sampled_from(["_id", "$set", "$id", "a.b", "null"])
-).filter(lambda key: key not in encoding._WRAPPER_KEYS and key not in ("$regex", "$ref"))
+).filter(lambda key: key not in _json._WRAPPER_KEYS and key not in ("$regex", "$ref"))
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -355,169 +350,9 @@ def test_fast_and_exact_path_agree(document: dict[str, Any]) -> None:
     raw = bson.encode({"fullDocument": document})
     decoded = decode(raw)
     fast = extended_json(decoded, raw), plain_json(decoded, raw)
-    with mock.patch.object(encoding, "_is_proven", return_value=False):
+    with mock.patch.object(_json, "is_whole", return_value=False):
         assert (extended_json({}, raw), plain_json({}, raw)) == fast
     assert (extended_json(decoded), plain_json(decoded)) == fast
-
-
-def event(operation: str = "insert", **fields: Any) -> dict[str, Any]:
-    return {
-        "_id": {"_data": "0165a1f0c2000000010100000001000000a1"},
-        "operationType": operation,
-        "clusterTime": Timestamp(1700000000, 3),
-        "ns": {"db": "shop", "coll": "orders"},
-        "documentKey": {"_id": OID},
-        **fields,
-    }
-
-
-def test_undecodable_events_are_refused_but_identified() -> None:
-    full = raw_document(b"\x02ok\0\2\0\0\0k\0", b"\x02bad\0\2\0\0\0\xe9\0")
-    raw = bson.encode(event(fullDocument=RawBSONDocument(full)))
-    with pytest.raises(UnrenderableError, match=r"^fullDocument\.bad: not valid UTF-8$"):
-        decode(raw)
-    assert decode_lossy(raw) == event(fullDocument={"ok": "k", "bad": "\ufffd"})
-
-
-def test_events_with_an_unknown_type_are_refused_but_identified() -> None:
-    full = raw_document(b"\x1aa\0")
-    raw = bson.encode(event(fullDocument={})).replace(b"fullDocument\0" + raw_document(), b"fullDocument\0" + full)
-    raw = struct.pack("<i", len(raw)) + raw[4:]
-    with pytest.raises(UnrenderableError, match=r"^fullDocument\.a: not valid BSON: unknown type 0x1a$"):
-        decode(raw)
-    assert decode_lossy(raw) == event()
-
-
-@pytest.mark.parametrize("raw", [b"", b"\5\0\0\0\1", raw_document(b"\x1aa\0")])
-def test_broken_bytes_are_refused(raw: bytes) -> None:
-    for read in (decode, decode_lossy):
-        with pytest.raises(UnrenderableError, match=r"^\w+: not valid BSON"):
-            read(raw)
-
-
-def test_document_json_is_the_payload_of_the_sample() -> None:
-    document = {
-        "operation": "mine",
-        "z": 1,
-        "_id": OID,
-        "when": datetime(1950, 1, 1, 0, 0, 0, 1000),
-        "bin": b"abc",
-        "uuid": Binary(UUID_BYTES, 4),
-        "old": Binary(UUID_BYTES, 3),
-        "user": Binary(b"abc", 0x80),
-        "re": Regex("a.*", "imsx"),
-        "code": Code("f()", {"x": Int64(1)}),
-        "ref": DBRef("c", Binary(UUID_BYTES, 4), "d"),
-        "dec": Decimal128("1.10"),
-        "ts": Timestamp(1, 2),
-        "é": ["ü", None, 1e300],
-    }
-    # As PyMongo 3.10.1 printed it: json_util.dumps({"_id": ..., **document, **metadata}).
-    expected = (
-        '{"_id": "65a1f0c2d4e5f60718293a4b", "operation": "replace", "z": 1, "when": {"$date": -631151999999}, '
-        '"bin": {"$binary": "YWJj", "$type": "00"}, "uuid": {"$uuid": "000102030405060708090a0b0c0d0e0f"}, '
-        '"old": {"$uuid": "000102030405060708090a0b0c0d0e0f"}, "user": {"$binary": "YWJj", "$type": "80"}, '
-        '"re": {"$regex": "a.*", "$options": "imsx"}, "code": {"$code": "f()", "$scope": {"x": 1}}, '
-        '"ref": {"$ref": "c", "$id": {"$uuid": "000102030405060708090a0b0c0d0e0f"}, "$db": "d"}, '
-        '"dec": {"$numberDecimal": "1.10"}, "ts": {"$timestamp": {"t": 1, "i": 2}}, '
-        '"\\u00e9": ["\\u00fc", null, 1e+300], "timestamp": "1700000000", "timestampReadable": "2023-11-14T22:13:20"}'
-    )
-    raw = bson.encode(event("replace", fullDocument=document))
-    assert document_json(decode(raw)).decode() == expected
-    assert "_id" in document  # the caller's document is not touched
-
-
-METADATA = '"timestamp": "1700000000", "timestampReadable": "2023-11-14T22:13:20"'
-
-
-@pytest.mark.parametrize(
-    ("change", "payload"),
-    [
-        (event("delete"), f'{{"_id": "{OID}", "operation": "delete", {METADATA}}}'),
-        (event("update", fullDocument=None), f'{{"_id": "{OID}", "operation": "update", {METADATA}}}'),
-        (event("drop"), f'{{"operation": "drop", {METADATA}, "db": "shop", "coll": "orders"}}'),
-        (event("dropDatabase", ns={"db": "shop"}), f'{{"operation": "dropDatabase", {METADATA}, "db": "shop"}}'),
-        (
-            {"operationType": "invalidate", "clusterTime": Timestamp(1700000000, 1)},
-            f'{{"operation": "invalidate", {METADATA}}}',
-        ),
-        (
-            event("delete", documentKey={"_id": Binary(UUID_BYTES, 4)}),
-            f'{{"_id": "{UUID_TEXT}", "operation": "delete", {METADATA}}}',
-        ),
-        (
-            event(fullDocument={"_id": 1, "a": [math.nan, {"b": -math.inf}], "c": Code("f()", {"x": math.inf})}),
-            '{"_id": "1", "a": [{"$numberDouble": "NaN"}, {"b": {"$numberDouble": "-Infinity"}}], '
-            '"c": {"$code": "f()", "$scope": {"x": {"$numberDouble": "Infinity"}}}, '
-            f'"operation": "insert", {METADATA}}}',
-        ),
-        (
-            event(fullDocument={"_id": math.nan, "far": DatetimeMS(2**53)}),
-            f'{{"_id": "nan", "far": {{"$date": 9007199254740992}}, "operation": "insert", {METADATA}}}',
-        ),
-    ],
-)
-def test_document_json_of_other_events(change: dict[str, Any], payload: str) -> None:
-    assert document_json(change).decode() == payload
-
-
-@pytest.mark.parametrize("missing", ["operationType", "clusterTime", "documentKey"])
-def test_document_json_needs_its_fields(missing: str) -> None:
-    change = event("delete")
-    del change[missing]
-    with pytest.raises(UnrenderableError, match=f"^{missing}: missing in the event$"):
-        document_json(change)
-
-
-def test_document_json_refuses_endless_nesting() -> None:
-    value: Any = 1
-    for _ in range(5000):
-        value = [value]
-    with pytest.raises(UnrenderableError, match=r"^nested too deeply$"):
-        document_json(event(fullDocument={"_id": 1, "a": value}))
-
-
-def test_key_json() -> None:
-    assert key_json(OID) == f'{{"_id":{{"$oid":"{OID}"}}}}'
-    assert key_json(5) == key_json(Int64(5)) == '{"_id":5}'
-    assert key_json({"b": 1, "a": math.nan}) == '{"_id":{"b":1,"a":{"$numberDouble":"NaN"}}}'
-    assert key_json("5") != key_json(5)
-    assert key_json(2.0**63) == key_json(Decimal128("9223372036854775808"))
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("a\n", '"a\\n"'),
-        (-(2.0**63), "-9223372036854775808"),
-        (Decimal128("0.50"), "0.5"),
-        (Decimal128("0.10"), '{"$numberDecimal":"1E-1"}'),
-        (Decimal128("-1E-2"), '{"$numberDecimal":"-1E-2"}'),
-        (Decimal128("NaN"), '{"$numberDouble":"NaN"}'),
-        (Decimal128("-Infinity"), '{"$numberDouble":"-Infinity"}'),
-        ({"b": 1.0, "a": [Decimal128("2.0"), {"c": -0.0}]}, '{"b":1,"a":[2,{"c":0}]}'),
-        (Code("f()", {"x": 1.0}), '{"$code":"f()","$scope":{"x":1}}'),
-        (DBRef("c", 1.0), '{"$ref":"c","$id":1}'),
-        (Binary(UUID_BYTES, 4), '{"$binary":{"base64":"AAECAwQFBgcICQoLDA0ODw==","subType":"04"}}'),
-        (rawbson.Document([("a", 1), ("a", 2.0)]), '{"a":1,"a":2}'),
-        (rawbson.Document([("a", rawbson.Undefined())]), '{"a":{"$undefined":true}}'),
-        (rawbson.Document([("a", rawbson.Symbol("s"))]), '{"a":"s"}'),
-        (
-            rawbson.Document([("a", rawbson.RegularExpression("p", "mi"))]),
-            '{"a":{"$regularExpression":{"pattern":"p","options":"mi"}}}',
-        ),
-    ],
-)
-def test_key_json_has_one_form_of_equal_ids(value: Any, text: str) -> None:
-    assert key_json(value) == f'{{"_id":{text}}}'
-
-
-def test_key_json_refuses_endless_nesting() -> None:
-    value: Any = 1
-    for _ in range(5000):
-        value = [value]
-    with pytest.raises(UnrenderableError, match=r"^nested too deeply$"):
-        key_json(value)
 
 
 CORPUS = os.environ.get("BSON_CORPUS")

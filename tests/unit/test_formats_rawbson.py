@@ -15,8 +15,8 @@ from bson.min_key import MinKey
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
-from docdb_stream import rawbson
-from docdb_stream.rawbson import UnrenderableError
+from docdb_stream.errors import UnrenderableError
+from docdb_stream.formats import rawbson
 
 OID = ObjectId("65a1f0c2d4e5f60718293a4b")
 

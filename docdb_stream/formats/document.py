@@ -5,23 +5,71 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import bson
 from bson import ObjectId, json_util
 from bson.binary import ALL_UUID_SUBTYPES, Binary
 from bson.code import Code
-from bson.codec_options import TypeDecoder, TypeRegistry
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
-from bson.errors import BSONError
 
-from docdb_stream.encoding import DECODE_OPTIONS, EPOCH, UnrenderableError, non_finite_name
+from docdb_stream.errors import UnrenderableError
+from docdb_stream.formats._json import EPOCH, MILLISECOND, non_finite_name
+from docdb_stream.formats.decoded import Decoded
 
 _WITH_DOCUMENT: Final = frozenset({"insert", "update", "replace"})
+
+
+class SampleJson:
+    """The payload as the AWS sample made it, byte for byte: see `document_json`."""
+
+    name = "document"
+
+    def render(self, decoded: Decoded) -> Sequence[bytes | UnrenderableError]:
+        """See ``Format``."""
+        return [
+            (None if _may_hold_code(raw, event) else _quickly(event)) or _surely(event)
+            for raw, event in zip(decoded.raws or (b"",), decoded.documents, strict=True)
+        ]
+
+
+def _may_hold_code(raw: bytes, event: Mapping[str, Any]) -> bool:
+    """Whether there may be code in the event: to Python's JSON encoder it is text like any other."""
+    return (not raw or any(each in raw for each in _CODE)) and _holds_code(event)
+
+
+def _holds_code(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return any(map(_holds_code, value.values()))
+    if kind is list:
+        return any(map(_holds_code, value))
+    return kind is Code or kind is DBRef  # which may hold some
+
+
+_CODE: Final = (b"\x0d", b"\x0f")
+"""The types of code without and with scope (https://bsonspec.org/spec.html): bytes that other values have too."""
+
+
+def _quickly(event: Mapping[str, Any]) -> bytes | None:
+    """The payload of an event that has its document and nothing unusual in it; None of any other."""
+    try:
+        operation, document, seconds = event["operationType"], event["fullDocument"], event["clusterTime"].time
+        if operation not in _WITH_DOCUMENT or document is None:
+            return None
+        return _ENCODER.encode(_payload(document, operation, seconds, whole=True)).encode()
+    except (KeyError, AttributeError, ValueError, RecursionError):
+        return None
+
+
+def _surely(event: Mapping[str, Any]) -> bytes | UnrenderableError:
+    try:
+        return document_json(event)
+    except UnrenderableError as error:
+        return error
 
 
 def document_json(event: Mapping[str, Any]) -> bytes:
@@ -56,36 +104,6 @@ def document_json(event: Mapping[str, Any]) -> bytes:
         raise UnrenderableError("nested too deeply") from None
 
 
-def document_json_all(
-    documents: Sequence[bytes], operations: Iterable[str], seconds: Iterable[int]
-) -> list[bytes | None]:
-    """Render events that have a full document as ``document_json`` does, together: fast, and None for each that takes
-    the other way.
-
-    Args:
-        documents: The BSON of their full documents.
-        operations: Their operations.
-        seconds: Their cluster times' seconds.
-    """
-    try:
-        decoded = bson.decode_all(b"".join(documents), _OPTIONS)
-    except (BSONError, RecursionError):
-        return [None] * len(documents)
-    return [
-        _payload_or_none(document, operation, second)
-        for document, operation, second in zip(decoded, operations, seconds, strict=True)
-    ]
-
-
-def _payload_or_none(document: dict[str, Any], operation: str, seconds: int) -> bytes | None:
-    if operation not in _WITH_DOCUMENT:
-        return None
-    try:
-        return _ENCODER.encode(_payload(document, operation, seconds, whole=True)).encode()
-    except (ValueError, RecursionError):
-        return None
-
-
 def _payload(identified: Mapping[str, Any], operation: str, seconds: int, *, whole: bool) -> dict[str, Any]:
     """What an event about a document is written from: its ``_id``, the document if it is whole, what happened."""
     identifier = identified.get("_id")
@@ -115,23 +133,13 @@ class _Program:
     scope: Mapping[str, Any] | None
 
 
-class _ProgramDecoder(TypeDecoder):
-    bson_type = Code
-
-    def transform_bson(self, value: Any) -> _Program:
-        return _Program(str(value), value.scope)
-
-
-_OPTIONS: Final = DECODE_OPTIONS.with_options(type_registry=TypeRegistry([_ProgramDecoder()]))
-
-
 def _legacy(value: Any) -> Any:
     """What a value that JSON has not is written as, in PyMongo's legacy Extended JSON."""
     kind = type(value)
     if kind is ObjectId:
         return {"$oid": str(value)}
     if kind is datetime:
-        return {"$date": (value - EPOCH) // _MILLISECOND}
+        return {"$date": (value - EPOCH) // MILLISECOND}
     if kind is DBRef:
         return value.as_doc()
     if kind is _Program:
@@ -140,7 +148,6 @@ def _legacy(value: Any) -> Any:
     return as_then if type(as_then) is dict else json_util.default(as_then, json_util.LEGACY_JSON_OPTIONS)
 
 
-_MILLISECOND: Final = timedelta(milliseconds=1)
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, check_circular=False, default=_legacy)
 
 
@@ -172,3 +179,6 @@ def _as_pymongo_3(value: Any) -> Any:
 def _without_non_finite(value: Any) -> Any:
     is_number = not isinstance(value, float) or math.isfinite(value)
     return value if is_number else {"$numberDouble": non_finite_name(value)}
+
+
+DOCUMENT: Final = SampleJson()
