@@ -21,7 +21,7 @@ else:
 
     def __getattr__(name: str) -> object:
         # The command has to answer Ctrl-C while all else is being loaded (see ``cli``), and this file comes first.
-        if name == "__all__" or not name.startswith("_"):
+        if name == "__all__" or (name.isidentifier() and not name.startswith("_")):
             if find_spec(f"{__name__}.{name}"):
                 return import_module(f"{__name__}.{name}")
             exports = import_module(f"{__name__}.exports")

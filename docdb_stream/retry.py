@@ -8,7 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from docdb_stream.context import Deadline, RunContext, current_run
+from docdb_stream.context import Deadline, RunContext, current_deadline, current_run
+
+__all__ = ["Backoff", "Deadline", "current_deadline"]
+# The author of a target, which has to wait by the deadline, finds all that is needed for it here.
 
 BASE_DELAY_S = 0.05
 MAX_DELAY_S = 5.0

@@ -6,11 +6,11 @@ Owns how steps are applied. Knows none of them (``steps``), and nothing of targe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import bson
 
-from docdb_stream.errors import ConfigError, DocdbStreamError, StepError
+from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.source import SOURCE
 from docdb_stream.target import Target
@@ -30,9 +30,9 @@ the token's text with ``#1``, ``#2``, ... after it. It has to bound its own wait
 waits for a step cannot end.
 
 What a step raises ends the run, and the checkpoint stays before the batch: which event is at fault is not known, and
-nothing of what the step gave until then was delivered. A DocdbStreamError is raised as it is, anything else as
-StepError. A function of a single event becomes a step by ``each``, which does know: what the function raises is a
-rejection.
+nothing of what the step gave until then was delivered. A DocdbStreamError is raised as it is (but for HistoryLostError,
+which the source alone can tell of), anything else as StepError. A function of a single event becomes a step by
+``each``, which does know: what the function raises is a rejection.
 
 Its name, in errors and dead letters, is its ``name``, else its ``__name__``, else that of its class.
 """
@@ -148,25 +148,30 @@ def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Reje
         if strange := [type(one).__name__ for one in made if not isinstance(one, ChangeEvent | Rejection)]:
             raise StepError(name_of(step), f"gave a {strange[0]}, which is neither an event nor a rejection")
         return [one if id(one) in known else _checked(_with_bson(one)) for one in given]
-    except (DocdbStreamError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
     # A step may raise anything, also what means the end of a thread or task elsewhere (SystemExit, CancelledError).
     except BaseException as error:
+        if isinstance(error, DocdbStreamError) and not isinstance(error, HistoryLostError):
+            raise
+        # Lost history moves the position, so the source alone can tell of it.
         raise StepError(name_of(step), f"raised {_where(error)}") from error
 
 
 def _with_bson(found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
-    """An event that was made of a document as the BSON that it is from here on, as a server's event: its size is known,
-    and a dead letter can hold it whatever is in it. Raises what ``bson`` does where it is none."""
+    """An event that was made of a document, rejected or not, as the BSON that it is from here on, as a server's event:
+    its size is known, and a dead letter can hold it whatever is in it. Raises what ``bson`` does where it is none."""
     if isinstance(found, ChangeEvent) and found.raw is None:
         return ChangeEvent(bson.encode(found.document))
+    if isinstance(found, Rejection) and found.event.raw is None:
+        return replace(found, event=ChangeEvent(bson.encode(found.event.document)))
     return found
 
 
 def _checked(found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
     """``found``, once it is sure that it can be told what it is. Raises KeyError, TypeError or AttributeError."""
     event = found if isinstance(found, ChangeEvent) else found.event
-    event.event_id, event.operation  # noqa: B018
+    event.event_id, event.operation, event.namespace  # noqa: B018
     return found
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from docdb_stream.context import check_lease, current_deadline
-from docdb_stream.errors import DocdbStreamError, OutOfTimeError, TargetError
+from docdb_stream.errors import DocdbStreamError, HistoryLostError, OutOfTimeError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.result import TargetFigures
 from docdb_stream.target import Buffering, Paced, Rejection, Target
@@ -126,11 +126,13 @@ class Worker:
                 self._write(task)
             elif task.flushes:
                 self._flush()
-        except DocdbStreamError as error:
-            self.error = error
         # A target may raise anything, also what means the end of a thread or task elsewhere (SystemExit,
         # asyncio.CancelledError); the operator sees which and what, and whoever waits for the mark goes on.
         except BaseException as error:  # noqa: BLE001
+            # Lost history moves the position, so the source alone can tell of it.
+            if isinstance(error, DocdbStreamError) and not isinstance(error, HistoryLostError):
+                self.error = error
+                return
             self.error = TargetError(self.target.name, f"{type(error).__name__}: {error}")
             self.error.__cause__ = error
 

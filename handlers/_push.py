@@ -39,7 +39,7 @@ class Pushed:
         filtered: Events among these of which a step left nothing.
         rejections: Events that a target or a step refused, and that are in the dead letters.
         retries: Attempts that were repeated because a target was in trouble.
-        lag_s: Seconds from the last settled event's cluster time to now; None without one.
+        lag_s: Seconds from the last settled event's cluster time to when it was settled; None without one.
         error: Why not all is settled; None where it is.
     """
 
@@ -133,12 +133,12 @@ class _Parts:
         with running(RunContext(limit)) as run:
             try:
                 with self._delivery as delivery:
-                    unsettled = Pushed(pushed.stream)
+                    unsettled = _Unsettled()
                     for start in range(0, len(events), size):
                         self._write(events[start : start + size], delivery, unsettled)
                         if in_parts:
                             _settle(delivery, unsettled, pushed)
-                            unsettled = Pushed(pushed.stream)
+                            unsettled = _Unsettled()
                     _settle(delivery, unsettled, pushed)
             except Exception as error:  # noqa: BLE001 - the handler's, who may have to answer rather than to raise
                 pushed.error = error
@@ -147,18 +147,18 @@ class _Parts:
         pushed.retries = run.retries
         return pushed
 
-    def _write(self, events: Sequence[ChangeEvent], delivery: Delivery, unsettled: Pushed) -> None:
+    def _write(self, events: Sequence[ChangeEvent], delivery: Delivery, unsettled: _Unsettled) -> None:
         """Send events through the steps to the targets, and add them up."""
         wanted = [event for event in events if not self._state_events.has(event)]
         made = step.apply(self._steps, wanted)
         if made.events:
             delivery.write(made.events, made.size_bytes)
         delivery.reject(made.rejected)
-        unsettled.settled += len(events)
+        unsettled.pushed += len(events)
         unsettled.events += len(made.events)
         unsettled.filtered += made.filtered
         if wanted:
-            unsettled.lag_s = max(0.0, (now() - wanted[-1].cluster_time.as_datetime()).total_seconds())
+            unsettled.last = wanted[-1]
 
     def close(self) -> None:
         """Close the targets, and the connection if there is one. Never raises."""
@@ -182,13 +182,30 @@ class _Parts:
         dead_letters_for(self.settings, self._connection).write(stream, rejections)
 
 
-def _settle(delivery: Delivery, unsettled: Pushed, pushed: Pushed) -> None:
+@dataclass(slots=True)
+class _Unsettled:
+    """Events on their way: what ``Pushed`` counts of them once they are settled.
+
+    Attributes:
+        pushed: How many of those pushed are among them.
+        events: How many of them every target was given.
+        filtered: Of how many a step left nothing.
+        last: The last that is the stream's.
+    """
+
+    pushed: int = 0
+    events: int = 0
+    filtered: int = 0
+    last: ChangeEvent | None = None
+
+
+def _settle(delivery: Delivery, unsettled: _Unsettled, pushed: Pushed) -> None:
     pushed.rejections += len(delivery.settle())
-    pushed.settled += unsettled.settled
+    pushed.settled += unsettled.pushed
     pushed.events += unsettled.events
     pushed.filtered += unsettled.filtered
-    if unsettled.lag_s is not None:
-        pushed.lag_s = unsettled.lag_s
+    if unsettled.last is not None:
+        pushed.lag_s = max(0.0, (now() - unsettled.last.cluster_time.as_datetime()).total_seconds())
 
 
 _NO_CLUSTER = "read-by-lambda"

@@ -127,7 +127,7 @@ class ReadAhead:
 
     def _fits(self, before: Batch, count: int, size_bytes: int) -> bool:
         """Whether the next waiting batch can be put together with these events, which end with ``before``."""
-        if before.gap or not self._waiting:
+        if before.gap or before.rejected or not self._waiting:
             return False
         following = self._waiting[0]
         return count + len(following.events) <= self._batch_size and size_bytes + following.size_bytes <= BATCH_BYTES

@@ -73,6 +73,28 @@ def test_the_package_alone_loads_nothing_but_has_everything() -> None:
     assert "ImportError: cannot import name 'Pollen'" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["Pollen", "errors.nothing", "nothing.at.all", "docdb_stream", "", "_private", "1"])
+def test_what_is_not_there_is_an_attribute_error(name: str) -> None:
+    """Whatever tries names, like a debugger or ``hasattr``, expects no other."""
+    assert not hasattr(docdb_stream, name)
+
+
+def test_what_a_target_of_another_package_imports_is_where_it_was() -> None:
+    done = run(
+        "from docdb_stream.errors import ConfigError, TargetError, TargetGoneError\n"
+        "from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken\n"
+        "from docdb_stream.retry import Backoff, Deadline, current_deadline\n"
+        "from docdb_stream.settings import Settings\n"
+        "from docdb_stream.target import Buffering, Checkable, Paced, Rejection, Target\n"
+        "from docdb_stream.testing.contract import TargetContract\n"
+        "from docdb_stream.testing.events import ChangeLog, hostile_documents\n"
+        "from docdb_stream.testing.source import ABORT, EMPTY, ScriptedSource\n"
+        "import docdb_stream\n"
+        "assert docdb_stream.Rejection is Rejection and docdb_stream.Deadline is Deadline"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_poller_is_there_without_the_command_line_and_without_targets() -> None:
     loaded = loaded_after("docdb_stream.poller, docdb_stream.config, docdb_stream.stores.mongodb")
     assert loaded.isdisjoint(HEAVY)

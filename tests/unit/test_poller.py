@@ -119,6 +119,16 @@ def test_nothing_is_saved_past_a_failing_target(five: World, step: str, error: E
     assert five.store.saved == []
 
 
+@pytest.mark.parametrize("step", ["write", "flush"])
+def test_a_target_cannot_say_that_history_is_lost(five: World, step: str) -> None:
+    """The run would go on somewhere else, and what is between would be delivered nowhere."""
+    setattr(five.target, f"on_{step}", failing(HistoryLostError("of something else")))
+    with pytest.raises(TargetError, match="list"):
+        five.poller(on_history_lost="now").run()
+    assert five.position == BEFORE
+    assert five.store.ledger() == []
+
+
 def test_nothing_is_saved_past_the_event_that_fails(five: World) -> None:
     def refuse_fourth(events: Sequence[ChangeEvent]) -> None:
         if five.events[3] in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -220,6 +221,18 @@ def test_metrics_are_of_what_is_durable(world: World, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert '"Events":[1.0]' in out.replace(" ", "") or '"Events":[1]' in out.replace(" ", "")
     assert "Filtered" in out
+
+
+def test_the_lag_is_that_of_durable_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that takes long to make them durable is behind by that, too."""
+    clock = [world.events[-1].cluster_time.as_datetime() + dt.timedelta(seconds=5)]
+    monkeypatch.setattr(_push, "now", lambda: clock[0])
+
+    def flush() -> None:
+        clock[0] += dt.timedelta(seconds=20)
+
+    world.target.on_flush = flush
+    assert world.push().lag_s == 25
 
 
 def test_a_step_that_has_a_targets_name_is_refused(world: World) -> None:

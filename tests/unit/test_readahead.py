@@ -12,9 +12,10 @@ from bson import Timestamp
 
 from docdb_stream.context import Deadline, current_deadline, deadline
 from docdb_stream.errors import HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, ChangeEvent, Position
+from docdb_stream.events import Batch, ChangeEvent, Position, Rejection
 from docdb_stream.mongodb.readahead import PROOF_WAIT_S, READ_WAIT_S, ReadAhead
 from docdb_stream.mongodb.tuning import GARBAGE_THRESHOLD, SWITCH_INTERVAL_S
+from docdb_stream.source import SOURCE
 from docdb_stream.testing.events import ChangeLog
 
 WAIT_S = 10.0
@@ -94,6 +95,20 @@ def test_small_batches_that_wait_are_put_together() -> None:
         assert list(second.events) == EVENTS[4:8]
         assert (second.position, second.size_bytes) == (batch(7).position, 2)
         assert reader.take(0.01) is None
+
+
+def test_rejections_of_small_batches_are_not_lost_when_they_wait() -> None:
+    """Whether the source tells of a gap or not: what is rejected belongs into the dead letters."""
+    refused = [Rejection(EVENTS[number], SOURCE, "cannot be sent") for number in (1, 4)]
+    first, second = replace(batch(0, 1), rejected=[refused[0]]), replace(batch(3, 4), rejected=[refused[1]])
+    source = Source([first, batch(2), second, batch(5)])
+    with ahead(source) as reader:
+        assert source.exhausted.wait(WAIT_S)
+        taken = []
+        while (found := reader.take(0.01)) is not None:
+            taken.append(found)
+    assert [event for each in taken for event in each.events] == EVENTS[0:6]
+    assert [rejection for each in taken for rejection in each.rejected] == refused
 
 
 def test_a_batch_is_never_split_nor_altered() -> None:

@@ -6,10 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from scripted import BEFORE, ListTarget, World, lose_history_after, paced
+from scripted import BEFORE, ListTarget, World, failing, lose_history_after, paced
 
 from docdb_stream.context import Deadline
-from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError, StepError, TargetError
+from docdb_stream.errors import (
+    ConfigError,
+    DocdbStreamError,
+    HistoryLostError,
+    StateStoreError,
+    StepError,
+    TargetError,
+)
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.step import each
 from docdb_stream.testing.source import EMPTY, ScriptedSource
@@ -260,6 +267,15 @@ def test_history_that_is_lost_takes_nothing_with_it_that_went_through_the_steps(
     assert [found.event for found in world.letters.written] == [world.events[1]]
     assert result.unsaved == 0
     assert result.rejections == 1
+
+
+def test_only_the_source_can_say_that_history_is_lost(five: World) -> None:
+    """The run would go on somewhere else, and what is between would be delivered nowhere."""
+    five.steps = [each(failing(HistoryLostError("of something else")), "lookup")]
+    with pytest.raises(StepError, match="lookup"):
+        five.poller(on_history_lost="now").run()
+    assert five.position == BEFORE
+    assert five.store.ledger() == []
 
 
 def test_a_paced_target_gets_no_more_than_it_takes_of_what_steps_made(world: World) -> None:

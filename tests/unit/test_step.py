@@ -216,6 +216,25 @@ def test_what_is_no_event_ends_the_run_instead_of_emptying_the_stream_into_the_d
 # Names
 
 
+def test_an_event_that_was_made_can_be_rejected_whatever_is_in_it() -> None:
+    """A dead letter holds it, and its size is asked for: text that no rendering says must not end the run."""
+
+    def picky(events: Sequence[ChangeEvent]) -> Iterator[Rejection]:
+        yield Rejection(changed(events[0], **{"$oid": 1}), "picky", "no")
+
+    [found] = step.apply([picky], EVENTS[:1]).rejected
+    assert found.event.raw is not None
+    assert found.event.size_bytes == len(found.event.raw)
+    assert (found.target, found.reason) == ("picky", "no")
+
+
+def test_an_event_whose_namespace_nobody_can_read_is_the_steps_fault() -> None:
+    """Not a target's, which would be waited for."""
+    broken = ChangeEvent(document={**EVENTS[0].document, "ns": "shop.orders"})
+    with pytest.raises(StepError):
+        step.apply([lambda events: [broken]], EVENTS[:1])
+
+
 def test_the_names_of_steps() -> None:
     class Named:
         name = "mine"
