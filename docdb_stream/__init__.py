@@ -26,7 +26,7 @@ else:
                 return import_module(f"{__name__}.{name}")
             exports = import_module(f"{__name__}.exports")
             if hasattr(exports, name):
-                return getattr(exports, name)
+                return globals().setdefault(name, getattr(exports, name))  # for the next time, when nobody asks here
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

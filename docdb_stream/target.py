@@ -31,7 +31,7 @@ class Target(Protocol):
         ...
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        """Take events, in order; called once per loop, possibly with none. May buffer.
+        """Take events, in order; called once per loop, or more often (see ``Paced``), possibly with none. May buffer.
 
         Returns the rejections known so far. Returning does not mean that the events are durable.
 

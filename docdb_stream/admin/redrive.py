@@ -70,7 +70,7 @@ def redrive(settings: Settings, targets: Sequence[Target] | None = None) -> Redr
 
 
 def deliver_again(dead_letters: DeadLetters, stream: str, targets: Sequence[Target]) -> RedriveResult:
-    """What ``redrive`` does, of a place that is open already.
+    """Give each dead letter of a stream to the target that refused it: ``redrive`` with what is made already.
 
     A letter's event is older than what its target has seen since: where the order matters, the consumer has to look at
     the cluster time. OpenSearch does so by itself.

@@ -96,7 +96,7 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
         ConfigError, SourceUnavailableError, StateStoreError: As for a run.
     """
     statuses = []
-    for settings in _one_per_place(streams):
+    for settings in _one_per_state_collection(streams):
         with Connection(settings) as connection:
             operation_time = MongoChangeSource(settings, connection).operation_time()
             checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, connection).all()}
@@ -104,7 +104,7 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
         configured = [
             each.stream_name
             for each in streams
-            if _one_per_place([settings, each]) == [each] and (each.scope is not None or len(streams) > 1)
+            if _one_per_state_collection([settings, each]) == [each] and (each.scope is not None or len(streams) > 1)
         ]
         now = dt.datetime.now(dt.UTC)
         statuses += [
@@ -121,7 +121,7 @@ def ledger_entries(streams: Sequence[Settings], stream: str | None = None) -> li
         ConfigError, StateStoreError: As for a run.
     """
     entries: list[LedgerEntry] = []
-    for settings in _one_per_place(streams):
+    for settings in _one_per_state_collection(streams):
         with Connection(settings) as connection:
             entries += MongoCheckpointStore(settings, connection).ledger(stream)
     return [
@@ -145,7 +145,7 @@ def _shown(snapshot: SnapshotProgress) -> dict[str, Any]:
     }
 
 
-def _one_per_place(streams: Sequence[Settings]) -> list[Settings]:
+def _one_per_state_collection(streams: Sequence[Settings]) -> list[Settings]:
     """One of the settings for each state collection among them."""
     return list({(each.documentdb_uri, each.state_db, each.state_collection): each for each in streams}.values())
 

@@ -39,15 +39,15 @@ def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, 
 def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = None) -> None:
     """Deliver the dead letters to the targets that refused them; those taken this time are removed.
 
-    Exits with 0 when none is left, and with 4 when some stay: refused again, without their event, or for a target that
-    is off.
+    Exits with 0 when none is left, and with 4 when some stay: refused again, without their event, or of a step or a
+    target that is off.
     """
     left = 0
     for settings in chosen_streams(config, stream):
         result = redrive(settings)
         put(
             f"{settings.stream_name}: {result.delivered} delivered, {result.refused} refused again, "
-            f"{result.without_event} without their event, {result.other_target} for a target that is off"
+            f"{result.without_event} without their event, {result.other_target} of a step or of a target that is off"
         )
         left += result.left
     if left:

@@ -79,6 +79,12 @@ def test_what_is_not_there_is_an_attribute_error(name: str) -> None:
     assert not hasattr(docdb_stream, name)
 
 
+def test_a_name_is_looked_for_once() -> None:
+    """A step may ask ``docdb_stream.ChangeEvent`` for each event, and a look takes longer than an event."""
+    done = run("import docdb_stream as house; house.Poller; assert house.Poller is vars(house)['Poller']")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_target_of_another_package_imports_is_where_it_was() -> None:
     done = run(
         "from docdb_stream.errors import ConfigError, TargetError, TargetGoneError\n"
