@@ -221,18 +221,18 @@ class Transactions:
         if self._required:
             raise self._missing(error) from error
         self._has_transactions = False
-        self._tell(f"events are sent without transactions: {error}")
+        self._tell("events are sent without transactions", error)
 
     def _do_without_receipts(self, error: NoReceiptsError) -> None:
         self._keeps_receipts = False
         hint = f"let this user READ the group {self._name} and the topics"
-        self._tell(f"after a failure events may come twice, because the brokers keep no receipts: {error}; {hint}")
+        self._tell("after a failure events may come twice, because the brokers keep no receipts", f"{error}; {hint}")
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, what: str, why: object = "see KAFKA_MESSAGE_BYTES") -> None:
         """Once, however often it is so."""
         if what not in self._told:
             self._told.add(what)
-            logger.warning("kafka: %s", what)
+            logger.warning("kafka: %s: %s", what, why)
 
     def _missing(self, error: NoTransactionsError) -> TargetError:
         return TargetError(

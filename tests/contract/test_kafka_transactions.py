@@ -147,15 +147,14 @@ def test_who_lost_its_lease_commits_nothing(topics: Committed, log: ChangeLog) -
 def test_what_a_full_transaction_holds_is_committed_before_the_flush(
     topics: Committed, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docdb_stream.targets._kafka.transactions.IN_FLIGHT_BYTES", 1000)
     target = topics.target()
-    target.write(log.inserts(5, size_bytes=2000))
-    assert len(event_ids(topics)) == 5
-    target.write(log.inserts(1, first_id=5))
-    assert len(event_ids(topics)) == 5
-    target.flush()
+    target.write(log.inserts(110))
+    assert event_ids(topics) == []
+    monkeypatch.setattr("docdb_stream.targets._kafka.transactions.IN_FLIGHT_BYTES", 1000)
+    target.write(log.inserts(110, first_id=110))
+    assert len(event_ids(topics)) == 220
     target.close()
-    assert len(event_ids(topics)) == 6
+    assert len(event_ids(topics)) == 220
 
 
 def test_another_stream_is_no_other_producer(topics: Committed, log: ChangeLog) -> None:
