@@ -63,6 +63,11 @@ class Replay:
         self._receipt = receipt
         self._is_first = True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that comes is committed."""
+        return self._receipt is None
+
     def has(self, event: ChangeEvent) -> bool:
         """Whether the event is committed. Asked for each event, in order."""
         receipt = self._receipt

@@ -161,13 +161,14 @@ class Transactions:
         assert self._replay is not None
         if self._first is None:
             self._first = number_of(records[0].event)
-        replay = self._replay
-        new = [record for record in records if not replay.has(record.event)]
+        if not self._replay.is_over:
+            replay = self._replay
+            records = [record for record in records if not replay.has(record.event)]
         if not self._held:
             self._began_s = current_deadline().clock()
-        self._held += new
-        self._held_bytes += sum(record.size_bytes for record in new)
-        return new
+        self._held += records
+        self._held_bytes += sum(len(record.value) for record in records)
+        return records
 
     def _commit(self) -> list[Rejection]:
         try:
