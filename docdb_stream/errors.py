@@ -124,6 +124,13 @@ class StateStoreError(DocdbStreamError):
     kind = "state"
 
 
+class Caution(DocdbStreamError):
+    """What may be meant as it is, and may be a mistake."""
+
+    exit_code = 0
+    kind = "caution"
+
+
 def install_hint(extra: str) -> str:
     """The command that installs an extra of this package, wherever the package came from."""
     return f"pip install 'docdb-stream[{extra}]'; in a clone: pip install '.[{extra}]'"

@@ -67,6 +67,7 @@ class Checkable(Protocol):
 
         Raises:
             TargetError: It would not; the hint says why.
+            Caution: It would, with less than what was asked for.
         """
         ...
 

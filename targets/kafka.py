@@ -1,18 +1,19 @@
 """Events to Kafka topics, one topic per namespace, keyed by document.
 
-Owns topics, keys, headers and values. Sending is a client library's, behind ``_kafka_producer``.
+Owns topics, keys, headers and values. Sending is a client library's, behind ``_kafka.producer``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from docdb_stream.errors import DocdbStreamError, UnrenderableError
+from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
@@ -20,8 +21,10 @@ from docdb_stream.setting_types import Address, OwnFormat, SecretReference
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
-from docdb_stream.targets._kafka_pace import Pace
-from docdb_stream.targets._kafka_producer import Brokers, Compression, Producer, Record
+from docdb_stream.targets._kafka.brokers import Brokers, Compression
+from docdb_stream.targets._kafka.pace import Pace
+from docdb_stream.targets._kafka.producer import FEW_RECORDS, Producer, Record
+from docdb_stream.targets._kafka.transactions import Transactions
 from docdb_stream.targets._names import distinct_name
 from docdb_stream.targets._payload import render_all
 
@@ -31,6 +34,9 @@ _TOPIC_BYTES = 249
 
 Client = Literal["kafka-python", "confluent"]
 """The client library that sends."""
+
+Choice = Literal["auto", "on", "off"]
+"""Whether to send within transactions; auto: where the brokers let this client."""
 
 
 def topic_name(prefix: str, namespace: Namespace) -> str:
@@ -59,8 +65,8 @@ class KafkaSettings(TargetSettings):
         default="kafka-python",
         description="Client library: kafka-python (about 30,000 events/s), or confluent (librdkafka; pip install "
         "'docdb-stream[kafka-confluent]'), which carries about 57,000 on the same machine, at a fraction of the CPU, "
-        "but may, after its process was stopped for longer than lease_seconds, send what it held then: see "
-        "docs/reliability.md. A document has the same partition with either.",
+        "but may, without transactions and after its process was stopped for longer than lease_seconds, send what it "
+        "held then: see docs/reliability.md. A document has the same partition with either.",
         examples=["confluent"],
     )
     kafka_topic_prefix: str = Field(
@@ -103,7 +109,20 @@ class KafkaSettings(TargetSettings):
         "three.",
         examples=["zstd"],
     )
+    kafka_transactions: Choice = Field(
+        default="auto",
+        description="Whether to send within transactions: the brokers then refuse a run that another one has taken "
+        "over from, and consumers with isolation.level=read_committed see each event once. auto: where the brokers let "
+        "this client. on: it is an error where they do not. off: never. See docs/targets.md.",
+        examples=["on"],
+    )
     kafka_payload_format: OwnFormat = None
+
+
+def transactional_id(prefix: str, stream: str) -> str:
+    """Names whoever delivers a stream to the topics with this prefix; made of the characters of topics."""
+    original = f"docdb-stream-{prefix}{stream}"
+    return distinct_name(original, _FORBIDDEN.sub("_", original), _TOPIC_BYTES)
 
 
 class KafkaTarget:
@@ -118,7 +137,8 @@ class KafkaTarget:
 
     The idempotent producer writes each record once and in order as long as it lives. After a failure it is thrown
     away, and what was not confirmed comes again: consumers may see an event twice (same ``event_id``), and after the
-    newest event of a document never an older one without the newest again.
+    newest event of a document never an older one without the newest again. Within transactions, ``flush`` commits:
+    consumers that read what is committed see nothing before, and nothing of a run that failed or was taken over.
 
     Args:
         bootstrap_servers: ``host:port`` with commas.
@@ -132,6 +152,8 @@ class KafkaTarget:
         linger_ms: How long a batch waits to be filled where there is much to send; None: 100 with kafka-python, 5 with
             confluent, the best measured.
         compression: How batches are compressed: none, gzip, snappy, lz4 or zstd.
+        transactions: Whether to send within transactions.
+        stream: The stream's name, by which the brokers know who else delivers it; without one, no transactions.
         payload_format: The name of the format in which an event is written.
         scope: What the stream watches.
 
@@ -155,6 +177,8 @@ class KafkaTarget:
         message_bytes: int = 1024 * 1024,
         linger_ms: int | None = None,
         compression: Compression = "none",
+        transactions: Choice = "auto",
+        stream: str | None = None,
         payload_format: str = "extended",
         scope: Namespace | None = None,
     ) -> None:
@@ -168,7 +192,16 @@ class KafkaTarget:
             linger_ms=linger_ms,
             compression=compression,
         )
-        self._producer = _producer(client, self.name, brokers)
+        if transactions == "on" and stream is None:
+            raise ConfigError("Kafka's transactions need the stream's name", hint="give KafkaTarget its stream")
+        producer = _producer_class(client)
+        self._producer: Producer
+        if transactions == "off" or stream is None:
+            self._producer = producer(self.name, brokers)
+        else:
+            name = transactional_id(topic_prefix, stream)
+            make = partial(producer, self.name, brokers)
+            self._producer = Transactions(self.name, make, name, required=transactions == "on")
         self._pace = Pace()
         self._topic_prefix = topic_prefix
         self._format = format_named(payload_format)
@@ -191,6 +224,8 @@ class KafkaTarget:
             message_bytes=own.kafka_message_bytes,
             linger_ms=own.kafka_linger_ms,
             compression=own.kafka_compression,
+            transactions=own.kafka_transactions,
+            stream=settings.stream_name,
             payload_format=own.kafka_payload_format or settings.payload_format,
             scope=settings.scope,
         )
@@ -210,18 +245,18 @@ class KafkaTarget:
                 rejections.append(Rejection(event, self.name, str(error)))
         for part in self._pace.parts(records):
             rejections += self._send(part)
+        if len(records) < FEW_RECORDS:
+            with self._paced():
+                rejections += self._producer.reveal()
         return rejections
 
     def flush(self) -> Sequence[Rejection]:
-        """Wait until the brokers have confirmed every record (``acks=all``).
+        """Wait until the brokers have confirmed every record (``acks=all``), and commit the transaction.
 
         Raises:
             TargetError: They did not, or did not in time; nothing is in flight any more.
         """
-        with self._paced():
-            rejections = self._producer.flush()
-        self._pace.settled(self._producer.throttled_s)
-        return rejections
+        return self._settled(self._producer.commit)
 
     @property
     def takes_bytes(self) -> int | None:
@@ -235,22 +270,30 @@ class KafkaTarget:
         return self._pace.is_slow and self.takes_bytes is not None
 
     def close(self) -> None:
-        """Let the producer go, without waiting for records that are not confirmed."""
+        """Let the producer go, without waiting for records that are not confirmed; abort the transaction."""
         self._producer.close()
         self._pace.start_again()
 
     def check(self) -> None:
-        """Connect and sign in. Whether a topic exists or may be written to shows at its first event.
+        """Connect, sign in, and see whether there are transactions. Whether a topic exists or may be written to shows
+        at its first event.
 
         Raises:
             TargetError: No broker answers, or it refuses the credentials.
+            Caution: Events will be sent without transactions, because the brokers do not let this client have any.
         """
         self._producer.connect()
 
     def _send(self, records: Sequence[Record]) -> list[Rejection]:
         with self._paced():
             rejections = self._producer.send(records)
-        return [*rejections, *self.flush()] if self._pace.is_due else rejections
+        return [*rejections, *self._settled(self._producer.flush)] if self._pace.is_due else rejections
+
+    def _settled(self, wait: Callable[[], list[Rejection]]) -> list[Rejection]:
+        with self._paced():
+            rejections = wait()
+        self._pace.settled(self._producer.throttled_s)
+        return rejections
 
     @contextmanager
     def _paced(self) -> Iterator[None]:
@@ -279,12 +322,12 @@ class KafkaTarget:
         return place
 
 
-def _producer(client: Client, target: str, brokers: Brokers) -> Producer:
-    """A producer of the client library, whose file is imported only now."""
+def _producer_class(client: Client) -> Callable[..., Producer]:
+    """The producer of the client library, whose file is imported only now."""
     if client == "confluent":
-        from docdb_stream.targets._kafka_confluent import ConfluentProducer
+        from docdb_stream.targets._kafka.confluent import ConfluentProducer
 
-        return ConfluentProducer(target, brokers)
-    from docdb_stream.targets._kafka_python import KafkaPythonProducer
+        return ConfluentProducer
+    from docdb_stream.targets._kafka.python import KafkaPythonProducer
 
-    return KafkaPythonProducer(target, brokers)
+    return KafkaPythonProducer

@@ -10,7 +10,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from docdb_stream.context import Deadline, deadline
-from docdb_stream.errors import ConfigError, DocdbStreamError, StateStoreError
+from docdb_stream.errors import Caution, ConfigError, DocdbStreamError, StateStoreError
 from docdb_stream.events import Namespace
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO, unavailable
@@ -26,13 +26,6 @@ PATIENCE_S = 5.0
 """A person waits for the answer, so nothing is retried for longer."""
 
 _NAMES_SHOWN = 10
-
-
-class Caution(DocdbStreamError):
-    """What may be meant as it is, and may be a mistake."""
-
-    exit_code = 0
-    kind = "caution"
 
 
 class Finding(NamedTuple):

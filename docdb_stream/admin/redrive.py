@@ -59,7 +59,9 @@ def redrive(settings: Settings, targets: Sequence[Target] | None = None) -> Redr
         TargetError: A target does not work; the letters that were not delivered stay.
         ConfigError, SourceUnavailableError, StateStoreError: As for a run.
     """
-    own = build_targets(settings) if targets is None else []
+    # The stream may be running: a transaction here would end its own. And letters are delivered one by one.
+    alone = settings.model_copy(update={"kafka_transactions": "off"})
+    own = build_targets(alone) if targets is None else []
     try:
         with Connection(settings) as connection:
             letters = dead_letters_for(settings, connection)

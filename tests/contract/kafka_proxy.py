@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-from kafka.protocol.metadata import MetadataResponse
+from kafka.protocol.metadata import FindCoordinatorRequest, FindCoordinatorResponse, MetadataResponse
 from kafka.protocol.producer import ProduceRequest, ProduceResponse
 from kafka.protocol.sasl import (
     SaslAuthenticateRequest,
@@ -21,6 +21,7 @@ from kafka.protocol.sasl import (
 )
 from kafka.record import MemoryRecords
 
+NO_COORDINATOR, NO_TRANSACTIONS = 15, 53
 NOT_ENOUGH_REPLICAS, UNKNOWN_TOPIC, TOO_LARGE, INVALID_RECORD, NOT_ALLOWED, NO_SUCH_USER = 19, 3, 10, 87, 29, 58
 
 
@@ -48,6 +49,7 @@ class KafkaProxy:
         quota_bytes_s: What it takes from all clients together, in bytes of produce requests a second. As a broker, it
             takes what it gets, says at once for how long it will take no more, and does not read for that long.
         codecs: How the batches were compressed: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+        coordinator_error: What it answers to those who ask for the coordinator of a transaction; 0: who it is.
         users: The passwords of those who may sign in, by SASL PLAIN.
         signed_in: Who did.
     """
@@ -55,6 +57,7 @@ class KafkaProxy:
     def __init__(self, upstream: int, tls: ssl.SSLContext | None = None) -> None:
         self.answer: Answer | None = None
         self.missing = False
+        self.coordinator_error = 0
         self.quota_bytes_s = float("inf")
         self.codecs: set[int] = set()
         self._reads_again_s = 0.0
@@ -107,6 +110,8 @@ class KafkaProxy:
             refusal = self.answer(_event_ids(decoded))
             if refusal is not None:
                 return None if refusal is BREAK else _encoded(_refused(decoded, refusal, version), correlation_id)
+        if key == FindCoordinatorRequest.API_KEY and self.coordinator_error:
+            return _encoded(_no_coordinator(version, self.coordinator_error), correlation_id)
         if key == SaslHandshakeRequest.API_KEY:
             hello = SaslHandshakeResponse[version](error_code=0, mechanisms=["PLAIN"])
             return _encoded(hello, correlation_id)
@@ -127,6 +132,11 @@ class KafkaProxy:
             self._reads_again_s = max(self._reads_again_s, now_s) + len(request) / self.quota_bytes_s
             produced.throttle_time_ms = int(1000 * (self._reads_again_s - now_s))
             return _encoded(produced, correlation_id)
+        if key == FindCoordinatorResponse.API_KEY:
+            found = FindCoordinatorResponse.decode(answer, version=version, header=True)
+            for coordinator in found.coordinators or [found]:
+                coordinator.port = self.port
+            return _encoded(found, correlation_id)
         if key == MetadataResponse.API_KEY:
             metadata = MetadataResponse.decode(answer, version=version, header=True)
             for broker in metadata.brokers:
@@ -135,6 +145,14 @@ class KafkaProxy:
                 topic.error_code, topic.partitions = UNKNOWN_TOPIC, []
             return _encoded(metadata, correlation_id)
         return struct.pack(">i", len(answer)) + answer
+
+
+def _no_coordinator(version: int, error_code: int) -> Any:
+    answer: dict[str, Any] = {"error_code": error_code, "node_id": -1, "host": "", "port": -1}
+    if version < 4:
+        return FindCoordinatorResponse[version](throttle_time_ms=0, error_message=None, **answer)
+    coordinator = FindCoordinatorResponse.Coordinator(key="", error_message=None, **answer)
+    return FindCoordinatorResponse[version](throttle_time_ms=0, coordinators=[coordinator])
 
 
 def _event_ids(request: Any) -> list[str]:

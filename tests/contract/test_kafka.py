@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -25,8 +25,10 @@ from docdb_stream.poller import Poller
 from docdb_stream.settings import Settings
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Checkable, Target
-from docdb_stream.targets import _kafka_confluent, _kafka_pace, _kafka_python
-from docdb_stream.targets._kafka_producer import Record
+from docdb_stream.targets._kafka import confluent_client, python_client
+from docdb_stream.targets._kafka import pace as _kafka_pace
+from docdb_stream.targets._kafka import python as _kafka_python
+from docdb_stream.targets._kafka.producer import Record
 from docdb_stream.targets.kafka import Client, KafkaTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog
@@ -50,7 +52,13 @@ CODECS = ("gzip", "snappy", "lz4", "zstd")
 
 
 class Topics:
-    """The topics with the prefix of one test, and the client library that sends to them."""
+    """The topics with the prefix of one test, and the client library that sends to them.
+
+    Attributes:
+        consumer: Options of the consumer that reads them.
+    """
+
+    consumer: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, broker: KafkaBroker, client: Client = "kafka-python") -> None:
         self.broker = broker
@@ -65,7 +73,10 @@ class Topics:
         """All records, topic by topic and partition by partition."""
         # By Tansu's end_offsets, a partition ends where its last batch begins. So batches are taken as a whole.
         consumer = kafka.KafkaConsumer(
-            bootstrap_servers=self.broker.bootstrap_servers, enable_auto_commit=False, max_poll_records=1_000_000
+            bootstrap_servers=self.broker.bootstrap_servers,
+            enable_auto_commit=False,
+            max_poll_records=1_000_000,
+            **self.consumer,
         )
         try:
             topics = sorted(topic for topic in consumer.topics() if topic.startswith(self.prefix))
@@ -326,7 +337,7 @@ def test_what_is_in_flight_is_bounded(python_topics: Topics, log: ChangeLog, mon
 def test_what_librdkafka_holds_is_bounded(
     confluent_topics: Topics, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_kafka_confluent, "IN_FLIGHT_BYTES", 100 * 1024)
+    monkeypatch.setattr(confluent_client, "IN_FLIGHT_BYTES", 100 * 1024)
     target = confluent_topics.target()
     producer: Any = target._producer
     events = log.inserts(50, size_bytes=10_000)
@@ -391,7 +402,7 @@ def test_the_neighbours_of_rejected_records_arrive_in_order(
     confluent_topics: Topics, log: ChangeLog, proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker refuses whatever batch holds one of them, and others are on their way behind it."""
-    monkeypatch.setattr(_kafka_confluent, "_BATCH_BYTES", 4000)
+    monkeypatch.setattr(confluent_client, "_BATCH_BYTES", 4000)
     events = [log.update({"_id": number % 2, "version": number}) for number in range(100)]
     bad = {events[number].event_id for number in (6, 31)}
     proxy.answer = lambda event_ids: Refusal(kafka_proxy.TOO_LARGE) if bad & set(event_ids) else None
@@ -545,8 +556,8 @@ def test_few_records_wait_for_no_batch_to_be_filled(topics: Topics, log: ChangeL
 def test_a_missing_topic_is_an_error_that_names_it(
     topics: Topics, log: ChangeLog, proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_kafka_python, "CONNECT_S", 0.3)
-    monkeypatch.setattr(_kafka_confluent, "CONNECT_S", 1.0)  # the least that librdkafka takes
+    monkeypatch.setattr(python_client, "CONNECT_S", 0.3)
+    monkeypatch.setattr(confluent_client, "CONNECT_S", 1.0)  # the least that librdkafka takes
     proxy.missing = True
     target = topics.target(proxy)
     with pytest.raises(TargetError, match=r"topic test\d+-shop-orders") as caught:
@@ -758,8 +769,7 @@ def test_the_settings_switch_it_on(topics: Topics) -> None:
         Settings(documentdb_uri="mongodb://x", msk_bootstrap_srv=servers, kafka_client=topics.client)
     )
     assert target is not None
-    assert type(target._producer).__name__ == {"confluent": "ConfluentProducer"}.get(
-        topics.client, "KafkaPythonProducer"
-    )
+    within = target._producer._within  # type: ignore[attr-defined]
+    assert type(within).__name__ == {"confluent": "ConfluentProducer"}.get(topics.client, "KafkaPythonProducer")
     target.check()
     target.close()

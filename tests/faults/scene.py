@@ -40,6 +40,18 @@ class AdvertisedBroker(KafkaBroker):
         return f"127.0.0.1:{self._advertised}"
 
 
+def apache_kafka(port: int) -> KafkaBroker:
+    """An Apache Kafka, of which clients hear the same."""
+    from matrix.servers.kafka import ApacheKafka
+
+    class AdvertisedKafka(ApacheKafka):
+        @property
+        def bootstrap_servers(self) -> str:
+            return f"127.0.0.1:{port}"
+
+    return AdvertisedKafka({"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"})
+
+
 class Scene:
     """Everything set up, nothing happening yet. A context manager; leaving it ends all of it.
 
@@ -48,6 +60,7 @@ class Scene:
         seed: Of the faults and of the writer.
         per_s: Writes per second.
         share: Of the requests to targets that meet a fault.
+        real_kafka: Whether Kafka is Apache Kafka, in which no event may be found twice.
 
     Attributes:
         mongo: The replica set.
@@ -60,11 +73,12 @@ class Scene:
         writer: Not started.
     """
 
-    def __init__(self, folder: Path, *, seed: int, per_s: float, share: float) -> None:
+    def __init__(self, folder: Path, *, seed: int, per_s: float, share: float, real_kafka: bool = False) -> None:
         self._folder = folder
         self._seed = seed
         self._per_s = per_s
         self._share = share
+        self._real_kafka = real_kafka
         self._stack = ExitStack()
         self._over = threading.Event()
 
@@ -85,7 +99,7 @@ class Scene:
         self.mongo = enter(ReplicaSet(nodes=3))
         aws, opensearch = enter(AwsServer()), enter(OpenSearchServer())
         self.tcp = enter(TcpFaults())
-        kafka = enter(AdvertisedBroker(self.tcp.port))
+        kafka = enter(apache_kafka(self.tcp.port) if self._real_kafka else AdvertisedBroker(self.tcp.port))
         self.tcp.upstream = kafka.port
         to_aws, to_opensearch = (
             enter(HttpFaults(each.address, seed=self._seed, share=self._share, hang_s=HANG_S))
@@ -96,7 +110,7 @@ class Scene:
         self.places: list[places.Place] = [
             places.KinesisPlace(aws),
             places.SqsPlace(aws),
-            places.KafkaPlace(kafka),
+            places.KafkaPlace(kafka, once=self._real_kafka),
             places.S3Place(aws),
             places.OpenSearchPlace(opensearch),
         ]

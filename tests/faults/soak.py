@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, help="at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-s", type=float, default=40.0, help="writes per second, at most")
+    parser.add_argument("--real-kafka", action="store_true", help="Apache Kafka: then it has each event once")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="read_text is deprecated")
 
@@ -31,7 +32,13 @@ def main() -> int:
 
     with (
         tempfile.TemporaryDirectory(prefix="docdb-stream-soak-") as folder,
-        Scene(Path(folder), seed=options.seed, per_s=options.per_s, share=FAULT_SHARE) as scene,
+        Scene(
+            Path(folder),
+            seed=options.seed,
+            per_s=options.per_s,
+            share=FAULT_SHARE,
+            real_kafka=options.real_kafka,
+        ) as scene,
     ):
         outcome = Harness(scene, seed=options.seed, say=say).run(minutes=options.minutes, kills=options.kills)
     say("\n" + table(outcome))

@@ -10,8 +10,8 @@ import pytest
 from bson import Timestamp
 from pymongo import MongoClient
 
-from docdb_stream.admin.doctor import Caution, checks
-from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavailableError, StateStoreError
+from docdb_stream.admin.doctor import checks
+from docdb_stream.errors import Caution, DocdbStreamError, HistoryLostError, SourceUnavailableError, StateStoreError
 from docdb_stream.local import ReplicaSet
 from docdb_stream.mongodb.diagnosis import HELLO
 from docdb_stream.poller import Poller

@@ -56,7 +56,7 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
     tests: list[str] = []
     if "kafka" in parts:
         jars(kafka.JARS)
-        tests += ["tests/contract/test_kafka.py", *_only_here("kafka")]
+        tests += ["tests/contract/test_kafka.py", "tests/contract/test_kafka_transactions.py", *_only_here("kafka")]
     if "opensearch" in parts:
         opensearch.main_class()
         tests += ["tests/contract/test_opensearch.py", *_only_here("opensearch")]

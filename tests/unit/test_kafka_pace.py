@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from docdb_stream.targets._kafka_pace import FIRST_BYTES, Pace
-from docdb_stream.targets._kafka_producer import IN_FLIGHT_BYTES, Record
+from docdb_stream.targets._kafka.pace import FIRST_BYTES, Pace
+from docdb_stream.targets._kafka.producer import IN_FLIGHT_BYTES, Record
 from docdb_stream.testing.events import ChangeLog
 
 EVENT = ChangeLog().insert({"_id": 1})

@@ -2,26 +2,28 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from docdb_stream.context import RunContext
 from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import Namespace
 from docdb_stream.settings import Settings
-from docdb_stream.targets import _kafka_python
-from docdb_stream.targets._kafka_confluent import ConfluentProducer
-from docdb_stream.targets._kafka_producer import Brokers, Record
-from docdb_stream.targets._kafka_python import KafkaPythonProducer
+from docdb_stream.targets._kafka import python_client
+from docdb_stream.targets._kafka.brokers import Brokers
+from docdb_stream.targets._kafka.confluent import ConfluentProducer
+from docdb_stream.targets._kafka.producer import Record
+from docdb_stream.targets._kafka.python import KafkaPythonProducer
 from docdb_stream.targets.kafka import Client, KafkaTarget, topic_name
 from docdb_stream.testing.events import ChangeLog
 
 BROKERS = Brokers("h:1", security_protocol="PLAINTEXT", sasl_mechanism="", secret=None, tls_ca=None, message_bytes=1)
 KafkaPythonProducer("kafka", BROKERS)
+from kafka import KafkaProducer  # noqa: E402
 from kafka.errors import KafkaConnectionError  # noqa: E402
+from kafka.future import Future  # noqa: E402
 from kafka.partitioner.default import murmur2  # noqa: E402
 
 CONFLUENT = {"kafka_client": "confluent"}
@@ -88,6 +90,7 @@ def test_closing_an_unused_target_is_safe(client: Client) -> None:
 
 def test_the_settings_choose_the_client() -> None:
     values: dict[str, Any] = {"documentdb_uri": "mongodb://x", "msk_bootstrap_srv": "host:9092"}
+    values |= {"kafka_transactions": "off"}
     default, confluent = (KafkaTarget.from_settings(Settings(**values, **more)) for more in ({}, CONFLUENT))
     assert default is not None
     assert confluent is not None
@@ -124,40 +127,35 @@ def test_librdkafka_is_given_nothing_that_is_too_large_with_its_overhead(
 
 @given(st.binary(max_size=70))
 def test_partitions_are_chosen_by_kafkas_own_hash(key: bytes) -> None:
-    assert _kafka_python.murmur2(key) == murmur2(key)
+    assert python_client.murmur2(key) == murmur2(key)
 
 
-def test_what_waits_for_its_socket_is_not_sent_once_the_lease_is_lost() -> None:
-    class Transport:
-        sent = 0
+def test_no_request_is_made_once_the_lease_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        made: ClassVar[list[int]] = []
 
-        def _sock_send(self) -> tuple[int, None]:
-            self.sent += 1
-            return 10, None
+        def __init__(self, **config: Any) -> None:
+            pass
+
+        def send(self, node_id: int, request: Any, **options: Any) -> Any:
+            self.made.append(request.API_KEY)
+            return Future()
 
     lost = False
 
-    def guard() -> None:
+    def check() -> None:
         if lost:
             raise CheckpointConflictError("the lease is lost")
 
-    transport = Transport()
-    connections = {1: SimpleNamespace(transport=transport)}
-    network_client = SimpleNamespace(send=lambda node_id, request: "sent", _manager=SimpleNamespace(_conns=connections))
-    producer = KafkaPythonProducer("kafka", BROKERS)
-    producer._run = RunContext(lease_check=guard)
-    send = producer._only_under_lease(network_client)
+    monkeypatch.setitem(KafkaProducer.DEFAULT_CONFIG, "kafka_client", Client)
+    client = python_client.Requests(check).client()
     metadata, produce = SimpleNamespace(API_KEY=3), SimpleNamespace(API_KEY=0)
-    for request in (metadata, produce, produce):
-        assert send(1, request) == "sent"
-    assert send(2, produce) == "sent", "a connection that is not there yet"
-    assert transport._sock_send() == (10, None)
+    for request in (metadata, produce):
+        assert not client.send(1, request).is_done
     lost = True
-    sent, error = transport._sock_send()
-    assert (sent, type(error)) == (0, KafkaConnectionError)
-    with pytest.raises(CheckpointConflictError):
-        send(1, produce)
-    assert transport.sent == 1
+    assert isinstance(client.send(1, produce).exception, KafkaConnectionError)
+    assert not client.send(1, metadata).is_done
+    assert Client.made == [3, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -176,10 +174,10 @@ def test_compression_that_is_not_installed_says_what_is_missing(
 
 def test_linger_and_compression_are_settings() -> None:
     values: dict[str, Any] = {"documentdb_uri": "mongodb://x", "msk_bootstrap_srv": "host:9092"}
-    settings = Settings(**values, **CONFLUENT, kafka_linger_ms=20, kafka_compression="zstd")
+    settings = Settings(**values, **CONFLUENT, kafka_linger_ms=20, kafka_compression="zstd", kafka_transactions="off")
     target = KafkaTarget.from_settings(settings)
     assert target is not None
-    told = target._producer._configuration()  # type: ignore[attr-defined]
+    told = target._producer._client.configuration()  # type: ignore[attr-defined]
     assert (told["linger.ms"], told["compression.type"]) == (20, "zstd")
     with pytest.raises(ValueError, match="kafka_compression"):
         Settings(**values, kafka_compression="brotli")

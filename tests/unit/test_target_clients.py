@@ -55,7 +55,7 @@ opensearch.OpenSearchTarget("https://host")
 assert "opensearchpy" in sys.modules and "kafka" not in sys.modules
 kafka.KafkaTarget("host:9092", client="confluent")
 assert "confluent_kafka" in sys.modules and "kafka" not in sys.modules
-assert "docdb_stream.targets._kafka_python" not in sys.modules
+assert "docdb_stream.targets._kafka.python" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

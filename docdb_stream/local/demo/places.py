@@ -144,12 +144,18 @@ class SqsPlace:
 
 
 class KafkaPlace:
-    """A broker; each collection has a topic."""
+    """A broker; each collection has a topic. What is committed is read.
+
+    Args:
+        broker: The broker.
+        once: It hides what was aborted, so that no event is found twice. The local one does not.
+    """
 
     name: ClassVar[str] = "kafka"
 
-    def __init__(self, broker: KafkaBroker) -> None:
+    def __init__(self, broker: KafkaBroker, *, once: bool = False) -> None:
         self._broker = broker
+        self._once = once
 
     def create(self) -> Mapping[str, str]:
         """See Place. The broker makes topics when they are first written to."""
@@ -157,7 +163,7 @@ class KafkaPlace:
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
         """See Place."""
-        return verify_events(self.name, events, list(self._read()), duplicates_allowed=True)
+        return verify_events(self.name, events, list(self._read()), duplicates_allowed=not self._once)
 
     def _read(self) -> Iterator[Delivery]:
         with self._consumer() as consumer:
@@ -185,7 +191,9 @@ class KafkaPlace:
             warnings.simplefilter("ignore", DeprecationWarning)
             from kafka import KafkaConsumer
 
-            with contextlib.closing(KafkaConsumer(bootstrap_servers=self._broker.bootstrap_servers)) as consumer:
+            servers = self._broker.bootstrap_servers
+            consumer = KafkaConsumer(bootstrap_servers=servers, isolation_level="read_committed")
+            with contextlib.closing(consumer):
                 yield consumer
 
 

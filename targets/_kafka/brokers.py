@@ -1,97 +1,25 @@
-"""What the producers of Kafka's client libraries have in common: what they are told, and what they say.
-
-Owns the contract between ``KafkaTarget`` and a producer, the way to the brokers, and the words of its failures. How a
-library sends is its own file's: ``_kafka_python``, ``_kafka_confluent``.
-"""
+"""Where the brokers are, how to talk to them, and the words of what goes wrong with them."""
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
 from docdb_stream.context import current_deadline
 from docdb_stream.errors import ConfigError, TargetError
-from docdb_stream.events import ChangeEvent
 from docdb_stream.secret import Credentials, read_credentials
 from docdb_stream.target import Rejection
 from docdb_stream.targets._client import tls_context
+from docdb_stream.targets._kafka.producer import Record
 
-CLIENT_ID = "docdb-stream"
-
-IN_FLIGHT_BYTES = 16 * 1024 * 1024
-"""Unconfirmed bytes at most, half of what Kafka's Java producer holds (``buffer.memory``): 27,000 usual events."""
 CONNECT_S = 10.0
 """How long connecting may take, and waiting for a topic's metadata: an operator waits for the answer of ``doctor``."""
-REQUEST_S = 10.0
-"""How long one request may stay unanswered before it is sent again: several fit into the patience."""
-CLOSE_S = 2.0
-"""How long closing waits for a producer's threads, which have nothing to send any more."""
-FEW_RECORDS = 100
-"""A ``send`` of fewer does not wait for its batches to be filled: had there been more, there would be more in it."""
-SLICE_S = 0.1
-"""How long is waited before it is looked for progress, and asked for the lease, again."""
 _DEFAULT_PORT = 9092
-
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 """Kafka's ``compression.type``."""
-
-
-class Record(NamedTuple):
-    """What is sent to Kafka for an event."""
-
-    event: ChangeEvent
-    topic: str
-    key: bytes
-    value: bytes
-    headers: dict[str, bytes]
-
-
-class Producer(Protocol):
-    """A client library, made to do what a target promises (see ``Target``).
-
-    Idempotent, ``acks=all``, at most ``IN_FLIGHT_BYTES`` unconfirmed, a key always in the same partition. Constructing
-    one does no network traffic. After an error nothing is in flight, and the next call starts anew.
-    """
-
-    def connect(self) -> None:
-        """Reach a broker and sign in, unless that is done.
-
-        Raises:
-            TargetError: No broker answers, or it refuses the credentials.
-        """
-        ...
-
-    def send(self, records: Sequence[Record]) -> list[Rejection]:
-        """Take records, in order, and send them while this goes on; waits when too much is unconfirmed.
-
-        Raises:
-            TargetError: No broker answers, a topic is missing, or an earlier record failed.
-            CheckpointConflictError: The lease is lost.
-        """
-        ...
-
-    def flush(self) -> list[Rejection]:
-        """Wait until every record is confirmed, as long as records are confirmed or the brokers ask for patience.
-
-        Raises as ``send`` does.
-        """
-        ...
-
-    @property
-    def throttled_s(self) -> float:
-        """For how long the brokers have said that they take nothing more, in seconds from now; 0 where they have not.
-
-        A broker confirms what it took beyond a quota at once, says so, and does not read on for that long.
-        """
-        ...
-
-    def close(self) -> None:
-        """Drop what is not confirmed, and end the library's threads."""
-        ...
 
 
 class Brokers:
@@ -199,6 +127,28 @@ def hint_missing(topic: str) -> str:
     return f"create the topic {topic}, or let the brokers create topics (auto.create.topics.enable)"
 
 
+def fenced(target: str, transactional_id: str) -> TargetError:
+    """What to raise when the brokers refuse this producer for a newer one. They say the same of a transaction that took
+    too long, and which they have ended."""
+    return TargetError(
+        target,
+        f"another producer has taken over {transactional_id}, or the transaction was open for longer than the brokers "
+        "allow; nothing of it was delivered",
+        hint="the next run delivers it. If this comes again and again: does another deployment deliver a stream of "
+        "this name to these brokers? Then give each its own STREAM_NAME, or set KAFKA_TRANSACTIONS = off",
+    )
+
+
+def no_coordinator(target: str, reason: object) -> TargetError:
+    """What to raise when the brokers do not begin a transaction, and do not say why."""
+    return TargetError(
+        target,
+        f"the brokers do not begin a transaction: {reason}",
+        hint="see that they are up, and can keep their topic __transaction_state (fewer than three brokers need a "
+        "smaller transaction.state.log.replication.factor and .min.isr), or set KAFKA_TRANSACTIONS = off",
+    )
+
+
 THROTTLED = "the brokers throttle this client beyond the run's deadline"
 HINT_THROTTLED = "raise the quota that throttles it (producer_byte_rate), the timeout, or KAFKA_COMPRESSION"
 NO_ANSWER = "the brokers do not confirm what they got"
@@ -208,11 +158,6 @@ HINT_NO_ANSWER = "see that the brokers are up and in sync"
 def connect_timeout_s() -> float:
     """How long connecting may take now."""
     return max(0.1, min(CONNECT_S, current_deadline().remaining_s))
-
-
-def ms(seconds: float) -> int:
-    """Whole milliseconds: some of them go into requests as they are."""
-    return int(1000 * seconds)
 
 
 def _servers(text: str) -> list[tuple[str, int]]:

@@ -1,56 +1,49 @@
 """Kafka by confluent-kafka: librdkafka, which batches, sends and retries in threads of its own, in C.
 
 Owns what becomes of a failed record, and how long is waited. The lease is asked for before records are handed over and
-while they are waited for, not as each request leaves: librdkafka lets nobody in there.
+while they are waited for, not as each request is made: librdkafka lets nobody in there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import logging
-import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from docdb_stream.context import check_lease, current_deadline
-from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
+from docdb_stream.errors import CheckpointConflictError, TargetError
 from docdb_stream.target import Rejection
-from docdb_stream.targets._client import import_client
-from docdb_stream.targets._kafka_producer import (
-    CLIENT_ID,
-    CLOSE_S,
-    CONNECT_S,
-    FEW_RECORDS,
+from docdb_stream.targets._kafka.brokers import (
     HINT_NO_ANSWER,
     HINT_THROTTLED,
-    IN_FLIGHT_BYTES,
     NO_ANSWER,
-    REQUEST_S,
-    SLICE_S,
     THROTTLED,
     Brokers,
-    Record,
     connect_timeout_s,
+    fenced,
     hint_missing,
     hint_unauthorized,
     invalid,
-    ms,
 )
+from docdb_stream.targets._kafka.confluent_client import ConfluentClient
+from docdb_stream.targets._kafka.producer import (
+    CLOSE_S,
+    FEW_RECORDS,
+    REQUEST_S,
+    SLICE_S,
+    NoReceiptsError,
+    Record,
+    RefusedError,
+)
+from docdb_stream.targets._kafka.receipt import Receipt
 
-_LOGGER = "confluent_kafka"
-_BATCH_BYTES = 1_000_000
-"""Bytes of one partition sent together at most, librdkafka's default; smaller batches cost both sides more."""
-_LINGER_MS = 5
-"""How long a batch waits to be filled, librdkafka's default; longer ones gain nothing. Nobody waits for it: see
-``_send_now``."""
 _SEND_NOW_S = 0.002
 """How long sending at once is tried. Of few records, half were confirmed after 2 ms; after 11 if nothing is tried."""
 _SEND_NOW_PAUSE_S = 0.00005
 """Between two tries: enough for librdkafka's thread to wake up."""
-_RECONNECT_S = 1.0
-"""Pause between attempts to connect at most; librdkafka's 10 s are a third of the patience."""
 _FIRST_WAIT_S = 0.001
 """How long is waited for a confirmation first; then twice as long each time, up to ``SLICE_S``."""
 _SMALL_BYTES = 1024
@@ -75,28 +68,24 @@ class ConfluentProducer:
     Args:
         target: The target's name, for errors.
         brokers: Where to send.
+        transactional_id: Of its transactions; None: it has none.
 
     Raises:
         ConfigError: confluent-kafka is not installed.
     """
 
-    def __init__(self, target: str, brokers: Brokers) -> None:
-        self._library: Any = import_client("confluent_kafka", "kafka-confluent", _LOGGER)
+    def __init__(self, target: str, brokers: Brokers, transactional_id: str | None = None) -> None:
+        self._client = ConfluentClient(target, brokers, transactional_id)
+        self._library, self._codes = self._client.library, self._client.codes
         self._target = target
         self._brokers = brokers
+        self._transactional_id = transactional_id
+        self._is_open = False  # the transaction
+        self._topic = ""  # one of those in it
         self._producer: Any = None
         self._numbers = itertools.count()
         self._failures: list[_Failure] = []
-        self._trouble: Any = None  # what librdkafka said last about its connections or itself
         self._one_by_one = False
-        self._throttled_until_s: dict[int, float] = {}  # per broker, by the deadline's clock
-        codes = self._library.KafkaError
-        self._purged = {codes._PURGE_QUEUE, codes._PURGE_INFLIGHT}
-        self._too_large = {codes.MSG_SIZE_TOO_LARGE, codes.RECORD_LIST_TOO_LARGE}
-        self._rejecting = {*self._too_large, codes.INVALID_RECORD}
-        self._refusing = {codes._AUTHENTICATION, codes.SASL_AUTHENTICATION_FAILED}
-        self._unauthorized = {codes.TOPIC_AUTHORIZATION_FAILED, codes.CLUSTER_AUTHORIZATION_FAILED}
-        self._missing = {codes._UNKNOWN_TOPIC, codes.UNKNOWN_TOPIC_OR_PART, codes.TOPIC_EXCEPTION}
 
     def connect(self) -> None:
         """See ``Producer``."""
@@ -110,8 +99,8 @@ class ConfluentProducer:
                 return
             except self._library.KafkaException as error:
                 self._poll(0)  # for the reason, which is known before the time is over
-                if self._is_refused() or limit.clock() >= end_s:
-                    reason = self._trouble or error.args[0]
+                if self._client.is_refused or limit.clock() >= end_s:
+                    reason = self._client.trouble or error.args[0]
                     self.close()
                     raise self._brokers.refusal(self._target, reason.str()) from error
 
@@ -130,23 +119,73 @@ class ConfluentProducer:
         """See ``Producer``."""
         return self._settle(0)
 
+    def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
+        """See ``Producer``."""
+        rejections = self.flush()
+        if self._is_open:
+            if receipt is not None:
+                offset = self._library.TopicPartition(self._topic, 0, receipt.last, metadata=receipt.text())
+                self._insist_on(self._producer.send_offsets_to_transaction, [offset], self._client.group)
+            self._insist_on(self._producer.commit_transaction)
+            self._is_open = False
+        return rejections
+
+    def _insist_on(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Ask for a step of a transaction, again and again, until the brokers have done it, or the time is over.
+
+        Raises:
+            TargetError: They have not, or never will.
+            NoReceiptsError: They do not keep any for this user.
+        """
+        limit = current_deadline()
+        give_up_at_s = limit.clock() + limit.patience_s
+        while True:
+            self._check_lease()
+            try:
+                return step(*arguments, SLICE_S)
+            except self._library.KafkaException as error:
+                reason = error.args[0]
+                if arguments and not reason.retriable() and reason.code() not in self._codes.fencing:
+                    self.close()
+                    raise NoReceiptsError(reason.str()) from error
+                if not reason.retriable():
+                    raise self._failure(reason) from error
+                if limit.clock() >= min(give_up_at_s, limit.give_up_at_s(limit.clock())):
+                    raise self._failure(self._client.trouble) from error
+
+    def reveal(self) -> list[Rejection]:
+        """See ``Producer``."""
+        return []
+
+    def receipt(self) -> Receipt | None:
+        """See ``Producer``."""
+        self._opened()
+        return self._client.receipt()
+
+    @property
+    def transaction_s(self) -> float:
+        """See ``Producer``."""
+        return self._client.transaction_s
+
     @property
     def throttled_s(self) -> float:
         """See ``Producer``."""
         if self._producer is not None:
             self._poll(0)
-        now_s = current_deadline().clock()
-        return max(0.0, max(self._throttled_until_s.values(), default=now_s) - now_s)
+        return self._client.throttled_s
 
     def close(self) -> None:
         """See ``Producer``."""
         if self._producer is not None:
+            if self._is_open:
+                self._is_open = False
+                with contextlib.suppress(self._library.KafkaException):
+                    self._producer.abort_transaction(current_deadline().cleanup_s(CLOSE_S))
             self._empty(CLOSE_S)
         self._producer = None
         self._failures = []
-        self._trouble = None
+        self._client.start_again()
         self._one_by_one = False
-        self._throttled_until_s = {}
 
     def _await_throttled(self) -> None:
         """Wait until the brokers read again: librdkafka sends all the same, and breaks the connection for no answer."""
@@ -162,7 +201,8 @@ class ConfluentProducer:
         """Hand records over, each with its number. What happens here, every event pays for."""
         rejections: list[Rejection] = []
         refusals = (BufferError, self._library.KafkaException)
-        produce, failed = self._opened().produce, self._failed
+        produce, failed = self._begun().produce, self._failed
+        topic = ""
         small_bytes = self._brokers.message_bytes - _SMALL_BYTES
         for number, record in records:
             _, topic, key, value, headers = record
@@ -173,7 +213,8 @@ class ConfluentProducer:
                 produce(topic, value, key, headers=headers, on_delivery=partial(failed, number, record))
             except refusals as error:
                 rejections += self._insist(number, record, error)
-                produce = self._opened().produce
+                produce = self._begun().produce
+        self._topic = topic or self._topic
         return rejections
 
     def _send_now(self) -> None:
@@ -184,7 +225,7 @@ class ConfluentProducer:
         """
         end_s = time.monotonic() + _SEND_NOW_S
         while self._producer is not None and len(self._producer) and time.monotonic() < end_s:
-            if self._failures or self._is_refused():
+            if self._failures or self._client.is_refused:
                 break
             self._poll(0, hurry=True)
             time.sleep(_SEND_NOW_PAUSE_S)
@@ -195,11 +236,13 @@ class ConfluentProducer:
             rejections = self._settle(len(self._producer) // 2)
         else:
             reason = error.args[0]
-            if reason.code() in self._too_large:
+            if reason.code() in self._codes.too_large:
                 return [self._brokers.too_large(self._target, record)]
-            if reason.code() != self._library.KafkaError._FATAL:
+            if reason.code() not in (self._library.KafkaError._FATAL, self._library.KafkaError._STATE):
                 raise self._failure(reason, record.topic) from error
             rejections = self._settle(0)  # says what was fatal, or replaces the producer
+            if reason.code() == self._library.KafkaError._STATE:  # a transaction that can only be aborted
+                raise self._failure(reason, record.topic) from error
         return rejections + self._produce([(number, record)])
 
     def _exceeds_limit(self, record: Record) -> bool:
@@ -210,12 +253,6 @@ class ConfluentProducer:
 
     def _failed(self, number: int, record: Record, error: Any, message: Any) -> None:
         self._failures.append(_Failure(number, record, error))
-
-    def _troubled(self, error: Any) -> None:
-        self._trouble = error
-
-    def _throttled(self, event: Any) -> None:
-        self._throttled_until_s[event.broker_id] = current_deadline().clock() + event.throttle_time
 
     def _settle(self, until: int) -> list[Rejection]:
         """Wait until at most ``until`` records are unconfirmed; as long as there is progress, and the run has time.
@@ -240,7 +277,7 @@ class ConfluentProducer:
                 fewest = left
                 give_up_at_s = now_s + limit.patience_s
             if now_s >= min(give_up_at_s, limit.at_s):
-                raise self._failure(self._trouble)
+                raise self._failure(self._client.trouble)
         return rejections
 
     def _sort_out(self) -> list[Rejection]:
@@ -252,16 +289,18 @@ class ConfluentProducer:
         Raises:
             TargetError: Something failed for another reason.
         """
-        if not self._failures and not self._is_refused():
+        if not self._failures and not self._client.is_refused:
             return []
-        one_by_one, trouble = self._one_by_one, self._trouble
+        one_by_one, trouble = self._one_by_one, self._client.trouble
         failures = self._drain()
-        suspects = [failure for failure in failures if failure.error.code() in self._rejecting]
+        suspects = [failure for failure in failures if failure.error.code() in self._codes.rejecting]
         if not suspects:
             for failure in failures:
-                if failure.error.code() not in self._purged:
+                if failure.error.code() not in self._codes.purged:
                     raise self._failure(failure.error, failure.record.topic)
             raise self._failure(trouble)
+        if self._transactional_id:
+            raise RefusedError
         check_lease()
         unsettled = {failure.number: failure.record for failure in failures}
         rejections: list[Rejection] = []
@@ -280,12 +319,8 @@ class ConfluentProducer:
         self._one_by_one = one_by_one
         return rejections + self._produce(unsettled.items())
 
-    def _is_refused(self) -> bool:
-        """Whether waiting is of no use."""
-        return self._trouble is not None and (self._trouble.fatal() or self._trouble.code() in self._refusing)
-
     def _rejection(self, failure: _Failure) -> Rejection:
-        if failure.error.code() in self._too_large:
+        if failure.error.code() in self._codes.too_large:
             return self._brokers.too_large(self._target, failure.record)
         return invalid(self._target, failure.record)
 
@@ -294,7 +329,7 @@ class ConfluentProducer:
         # What is on its way may still arrive.
         self._empty(min(REQUEST_S, current_deadline().remaining_s), in_flight=False)
         if not self._empty(CLOSE_S):
-            raise self._failure(self._trouble)
+            raise self._failure(self._client.trouble)
         failures = sorted(self._failures)
         self.close()
         return failures
@@ -316,7 +351,7 @@ class ConfluentProducer:
         try:
             (self._producer.flush if hurry else self._producer.poll)(seconds)
         except self._library.KafkaException as error:  # fatal: this producer sends nothing any more
-            self._trouble = error.args[0]
+            self._client.trouble = error.args[0]
 
     def _check_lease(self) -> None:
         try:
@@ -325,56 +360,21 @@ class ConfluentProducer:
             self.close()
             raise
 
+    def _begun(self) -> Any:
+        """The producer, within a transaction if it has them."""
+        producer = self._opened()
+        if self._transactional_id and not self._is_open:
+            try:
+                producer.begin_transaction()
+            except self._library.KafkaException as error:
+                raise self._failure(error.args[0]) from error
+            self._is_open = True
+        return producer
+
     def _opened(self) -> Any:
         if self._producer is None:
-            self._brokers.reach_one(self._target)
-            try:
-                self._producer = self._library.Producer(self._configuration())
-            except self._library.KafkaException as error:
-                raise ConfigError(f"librdkafka does not take the Kafka settings: {error.args[0].str()}") from error
+            self._producer = self._client.producer(one_by_one=self._one_by_one)
         return self._producer
-
-    def _configuration(self) -> dict[str, Any]:
-        brokers = self._brokers
-        configuration = {
-            "bootstrap.servers": brokers.bootstrap_servers,
-            "client.id": CLIENT_ID,
-            "security.protocol": brokers.security_protocol,
-            "enable.idempotence": True,
-            "acks": "all",
-            # Otherwise what comes after a failed record would be written, and that record's neighbours after it.
-            "enable.gapless.guarantee": True,
-            # As kafka-python's and Java's, so that a document stays in its partition whatever the client.
-            "partitioner": "murmur2_random",
-            "delivery.report.only.error": True,
-            "linger.ms": _LINGER_MS if brokers.linger_ms is None else brokers.linger_ms,
-            "compression.type": brokers.compression,
-            "batch.size": min(_BATCH_BYTES, brokers.message_bytes),
-            "message.max.bytes": brokers.message_bytes,
-            "queue.buffering.max.kbytes": IN_FLIGHT_BYTES // 1024,
-            # None: where some records are given up after a while, those behind them would overtake them. ``_settle``
-            # gives up all of them.
-            "message.timeout.ms": 0,
-            "request.timeout.ms": ms(REQUEST_S),
-            "socket.timeout.ms": ms(REQUEST_S),
-            "socket.connection.setup.timeout.ms": ms(CONNECT_S),
-            "topic.metadata.propagation.max.ms": ms(CONNECT_S),
-            "reconnect.backoff.max.ms": ms(_RECONNECT_S),
-            "error_cb": self._troubled,
-            "throttle_cb": self._throttled,
-            "logger": logging.getLogger(_LOGGER),
-        }
-        if self._one_by_one:
-            configuration["batch.num.messages"] = 1
-        if brokers.tls is not None:
-            # librdkafka has its own idea of where the system keeps its CAs.
-            system = ssl.get_default_verify_paths()
-            configuration["ssl.ca.location"] = brokers.tls_ca or system.cafile or system.capath or "probe"
-        if credentials := brokers.credentials():
-            configuration["sasl.mechanism"] = brokers.sasl_mechanism
-            configuration["sasl.username"] = credentials.username
-            configuration["sasl.password"] = credentials.password
-        return configuration
 
     def _failure(self, error: Any, topic: str = "") -> TargetError:
         """What an error of the client library means; lets the producer go, so that the next write has a new one.
@@ -383,6 +383,7 @@ class ConfluentProducer:
             CheckpointConflictError: The lease is lost.
         """
         is_throttled = self.throttled_s > 0
+        self._is_open = False  # what is left of the transaction ends when the next producer begins
         self.close()
         check_lease()
         if error is None and is_throttled:
@@ -390,11 +391,13 @@ class ConfluentProducer:
         if error is None:
             return TargetError(self._target, NO_ANSWER, hint=HINT_NO_ANSWER)
         code, reason = error.code(), error.str()
-        if code in self._refusing:
+        if code in self._codes.fencing and self._transactional_id:
+            return fenced(self._target, self._transactional_id)
+        if code in self._codes.refusing:
             return self._brokers.refusal(self._target, reason)
         hint = HINT_NO_ANSWER
-        if code in self._unauthorized:
+        if code in self._codes.unauthorized:
             hint = hint_unauthorized(topic or "its topics")
-        elif code in self._missing:
+        elif code in self._codes.missing:
             hint = hint_missing(topic)
         return TargetError(self._target, f"topic {topic}: {reason}" if topic else reason, hint=hint)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from docdb_stream.targets._kafka_producer import IN_FLIGHT_BYTES, Record
+from docdb_stream.targets._kafka.producer import IN_FLIGHT_BYTES, Record
 
 FIRST_BYTES = 64 * 1024
 """What a new producer is given: 100 usual events. A broker with a quota of 2 KB/s takes more again within a run of a
@@ -55,7 +55,7 @@ class Pace:
         while end < len(records):
             room_bytes = self.limit_bytes - self._handed_bytes
             while end < len(records) and (end == start or room_bytes > 0 or self.limit_bytes >= IN_FLIGHT_BYTES):
-                size_bytes = len(records[end].key) + len(records[end].value)
+                size_bytes = records[end].size_bytes
                 room_bytes -= size_bytes
                 self._handed_bytes += size_bytes
                 end += 1

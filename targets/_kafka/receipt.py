@@ -1,0 +1,94 @@
+"""What the brokers have committed of a stream, by their own account: a run that comes again sends it only once.
+
+Between the commit of a transaction and the checkpoint a run can die, or fail at another target; the events then come
+again. So each transaction commits a receipt with its events, as the offset of a consumer group that nobody is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+from docdb_stream.events import ChangeEvent
+
+REFUSED_MOST = 50
+"""Refused events that a receipt can name: with them it is well below ``offset.metadata.max.bytes`` (4,096)."""
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Says that every event of the stream from one cluster time to another is committed, but for those refused.
+
+    Attributes:
+        first: Cluster time of the first event since the last checkpoint, as one number.
+        last: Of the last one that is committed.
+        last_mark: Says which it is: several events can have one cluster time.
+        refused: Marks of the events that the brokers did not take. They may not be in the dead letters yet.
+    """
+
+    first: int
+    last: int
+    last_mark: str
+    refused: tuple[str, ...]
+
+    def text(self) -> str:
+        """To be kept by the brokers."""
+        return json.dumps([_FORMAT, *astuple(self)], separators=(",", ":"))
+
+
+def newest(texts: Iterable[str | None]) -> Receipt | None:
+    """The last of the receipts among what the brokers have kept, or None."""
+    return max(filter(None, map(_parsed, texts)), key=lambda receipt: receipt.last, default=None)
+
+
+def _parsed(text: str | None) -> Receipt | None:
+    try:
+        number, first, last, last_mark, refused = json.loads(text or "")
+    except (TypeError, ValueError):
+        return None
+    return Receipt(first, last, last_mark, tuple(refused)) if number == _FORMAT else None
+
+
+class Replay:
+    """Tells which of the coming events are committed, as long as they are those of the receipt.
+
+    They come again when the first of them is one of the receipt's time. A stream that was set back further is to be
+    delivered again as a whole.
+    """
+
+    def __init__(self, receipt: Receipt | None) -> None:
+        self._receipt = receipt
+        self._is_first = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that comes is committed."""
+        return self._receipt is None
+
+    def has(self, event: ChangeEvent) -> bool:
+        """Whether the event is committed. Asked for each event, in order."""
+        receipt = self._receipt
+        if receipt is None:
+            return False
+        time = number_of(event)
+        if time > receipt.last or (self._is_first and time < receipt.first):
+            self._receipt = None
+            return False
+        self._is_first = False
+        if time == receipt.last and mark_of(event) == receipt.last_mark:
+            self._receipt = None
+        return not receipt.refused or mark_of(event) not in receipt.refused
+
+
+def number_of(event: ChangeEvent) -> int:
+    """Its cluster time as one number, in the order of time."""
+    seconds, increment = event.cluster_time_parts
+    return seconds << 32 | increment
+
+
+def mark_of(event: ChangeEvent) -> str:
+    """A short form of its id."""
+    return hashlib.sha256(event.event_id.encode()).hexdigest()[:32]
