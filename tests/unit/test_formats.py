@@ -178,7 +178,7 @@ def test_what_says_nothing_of_an_event_is_raised() -> None:
 @pytest.mark.parametrize(
     "result",
     [[b"one"], [], [b"x"] * 6, ["text"] * 5, [None] * 5, None, b"bytes", 5, iter([b"x"])],
-    ids=repr,
+    ids=["one", "none", "one-too-many", "texts", "nothings", "nothing", "bytes", "number", "lazy"],
 )
 def test_what_a_format_must_not_give_rejects_every_event(result: object) -> None:
     odd = Odd(lambda decoded: result if len(decoded.documents) > 1 else [*(result or [])][1:])
