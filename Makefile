@@ -41,7 +41,7 @@ bench: $(READY) ## Measure all that is promised, side by side; keep the figures 
 	@$(BIN)/python -m bench $(ARGS)
 
 soak: $(READY) ## Kill pollers, primaries and connections for MINUTES=n, KILLS=n, SEED=n, then count what arrived
-	@PYTHONPATH=tests $(BIN)/python -m faults.soak --minutes $(or $(MINUTES),5) --kills $(or $(KILLS),0) --seed $(or $(SEED),1)
+	@PYTHONPATH=tests $(BIN)/python -m faults.soak --minutes $(or $(MINUTES),5) --kills $(or $(KILLS),0) --seed $(or $(SEED),1) $(ARGS)
 
 unit: $(READY) ## Run the tests that need no server
 	@$(BIN)/python -m pytest -m "not integration" tests/unit tests/contract $(ARGS)
