@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.errors import ConfigError
+from docdb_stream.formats import format_named
 from docdb_stream.poller import Poller
 from docdb_stream.reference import config_text
 from docdb_stream.registry import models_of_others, switches, target_class
@@ -160,7 +161,7 @@ def test_every_problem_of_its_settings_is_told_at_once_beside_ours(install_targe
         "pigeon_loft: missing; expected: Where the pigeons live: a name",
         "pigeon_lofft: unknown key; did you mean pigeon_loft?",
         "pigeon_weight_grams: expected a valid integer, unable to parse string as an integer, found 'heavy'",
-        "pigeon_payload_format: expected 'extended' or 'document', found 'xml'",
+        "pigeon_payload_format: expected extended, document or the name of an installed format (built in: ",
     ):
         assert part in found, part
     found = problems(lambda: settings_from_env({**ENVIRONMENT, "PIGEON_LOFT": " ", "PIGEON_WEIGHT_GRAMS": "76"}))
@@ -369,7 +370,9 @@ def test_one_that_extends_ours_has_the_settings_of_ours(install_targets: Install
     install_targets(loud=("Loud", LOUD), louder=("Louder", LOUD))
     environment = {"DOCUMENTDB_URI": URI, "EXTRA_TARGETS": "loud,louder", "STDOUT_PAYLOAD_FORMAT": "document"}
     made = build_targets(settings_from_env(environment))
-    assert [(target.name, target._payload_format) for target in made] == [("loud", "document"), ("louder", "document")]
+    assert [(target.name, target.formats) for target in made] == [
+        (name, (format_named("document"),)) for name in ("loud", "louder")
+    ]
 
 
 def test_two_of_one_package_may_share_their_settings(install_targets: Install) -> None:

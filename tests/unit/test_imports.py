@@ -256,6 +256,16 @@ class House:
             if self.layer(module) is None
         ]
 
+    def empty(self) -> list[str]:
+        """The table's names of which there is nothing (any more)."""
+        there = {*self.modules}
+        for module in self.modules:
+            parts = module.split(".")
+            there |= {"/".join([*parts[:number], ""]) for number in range(1, len(parts) + 1)}
+        return [
+            f"{name}: there is no such module; take it out of the table" for name in self.layers if name not in there
+        ]
+
     def upward(self) -> list[str]:
         found = []
         for module in self.modules:
@@ -294,6 +304,10 @@ def test_every_module_has_its_place_in_the_house() -> None:
     assert HOUSE.homeless() == []
 
 
+def test_everything_in_the_table_is_there() -> None:
+    assert HOUSE.empty() == []
+
+
 def test_no_module_imports_from_above_itself() -> None:
     assert HOUSE.upward() == []
 
@@ -317,6 +331,8 @@ def test_the_search_finds_what_is_wrong(tmp_path: Path) -> None:
         (house / name).parent.mkdir(parents=True, exist_ok=True)
         (house / name).write_text(text, encoding="utf-8")
     rows = "| | modules | what |\n|---|---|---|\n| 1 | `low` | `shed` |\n| 2 | `rooms/` | |\n| 3 | `roof` | |\n"
+    gone = House(house, {"low": 1, "rooms/": 2, "rooms.attic": 2, "cellar": 3, "stable/": 3, "lo": 3})
+    assert [found.partition(":")[0] for found in gone.empty()] == ["cellar", "stable/", "lo"]
     found = House(house, layers_of(f"# A\n\n## Imports\n\n{rows}\n## More\n\n| 4 | `shed` | |\n"))
     assert found.layers == {"low": 1, "rooms/": 2, "roof": 3}
     assert found.homeless() == ["house/shed.py: say in the table where it belongs"]

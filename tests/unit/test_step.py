@@ -132,7 +132,7 @@ def midway(events: Sequence[ChangeEvent]) -> Iterator[ChangeEvent]:
         (lambda events: [event.event_id for event in events], "gave a str, which is neither"),
         (lambda events: events[0], "raised TypeError"),
         (lambda events: [None], "gave a NoneType"),
-        (lambda events: [ChangeEvent(document={"no": "token"})], "raised KeyError"),
+        (lambda events: [ChangeEvent(document={"no": "token"})], "raised UnrenderableError"),
         (lambda events: [changed(events[0], no_bson=object())], "raised InvalidDocument"),
     ],
 )
