@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -21,6 +22,7 @@ from bson.decimal128 import Decimal128
 from bson.errors import BSONError
 from bson.objectid import ObjectId
 
+_NUMBER: Final = re.compile(r"[-+]?[0-9A-Za-z.+-]+", re.ASCII)
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 Element = tuple[int, bytes]
@@ -79,7 +81,7 @@ def _only(value: Mapping[str, Any], *keys: str) -> list[Any]:
 
 def _binary(value: Mapping[str, Any]) -> Element:
     encoded, subtype_text = _only(value["$binary"], "base64", "subType")
-    data, subtype = base64.b64decode(encoded, validate=True), int(subtype_text, 16)
+    data, subtype = base64.b64decode(encoded, validate=True), int(_number(subtype_text), 16)
     if subtype == 2:  # it repeats the length inside
         data = struct.pack("<i", len(data)) + data
     return 0x05, struct.pack("<iB", len(data), subtype) + data
@@ -90,18 +92,21 @@ def _date(value: Mapping[str, Any]) -> Element:
     if isinstance(date, str):
         milliseconds = (dt.datetime.fromisoformat(date) - _EPOCH) // dt.timedelta(milliseconds=1)
     else:
-        milliseconds = int(_text(_only(date, "$numberLong")[0]))
+        milliseconds = int(_number(_only(date, "$numberLong")[0]))
     return 0x09, struct.pack("<q", milliseconds)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a number that is not text")
+def _number(value: Any) -> str:
+    """A number's text; Python's own are read more generously, with underscores and blanks."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        raise TypeError("no number as the wrapper has it")
     return value
 
 
 def _timestamp(value: Mapping[str, Any]) -> Element:
     seconds, increment = _only(value["$timestamp"], "t", "i")
+    if type(seconds) is not int or type(increment) is not int:
+        raise TypeError("no numbers as the wrapper has them")
     return 0x11, struct.pack("<II", increment, seconds)
 
 
@@ -131,10 +136,10 @@ def _constant(key: str, expected: Any, number: int) -> Callable[[Mapping[str, An
 
 _WRAPPERS: Final[dict[str, Callable[[Mapping[str, Any]], Element]]] = {
     "$oid": lambda value: (0x07, ObjectId(value["$oid"]).binary),
-    "$numberInt": lambda value: (0x10, struct.pack("<i", int(_text(value["$numberInt"])))),
-    "$numberLong": lambda value: (0x12, struct.pack("<q", int(_text(value["$numberLong"])))),
-    "$numberDouble": lambda value: (0x01, struct.pack("<d", float(_text(value["$numberDouble"])))),
-    "$numberDecimal": lambda value: (0x13, Decimal128(_text(value["$numberDecimal"])).bid),
+    "$numberInt": lambda value: (0x10, struct.pack("<i", int(_number(value["$numberInt"])))),
+    "$numberLong": lambda value: (0x12, struct.pack("<q", int(_number(value["$numberLong"])))),
+    "$numberDouble": lambda value: (0x01, struct.pack("<d", float(_number(value["$numberDouble"])))),
+    "$numberDecimal": lambda value: (0x13, Decimal128(_number(value["$numberDecimal"])).bid),
     "$binary": _binary,
     "$date": _date,
     "$timestamp": _timestamp,

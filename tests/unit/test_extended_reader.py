@@ -77,3 +77,22 @@ def test_a_letter_of_old_types_is_text_now() -> None:
 )
 def test_a_letter_that_holds_no_event_is_no_error(text: str) -> None:
     assert event_of({"id": "x", "event": text}) is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"$numberInt": "1_000"},
+        {"$numberLong": " 1"},
+        {"$numberLong": "\u0661"},
+        {"$numberDouble": "1_0.5"},
+        {"$numberDecimal": "1 "},
+        {"$timestamp": {"t": True, "i": 1}},
+        {"$timestamp": {"t": 1.0, "i": 1}},
+        {"$binary": {"base64": "", "subType": "0_0"}},
+        {"$binary": {"base64": "", "subType": " 0"}},
+    ],
+    ids=str,
+)
+def test_a_document_that_only_looks_like_a_wrapper_stays_one(document: dict[str, Any]) -> None:
+    assert bson.decode(to_bson({"a": document})) == {"a": document}
