@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
+from docdb_stream import aws
 from docdb_stream.context import in_background
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats import format_named
@@ -114,6 +115,7 @@ class S3Target:
         object_bytes: int = OBJECT_BYTES,
         lanes: int = 8,
     ) -> None:
+        aws.load()
         self._bucket = bucket
         self._prefix = f"{path.strip('/')}/" if path.strip("/") else ""
         self._format = format_named(payload_format)
