@@ -205,8 +205,8 @@ def _problem(detail: Any, where: str, keys: Keys, upper: bool) -> str:
         message = message[:1].lower() + message[1:]
     else:
         message = f"expected {message}"
-    is_shown = isinstance(detail["input"], str) and not is_unshown(*found)
-    return f"{where} {key}: {message}" + (f", found {detail['input']!r}" if is_shown else "")
+    is_shown = isinstance(detail["input"], (str, int)) and not is_unshown(*found)
+    return f"{where} {key}: {message}" + (f", found {str(detail['input'])!r}" if is_shown else "")
 
 
 def config_error(where: str, problems: Sequence[str]) -> ConfigError:

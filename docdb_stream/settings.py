@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.position import Namespace, scope_name
 from docdb_stream.setting_types import (
     Address,
@@ -37,7 +37,7 @@ from docdb_stream.setting_types import (
 )
 from docdb_stream.setting_types import StartAt as StartAt
 from docdb_stream.setting_types import parse_start_at as parse_start_at
-from docdb_stream.settings_model import Heading, SettingsModel, line_errors
+from docdb_stream.settings_model import Heading, SettingsModel, line_errors, names
 
 
 class TargetSettings(SettingsModel):
@@ -49,9 +49,21 @@ class TargetSettings(SettingsModel):
 
     Attributes:
         switch: Which setting switches the target on. Empty: ``extra_targets`` does, as for targets of other packages.
+
+    Raises:
+        TypeError: When a subclass is defined: its switch is none of its settings, or a key is not in lower case, and so
+            could stand neither in a config.ini nor in the environment.
     """
 
     switch: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if cls.switch and cls.switch not in cls.model_fields:
+            raise TypeError(f"{cls.__name__}: its switch {cls.switch} is none of its settings")
+        for name in names(cls):
+            if name != name.lower():
+                raise TypeError(f"{cls.__name__}: {name} is not in lower case")
 
     @property
     def is_on(self) -> bool:
@@ -245,6 +257,12 @@ class Settings(SettingsModel):
                 targets[name] = model.model_validate(theirs.get(name, {}))
             except ValidationError as error:
                 problems += line_errors(error)
+            except DocdbStreamError:
+                raise
+            except Exception as error:  # whose text may repeat a secret
+                raise ConfigError(
+                    f"target {name} cannot read its settings: {type(error).__name__}", hint="ask who made it"
+                ) from error
         if settings is None or problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         settings._targets = targets

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from docdb_stream.config import STREAM_PREFIX, read_streams
+from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
 from docdb_stream.ini import ConfigFile, Keys, config_error, validated
 from docdb_stream.reference import explained
 from docdb_stream.setting_types import words
@@ -226,7 +226,10 @@ def _functions(file: ConfigFile, streams: list[Settings]) -> dict[str, FunctionS
     functions = {settings.stream_name: default for settings in streams}
     for section in file.sections:
         kind, _, name = (part.strip() for part in section.partition(" "))
-        if kind != DEPLOY_SECTION or not name:
+        if not name or kind not in DEPLOYMENT_SECTIONS:
+            continue
+        if kind == NETWORK_SECTION:
+            file.problems.append(f"[{section}]: all functions are in the same network; put its keys under [{kind}]")
             continue
         if are_all_known and name not in functions:
             file.problems.append(f"[{section}]: there is no [{STREAM_PREFIX}{name}] to go with it")
