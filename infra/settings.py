@@ -1,7 +1,7 @@
 """What can be set about the deployment: the sections [deploy], [deploy NAME] and [network] of config.ini.
 
 Owns names, types, defaults and meaning of their keys, and what of a stream cannot be deployed. Reading is
-``docdb_stream.ini``'s.
+``docdb_stream.settings.ini``'s.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
-from docdb_stream.ini import ConfigFile, Keys, config_error, validated
-from docdb_stream.reference import explained
-from docdb_stream.setting_types import words
 from docdb_stream.settings import Settings
-from docdb_stream.settings_model import (
+from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
+from docdb_stream.settings.model import (
     Address,
     Heading,
     Hidden,
@@ -29,6 +27,8 @@ from docdb_stream.settings_model import (
     marked,
     without_secrets,
 )
+from docdb_stream.settings.reference import explained
+from docdb_stream.settings.types import words
 from docdb_stream.targets import target_names
 
 DEPLOY_SECTION = "deploy"

@@ -18,8 +18,8 @@ from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN, plain_json
 from docdb_stream.permissions import Permission, arn
-from docdb_stream.setting_types import Address, SecretReference
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import Address, SecretReference
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch.bulk import BulkSender, Operation, operation_of
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError

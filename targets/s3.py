@@ -33,8 +33,8 @@ from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
-from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import OwnFormat
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, client
 from docdb_stream.targets._names import distinct_name

@@ -11,8 +11,8 @@ def config() -> None:
     What is installed and cannot be explained, since it is broken or wants another's setting, is told on standard error.
     """
     from docdb_stream.errors import ConfigError
-    from docdb_stream.reference import config_text
     from docdb_stream.registry import models_of_others, registered_names, why_without_settings
+    from docdb_stream.settings.reference import config_text
 
     explained: tuple[str, ...] = ()
     problems = []

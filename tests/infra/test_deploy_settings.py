@@ -312,7 +312,7 @@ from typing import Annotated
 from pydantic import Field
 from docdb_stream import TargetSettings
 from docdb_stream.permissions import Permission, arn
-from docdb_stream.setting_types import Address, Hidden, SecretReference
+from docdb_stream.settings.types import Address, Hidden, SecretReference
 
 class PigeonSettings(TargetSettings):
     pigeon_loft: str

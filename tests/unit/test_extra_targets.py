@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.errors import ConfigError
 from docdb_stream.poller import Poller
-from docdb_stream.reference import config_text
 from docdb_stream.registry import models_of_others, switches, target_class
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.reference import config_text
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.targets import build_targets
@@ -37,7 +37,7 @@ from pydantic import Field
 
 from docdb_stream import Settings, TargetSettings
 from docdb_stream.permissions import Permission, arn
-from docdb_stream.setting_types import Address, Hidden, OwnFormat, SecretReference
+from docdb_stream.settings.types import Address, Hidden, OwnFormat, SecretReference
 
 
 class PigeonSettings(TargetSettings):
@@ -364,7 +364,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from docdb_stream import TargetSettings
-from docdb_stream.setting_types import Address, Hidden, Words
+from docdb_stream.settings.types import Address, Hidden, Words
 
 
 class Perch(BaseModel):

@@ -198,7 +198,7 @@ ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "reference.py", "__main__.py"}
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in modules(".", "stores", "mongodb") if path.name not in ON_DEMAND],
+    [path for path in modules(".", "settings", "stores", "mongodb") if path.name not in ON_DEMAND],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
 def test_the_core_imports_no_target_no_aws_and_no_command_line(path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.settings_model import Address, Hidden, SettingsModel, is_unshown, marked, names, without_secrets
+from docdb_stream.settings.model import Address, Hidden, SettingsModel, is_unshown, marked, names, without_secrets
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HINT = "see config.ini in the repository, or docdb-stream config, for every key with its unit, default and effect"

@@ -12,7 +12,7 @@ from typing import Any
 from docdb_stream.config import PER_STREAM
 from docdb_stream.registry import TARGETS, settings_models
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings_model import Heading, SettingsModel, marked, names, shown
+from docdb_stream.settings.model import Heading, SettingsModel, marked, names, shown
 
 WIDTH = 120
 _KEPT_TOGETHER = 40

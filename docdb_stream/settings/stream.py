@@ -1,14 +1,14 @@
 """What can be set: one frozen object per stream, each setting declared once.
 
 A field's environment name is its name in upper case; in config.ini it stands as it is here. Owns names, types, defaults
-and meaning of the stream's own settings, and what those of targets have in common; a target's stand in its own file.
-Reading files and the environment is ``config``'s.
+and meaning of the stream's own settings; a target's stand in its own file. Reading files and the environment is
+``config``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -24,7 +24,9 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.position import Namespace, scope_name
-from docdb_stream.setting_types import (
+from docdb_stream.settings.model import Heading, SettingsModel, line_errors
+from docdb_stream.settings.target import TargetSettings
+from docdb_stream.settings.types import (
     Address,
     CollectionName,
     DatabaseName,
@@ -35,48 +37,6 @@ from docdb_stream.setting_types import (
     Words,
     words,
 )
-from docdb_stream.setting_types import StartAt as StartAt
-from docdb_stream.setting_types import parse_start_at as parse_start_at
-from docdb_stream.settings_model import Heading, SettingsModel, line_errors, names
-
-
-class TargetSettings(SettingsModel):
-    """Base of a target's own settings: a subclass beside the target's class, which names it ``settings_model``.
-
-    A key begins with the target's name. Its description says what it is about, in which unit; for one that can be left
-    out and has no value then, it ends with ``Absent:`` and what holds then. config.ini and docs/settings.md are made of
-    these.
-
-    Attributes:
-        switch: Which setting switches the target on. Empty: ``extra_targets`` does, as for targets of other packages.
-
-    Raises:
-        TypeError: When a subclass is defined: its switch is none of its settings, or a key is not in lower case, and so
-            could stand neither in a config.ini nor in the environment.
-    """
-
-    switch: ClassVar[str] = ""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        if cls.switch and cls.switch not in cls.model_fields:
-            raise TypeError(f"{cls.__name__}: its switch {cls.switch} is none of its settings")
-        for name in names(cls):
-            if name != name.lower():
-                raise TypeError(f"{cls.__name__}: {name} is not in lower case")
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the switch is set."""
-        return bool(self.switch and getattr(self, self.switch))
-
-    @property
-    def where(self) -> str:
-        """What the switch is set to: where the target writes to. Raises ConfigError when it is not set."""
-        if not self.is_on:
-            raise ConfigError("the target is off", hint=f"switch it on with {self.switch.upper() or 'EXTRA_TARGETS'}")
-        return str(getattr(self, self.switch))
-
 
 T = TypeVar("T", bound=TargetSettings)
 

@@ -1,6 +1,6 @@
 """What all settings have in common: a frozen model of keys, with marks on its fields for what must not be shown.
 
-Owns the base class, the marks and the hiding. Which settings there are is ``settings``', the targets' and infra's.
+Owns the base class, the marks and the hiding. Which settings there are is ``stream``'s, the targets' and infra's.
 """
 
 from __future__ import annotations
