@@ -1,6 +1,7 @@
 """The one way to boto3: sessions, regions, time-outs, and what is worth asking again, within the run's deadline.
 
-Knows no service. Imported by what asks AWS, when it asks: boto3 is nothing that every stream needs.
+Knows no service. boto3, which takes a fifth of a second to import, is imported when a target of AWS is constructed or
+AWS is asked: neither a stream without AWS nor what only reads settings has need of it.
 """
 
 from __future__ import annotations
@@ -8,21 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
-
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    ResponseStreamingError,
-    SSLError,
-)
-from botocore.exceptions import (
-    ConnectionError as LostConnectionError,
-)
-from botocore.parsers import ResponseParserError
 
 from docdb_stream.context import check_lease, current_deadline
 from docdb_stream.retry import Backoff
@@ -36,9 +22,23 @@ READ_TIMEOUT_S = 20.0
 _SHORTER_S = (10.0, 5.0, 2.0, 1.0, 0.5)
 """Time-outs for what is asked when less is left of a run: a handful, so that a client of each is kept."""
 
-REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-"""What a request raises: botocore's exceptions have no common base."""
-NETWORK_ERRORS = (LostConnectionError, HTTPClientError, ResponseStreamingError)
+
+@cache
+def request_errors() -> tuple[type[Exception], ...]:
+    """What a request raises: botocore's exceptions have no common base."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    return ClientError, BotoCoreError, ResponseParserError
+
+
+@cache
+def network_errors() -> tuple[type[Exception], ...]:
+    """Those by which the network is at fault."""
+    from botocore.exceptions import ConnectionError as LostConnectionError
+    from botocore.exceptions import HTTPClientError, ResponseStreamingError
+
+    return LostConnectionError, HTTPClientError, ResponseStreamingError
 
 
 def codes(*lines: str) -> frozenset[str]:
@@ -59,12 +59,20 @@ RETRIABLE_CODES = codes(
 )
 
 
+def load() -> None:
+    """Import boto3 now: when a target is constructed, and not in the middle of a run's time."""
+    import boto3  # noqa: F401
+
+
 def session() -> Any:
     """A boto3 session of its own: the default one is not safe to share while clients are made.
 
     Its region is that of AWS_DEFAULT_REGION, as boto3 has it; else of AWS_REGION, which Lambda and the other SDKs know
     and boto3 alone does not read; else of the AWS profile.
     """
+    import boto3
+    import botocore.session
+
     found = botocore.session.Session(
         session_vars={"region": ("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], None, None)}
     )
@@ -76,6 +84,8 @@ def session() -> Any:
 def _descriptions() -> Any:
     """What reads, and keeps, botocore's descriptions of services and endpoints: all clients read the same ones, which
     for three takes 9 MB and a quarter of a second of CPU when each has its own."""
+    import botocore.session
+
     return botocore.session.get_session().get_component("data_loader")
 
 
@@ -94,6 +104,8 @@ def client(service: str, *, region: str | None = None, read_timeout_s: float | N
         BotoCoreError: There is no region, or the configuration is wrong.
         ValueError: AWS_ENDPOINT_URL is no URL.
     """
+    from botocore.config import Config
+
     read_timeout_s = READ_TIMEOUT_S if read_timeout_s is None else read_timeout_s
     made = session().client(
         service,
@@ -146,13 +158,13 @@ def patiently(request: Callable[[], T]) -> T:
     """The answer to a request, made again while its trouble is of the kind that passes and the deadline allows.
 
     Raises:
-        REQUEST_ERRORS: Trouble that does not pass, or did not in time.
+        request_errors(): Trouble that does not pass, or did not in time.
     """
     backoff = Backoff()
     while True:
         try:
             return request()
-        except REQUEST_ERRORS as error:
+        except request_errors() as error:
             if not is_retriable(error) or not backoff.wait():
                 raise
 
@@ -164,14 +176,21 @@ def arn_region(name: str) -> str | None:
 
 def error_code(cause: Exception | str) -> str:
     """The service's error code without the prefix of SQS' older protocol, or the name of botocore's exception."""
-    if isinstance(cause, ClientError):
-        cause = str(cause.response.get("Error", {}).get("Code", "unknown"))
-    return cause.removeprefix("AWS.SimpleQueueService.") if isinstance(cause, str) else type(cause).__name__
+    if isinstance(cause, Exception):
+        cause = _service_code(cause) or type(cause).__name__
+    return cause.removeprefix("AWS.SimpleQueueService.")
 
 
 def message(error: Exception) -> str:
     """What an operator is told of it: the service's code, which repeats nothing of the request, or botocore's words."""
-    return error_code(error) if isinstance(error, ClientError) else str(error)
+    return str(error) if _service_code(error) is None else error_code(error)
+
+
+def _service_code(error: Exception) -> str | None:
+    """The code that a service answered with; None if that is not what went wrong."""
+    from botocore.exceptions import ClientError
+
+    return str(error.response.get("Error", {}).get("Code", "unknown")) if isinstance(error, ClientError) else None
 
 
 def is_retriable(cause: Exception | str) -> bool:
@@ -182,10 +201,13 @@ def is_retriable(cause: Exception | str) -> bool:
     """
     if isinstance(cause, str):
         return error_code(cause) in RETRIABLE_CODES
+    from botocore.exceptions import ClientError, SSLError
+    from botocore.parsers import ResponseParserError
+
     if isinstance(cause, ClientError):
         status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return error_code(cause) in RETRIABLE_CODES or status == 429 or status >= 500
     if isinstance(cause, SSLError):
         return False
     # A load balancer's error page is not in the service's format: ResponseParserError.
-    return isinstance(cause, (*NETWORK_ERRORS, ResponseParserError))
+    return isinstance(cause, (*network_errors(), ResponseParserError))

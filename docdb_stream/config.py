@@ -1,7 +1,7 @@
 """Reads the settings of streams, from config.ini (many) and the environment (one): every problem is told at once.
 
 Owns the sources and their order: the environment wins over a stream's section, which wins over ``[docdb-stream]``. How
-keys and values become a model is ``ini``'s.
+keys and values become a model is ``settings.ini``'s.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from docdb_stream.ini import ConfigFile, Keys, config_error, validated
-from docdb_stream.setting_types import split_words
 from docdb_stream.settings import Settings
-from docdb_stream.settings_model import SettingsModel, names
+from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
+from docdb_stream.settings.model import SettingsModel, names
+from docdb_stream.settings.types import split_words
 
 SHARED_SECTION = "docdb-stream"
 STREAM_PREFIX = "stream "

@@ -15,7 +15,7 @@ from typing import Any
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings_model import names
+from docdb_stream.settings.model import names
 
 TARGETS: dict[str, str] = {
     "kinesis": "docdb_stream.targets.kinesis:KinesisTarget",

@@ -71,7 +71,7 @@ def _read_secrets_manager(name: str) -> str:
     )
     try:
         answer = aws.patiently(lambda: secrets.client.get_secret_value(SecretId=name))
-    except (*aws.REQUEST_ERRORS, ValueError) as error:
+    except (*aws.request_errors(), ValueError) as error:
         raise ConfigError(f"cannot read the secret {name}: {aws.message(error)}", hint=hint) from error
     if "SecretString" not in answer:
         raise ConfigError(f"the secret {name} is binary", hint="store it as a JSON string")

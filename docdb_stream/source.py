@@ -11,7 +11,7 @@ from bson import Timestamp
 
 from docdb_stream.events import Batch
 from docdb_stream.position import Position
-from docdb_stream.setting_types import StartAt
+from docdb_stream.settings.types import StartAt
 
 SOURCE = "source"
 """The name under which events are rejected that the cluster cannot send: the letter says which, and no more."""

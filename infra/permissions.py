@@ -27,7 +27,7 @@ from docdb_stream.permissions import (
 )
 from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
-from docdb_stream.settings_model import Reference
+from docdb_stream.settings.model import Reference
 from infra.plan import FunctionPlan
 from infra.settings import FunctionSettings, marked_values
 

@@ -111,6 +111,6 @@ def _with(settings: Settings, **changes: Any) -> Settings:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list, set, frozenset)):
         return ",".join(map(str, value))
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)

@@ -1,7 +1,7 @@
 """What can be set about the deployment: the sections [deploy], [deploy NAME] and [network] of config.ini.
 
 Owns names, types, defaults and meaning of their keys, and what of a stream cannot be deployed. Reading is
-``docdb_stream.ini``'s.
+``docdb_stream.settings.ini``'s.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from docdb_stream.config import STREAM_PREFIX, read_streams
-from docdb_stream.ini import ConfigFile, Keys, config_error, validated
-from docdb_stream.reference import explained
-from docdb_stream.setting_types import words
+from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
 from docdb_stream.settings import Settings
-from docdb_stream.settings_model import (
+from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
+from docdb_stream.settings.model import (
     Address,
     Heading,
     Hidden,
@@ -29,6 +27,8 @@ from docdb_stream.settings_model import (
     marked,
     without_secrets,
 )
+from docdb_stream.settings.reference import explained
+from docdb_stream.settings.types import words
 from docdb_stream.targets import target_names
 
 DEPLOY_SECTION = "deploy"
@@ -226,7 +226,10 @@ def _functions(file: ConfigFile, streams: list[Settings]) -> dict[str, FunctionS
     functions = {settings.stream_name: default for settings in streams}
     for section in file.sections:
         kind, _, name = (part.strip() for part in section.partition(" "))
-        if kind != DEPLOY_SECTION or not name:
+        if not name or kind not in DEPLOYMENT_SECTIONS:
+            continue
+        if kind == NETWORK_SECTION:
+            file.problems.append(f"[{section}]: all functions are in the same network; put its keys under [{kind}]")
             continue
         if are_all_known and name not in functions:
             file.problems.append(f"[{section}]: there is no [{STREAM_PREFIX}{name}] to go with it")

@@ -18,8 +18,8 @@ from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.formats import format_named
 from docdb_stream.formats.jsonl import JSONL
-from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import OwnFormat
 from docdb_stream.target import Rejection
 from docdb_stream.targets._payload import payloads
 

@@ -10,8 +10,8 @@ from docdb_stream.aws import arn_region
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, named_arn
-from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import OwnFormat
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals
 from docdb_stream.targets._aws.target import BatchTarget

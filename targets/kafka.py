@@ -17,8 +17,8 @@ from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
-from docdb_stream.setting_types import Address, OwnFormat, SecretReference
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import Address, OwnFormat, SecretReference
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka.brokers import Brokers, Compression

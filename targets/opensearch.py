@@ -1,17 +1,16 @@
 """Documents to OpenSearch (or Elasticsearch 7): an index holds what the collection holds.
 
-Owns what each operation does. Names, ids and versions are ``_opensearch_names``', the requests side by side are
-``_opensearch_bulk``'s, the connection is ``_opensearch_client``'s.
+Owns what each operation does. In ``_opensearch``, ``names`` has names, ids and versions, ``bulk`` the requests side by
+side, ``drop`` what a dropped collection leaves behind, ``client`` the connection.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-import orjson
 from pydantic import AliasChoices, Field
 
 from docdb_stream.errors import UnrenderableError
@@ -19,24 +18,20 @@ from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN, plain_json
 from docdb_stream.permissions import Permission, arn
-from docdb_stream.retry import Backoff
-from docdb_stream.setting_types import Address, SecretReference
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import Address, SecretReference
 from docdb_stream.target import Rejection
-from docdb_stream.targets._opensearch.bulk import BulkSender, Operation
+from docdb_stream.targets._opensearch.bulk import BulkSender, Operation, operation_of
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
+from docdb_stream.targets._opensearch.drop import delete_older
 from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
 
 _WRITING = frozenset({"insert", "update", "replace", "delete"})
-_PAGE_SIZE = 1000
-"""Documents deleted at a time after a drop; OpenSearch's limit is 10,000 (index.max_result_window)."""
 REQUEST_BYTES = 10 * 1024 * 1024
 """OpenSearch Service developer guide, "Quotas", "Maximum size of HTTP request payloads": 10 MiB for small instance
 types, 100 MiB for others."""
 _DOMAIN_HOST = re.compile(r"^(?:search|vpc)-(.+)-[a-z0-9]{26}\.")
 """The endpoint that OpenSearch Service gives a domain: ``search-NAME-26 characters.region.es.amazonaws.com``."""
-_SCROLL_KEPT = "5m"
-"""How long OpenSearch keeps a scroll from one page to the next: more than deleting a page may take with its retries."""
 
 
 class OpenSearchSettings(TargetSettings):
@@ -253,7 +248,7 @@ class OpenSearchTarget:
         if source is None and operation != "delete":
             return None
         id_text = event.object_id or document_id(event.exact_id)
-        return _operation(event, self._index(event.namespace), id_text, document_version(event.cluster_time), source)
+        return operation_of(event, self._index(event.namespace), id_text, document_version(event.cluster_time), source)
 
     def _index(self, namespace: Namespace) -> str:
         name = self._indexes.get(namespace)
@@ -273,61 +268,8 @@ class OpenSearchTarget:
         rejections: list[Rejection] = []
         for namespace in (event.namespace, _renamed_to(event)):
             if namespace is not None:
-                rejections += self._delete_older(event, self._index(namespace), sender)
+                rejections += delete_older(event, self._index(namespace), self._client, sender)
         return rejections[:1]
-
-    def _delete_older(self, event: ChangeEvent, index: str, sender: BulkSender) -> list[Rejection]:
-        """Delete the documents that are not newer than the event; returns the event for each that is refused."""
-        version = document_version(event.cluster_time)
-        rejections: list[Rejection] = []
-        passes = Backoff()
-        while True:
-            is_whole = True
-            for hits, is_next in self._pages(index):
-                is_whole = is_whole and is_next
-                deletes = [_operation(event, index, hit["_id"], version) for hit in hits if hit["_version"] <= version]
-                if deletes:
-                    rejections += sender.send(deletes)
-                    passes.progress()
-            rejections += sender.settle()
-            if is_whole or rejections:
-                return rejections
-            if not passes.wait():
-                raise self._client.too_busy()
-
-    def _pages(self, index: str) -> Iterator[tuple[Sequence[Mapping[str, Any]], bool]]:
-        """The ids and versions of all documents of an index that may not exist; and with each page, whether it is the
-        next one: a request that was sent again, its answer lost, has skipped a page."""
-        wanted = "filter_path=_scroll_id,hits.hits._id,hits.hits._version"
-        query = orjson.dumps({"size": _PAGE_SIZE, "sort": ["_doc"], "_source": False, "version": True})
-        path = f"/{quote(index, safe='')}"
-        try:
-            self._client.request("POST", f"{path}/_refresh")  # searches see only what was refreshed
-            answer = self._client.request("POST", f"{path}/_search?scroll={_SCROLL_KEPT}&{wanted}", query)
-            is_next = True
-            while hits := answer.get("hits", {}).get("hits", ()):
-                yield hits, is_next
-                scroll = orjson.dumps({"scroll": _SCROLL_KEPT, "scroll_id": answer["_scroll_id"]})
-                backoff = Backoff()
-                answer = self._client.request("POST", f"/_search/scroll?{wanted}", scroll, backoff)
-                is_next = backoff.attempts == 0
-            yield (), is_next
-            self._client.request("DELETE", "/_search/scroll", orjson.dumps({"scroll_id": answer["_scroll_id"]}))
-        except ResponseError as error:
-            if error.type != "index_not_found_exception":
-                raise self._client.refused(error.status, error.type, index) from error
-
-
-def _operation(event: ChangeEvent, index: str, id_text: str, version: int, source: bytes | None = None) -> Operation:
-    """Index ``source``, or delete the document without one."""
-    # external_gte, not external: the events of one transaction have one cluster time.
-    line = b'{"%b":{"_index":%b,"_id":%b,"version":%d,"version_type":"external_gte"}}\n' % (
-        b"delete" if source is None else b"index",
-        orjson.dumps(index),
-        orjson.dumps(id_text),
-        version,
-    )
-    return Operation(event, index, id_text, line if source is None else b"%b%b\n" % (line, source))
 
 
 def _source(event: ChangeEvent) -> bytes | None:

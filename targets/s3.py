@@ -26,14 +26,15 @@ from urllib.parse import quote
 
 from pydantic import Field
 
+from docdb_stream import aws
 from docdb_stream.context import in_background
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
-from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import OwnFormat
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Place, client
 from docdb_stream.targets._names import distinct_name
@@ -114,6 +115,7 @@ class S3Target:
         object_bytes: int = OBJECT_BYTES,
         lanes: int = 8,
     ) -> None:
+        aws.load()
         self._bucket = bucket
         self._prefix = f"{path.strip('/')}/" if path.strip("/") else ""
         self._format = format_named(payload_format)

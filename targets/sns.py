@@ -11,8 +11,8 @@ from docdb_stream.aws import arn_region
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission
-from docdb_stream.setting_types import OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import OwnFormat
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal

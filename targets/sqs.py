@@ -11,8 +11,8 @@ from pydantic import Field
 
 from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, queue_arn
-from docdb_stream.setting_types import Address, OwnFormat
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.types import Address, OwnFormat
 from docdb_stream.targets._aws.body import write_directly
 from docdb_stream.targets._aws.client import Place
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered

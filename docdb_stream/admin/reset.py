@@ -15,8 +15,8 @@ from docdb_stream.lease import held_lease
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.errors import is_unreadable_token
 from docdb_stream.mongodb.source import MongoChangeSource
-from docdb_stream.setting_types import StartAt
 from docdb_stream.settings import Settings
+from docdb_stream.settings.types import StartAt
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
 _TOKEN = re.compile(r"(?:[0-9A-Fa-f]{2}){5,}")

@@ -29,7 +29,7 @@ def _asked(place: str, hint: str, request: Callable[[], T]) -> T:
         return answer_in_time(lambda: aws.patiently(request))
     except NoAnswerError:
         raise StateStoreError(f"dead letters: {place}: no answer within the time that the run has", hint=hint) from None
-    except (*aws.REQUEST_ERRORS, ValueError) as error:
+    except (*aws.request_errors(), ValueError) as error:
         raise StateStoreError(f"dead letters: {place}: {aws.message(error)}", hint=hint) from error
 
 

@@ -36,7 +36,7 @@ def _from_s3(reference: str) -> str:
     hint = "expected s3://bucket/key, and s3:GetObject on it"
     try:
         body = aws.patiently(lambda: s3.client.get_object(**bundle)["Body"].read())
-    except (*aws.REQUEST_ERRORS, ValueError) as error:
+    except (*aws.request_errors(), ValueError) as error:
         raise ConfigError(f"documentdb_tls_ca: cannot fetch {reference}: {error}", hint=hint) from error
     with tempfile.NamedTemporaryFile(prefix="docdb-stream-ca-", suffix=".pem", delete=False) as file:
         file.write(body)

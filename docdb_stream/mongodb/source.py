@@ -20,8 +20,8 @@ from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO, no_change_streams, unavailable
 from docdb_stream.mongodb.errors import Verdict, classify
 from docdb_stream.position import Position
-from docdb_stream.setting_types import StartAt
 from docdb_stream.settings import Settings
+from docdb_stream.settings.types import StartAt
 from docdb_stream.source import SLOW_OPEN_HINT
 
 SLOW_OPEN_S = 60.0

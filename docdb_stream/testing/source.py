@@ -13,7 +13,7 @@ from bson import Timestamp
 
 from docdb_stream.errors import HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, ChangeEvent, Position
-from docdb_stream.setting_types import StartAt
+from docdb_stream.settings.types import StartAt
 
 
 class ABORT(Exception):

@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from botocore.exceptions import NoCredentialsError, NoRegionError, PartialCredentialsError, SSLError
-
 from docdb_stream import aws
-from docdb_stream.aws import NETWORK_ERRORS, REQUEST_ERRORS, RETRIABLE_CODES, codes, error_code, is_retriable
+from docdb_stream.aws import RETRIABLE_CODES, codes, error_code, is_retriable, network_errors, request_errors
 from docdb_stream.context import check_lease
 from docdb_stream.errors import TargetError
 from docdb_stream.retry import Backoff
@@ -78,6 +76,8 @@ class Place:
             cause: What botocore raised, or a record's error code.
             action: The IAM action that was tried.
         """
+        from botocore.exceptions import NoCredentialsError, NoRegionError, PartialCredentialsError, SSLError
+
         code = error_code(cause)
         if code not in _CREDENTIAL_CODES:  # whose text can hold what was signed
             _log.debug("refused by AWS", extra={"target": self.target, "action": action, "error": str(cause)})
@@ -88,7 +88,7 @@ class Place:
             hint = "give the function or instance an IAM role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         elif isinstance(cause, SSLError):
             hint = "the endpoint's certificate is not trusted: check AWS_ENDPOINT_URL and AWS_CA_BUNDLE"
-        elif isinstance(cause, NETWORK_ERRORS):
+        elif isinstance(cause, network_errors()):
             hint = "check that the network reaches AWS (VPC endpoint, NAT gateway, security group) and AWS_ENDPOINT_URL"
         elif code in _MISSING_CODES:
             hint = f"create it in this account and region with `{self.create}`, or correct {self.variable}"
@@ -114,7 +114,7 @@ class Place:
         """Turn what botocore raises within the block into TargetError, at once."""
         try:
             yield
-        except (*REQUEST_ERRORS, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
+        except (*request_errors(), ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
             raise self.error(error, action) from error
 
     def retry(self, action: str, request: Callable[[], T]) -> T:
@@ -124,7 +124,7 @@ class Place:
             check_lease()
             try:
                 return request()
-            except (*REQUEST_ERRORS, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
+            except (*request_errors(), ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is no URL
                 if not is_retriable(error) or not backoff.wait():
                     raise self.error(error, action) from error
 

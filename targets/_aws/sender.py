@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from docdb_stream.aws import REQUEST_ERRORS, error_code, is_retriable
+from docdb_stream.aws import error_code, is_retriable, request_errors
 from docdb_stream.context import check_lease, current_deadline, in_background
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
@@ -294,7 +294,7 @@ class _Sending:
             cause: Exception | str = ""
             try:
                 refusals = self.sender.request([record.entry for record in request])
-            except REQUEST_ERRORS as error:
+            except request_errors() as error:
                 if not is_retriable(error):
                     raise self.sender.place.error(error, self.sender.action) from error
                 refused, cause = request, error

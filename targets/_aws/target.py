@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+from docdb_stream import aws
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.formats import format_named
@@ -37,6 +38,7 @@ class BatchTarget(ABC):
     action: ClassVar[str]
 
     def __init__(self, place: Place, payload_format: str, lanes: int, region: str | None = None) -> None:
+        aws.load()
         self._place = place
         self._format = format_named(payload_format)
         self.formats = (self._format, FACTS)

@@ -1,6 +1,6 @@
 """Bulk requests to OpenSearch, several side by side, and what becomes of each of their operations.
 
-Owns the lanes. What an operation says is ``opensearch``'s, the connection is ``_opensearch_client``'s.
+Owns the lanes. What an operation says is ``opensearch``'s, the connection is ``client``'s.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import orjson
 
 from docdb_stream.context import in_background
 from docdb_stream.errors import TargetError
@@ -48,6 +50,18 @@ class Operation:
     index: str
     document_id: str
     body: bytes
+
+
+def operation_of(event: ChangeEvent, index: str, id_text: str, version: int, source: bytes | None = None) -> Operation:
+    """Index ``source``, or delete the document without one."""
+    # external_gte, not external: the events of one transaction have one cluster time.
+    line = b'{"%b":{"_index":%b,"_id":%b,"version":%d,"version_type":"external_gte"}}\n' % (
+        b"delete" if source is None else b"index",
+        orjson.dumps(index),
+        orjson.dumps(id_text),
+        version,
+    )
+    return Operation(event, index, id_text, line if source is None else b"%b%b\n" % (line, source))
 
 
 class BulkSender:

@@ -12,7 +12,7 @@ from docdb_stream.context import check_lease, current_deadline
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.retry import Backoff
 from docdb_stream.secret import read_credentials
-from docdb_stream.settings_model import without_secrets
+from docdb_stream.settings.model import without_secrets
 from docdb_stream.targets._client import import_client, tls_context
 
 _REQUEST_S = 30.0

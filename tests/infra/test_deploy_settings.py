@@ -84,6 +84,18 @@ def test_every_problem_is_told_at_once(config: Callable[..., Path]):
         assert part in text
 
 
+def test_a_network_for_one_stream_is_told_and_not_left_out(config: Callable[..., Path]):
+    path = config(rest="[network shop.orders]\nsubnets = subnet-1\nsecurity_groups = sg-1")
+    assert problems(lambda: read_deployment(str(path), {})) == (
+        "[network shop.orders]: all functions are in the same network; put its keys under [network]",
+    )
+
+
+def test_a_number_that_is_wrong_is_repeated(config: Callable[..., Path]):
+    [problem] = problems(lambda: read_deployment(str(config(deploy="log_retention_days = 8")), {}))
+    assert problem.endswith("1827 or 3653, found '8'")
+
+
 def test_a_run_may_not_take_longer_than_the_period(deployment: Read):
     assert "timeout_seconds" in problems(lambda: deployment(deploy="timeout_seconds = 121"))[0]
     assert deployment(deploy="timeout_seconds = 121\nevery_minutes = 3")
@@ -300,7 +312,7 @@ from typing import Annotated
 from pydantic import Field
 from docdb_stream import TargetSettings
 from docdb_stream.permissions import Permission, arn
-from docdb_stream.setting_types import Address, Hidden, SecretReference
+from docdb_stream.settings.types import Address, Hidden, SecretReference
 
 class PigeonSettings(TargetSettings):
     pigeon_loft: str

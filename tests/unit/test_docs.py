@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from docdb_stream.config import environment_names, settings_from_config, settings_from_env
-from docdb_stream.reference import config_text, table
 from docdb_stream.registry import TARGETS, settings_models
 from docdb_stream.settings import Settings
+from docdb_stream.settings.reference import config_text, table
 from infra.settings import DeploySettings, FunctionSettings, NetworkSettings, deployment_text
 
 ROOT = Path(__file__).parents[2]

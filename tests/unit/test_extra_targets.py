@@ -18,9 +18,9 @@ from docdb_stream.config import settings_from_config, settings_from_env
 from docdb_stream.errors import ConfigError
 from docdb_stream.formats import format_named
 from docdb_stream.poller import Poller
-from docdb_stream.reference import config_text
 from docdb_stream.registry import models_of_others, switches, target_class
 from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.settings.reference import config_text
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.targets import build_targets
@@ -38,7 +38,7 @@ from pydantic import Field
 
 from docdb_stream import Settings, TargetSettings
 from docdb_stream.permissions import Permission, arn
-from docdb_stream.setting_types import Address, Hidden, OwnFormat, SecretReference
+from docdb_stream.settings.types import Address, Hidden, OwnFormat, SecretReference
 
 
 class PigeonSettings(TargetSettings):
@@ -320,7 +320,8 @@ def test_one_that_cannot_be_imported_is_told_where_it_matters(install_targets: I
 
 
 def test_the_command_line_tells_it_without_a_traceback_and_prints_what_can_be_set(install_targets: Install) -> None:
-    site = install_targets(broken=("Broken", BROKEN), pigeon=("Pigeon", PIGEON))
+    taken = GREEDY.format(field="pigeon_loft: str = 'mine'")
+    site = install_targets(broken=("Broken", BROKEN), pigeon=("Pigeon", PIGEON), zealot=("Greedy", taken))
     environment = {**os.environ, "PYTHONPATH": str(site), **ENVIRONMENT, "EXTRA_TARGETS": "broken"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -334,6 +335,9 @@ def test_the_command_line_tells_it_without_a_traceback_and_prints_what_can_be_se
     done = run("config")
     assert done.returncode == 0, done.stderr
     assert "# What a pigeon carries, in grams, 1 to 75. Default: 40.\n# pigeon_weight_grams = 40\n" in done.stdout
+    assert "zealot" not in done.stdout
+    assert "target zealot has a setting pigeon_loft, but that is target pigeon's" in done.stderr
+    assert "target broken cannot be imported" in done.stderr
 
 
 def test_its_settings_are_explained_as_ours_are(install_targets: Install, tmp_path: Path) -> None:
@@ -353,6 +357,81 @@ def test_its_settings_are_explained_as_ours_are(install_targets: Install, tmp_pa
     on = text.replace("# extra_targets =", "extra_targets =").replace("# pigeon_loft", "pigeon_loft")
     [settings] = settings_from_config(write(tmp_path, on), {})
     assert settings.pigeon_loft == "attic"
+
+
+CARELESS = """
+from typing import Annotated
+
+from pydantic import BaseModel, Field, SecretStr, field_validator
+
+from docdb_stream import TargetSettings
+from docdb_stream.settings.types import Address, Hidden, Words
+
+
+class Perch(BaseModel):
+    height: int = 1
+    code: Annotated[str, Hidden()] = "tr0ub4dor"
+
+
+class CarelessSettings(TargetSettings):
+    careless_token: SecretStr = Field(default=SecretStr("tr0ub4dor"), min_length=10)
+    careless_uris: tuple[Annotated[str, Address()], ...] = ("https://keeper:tr0ub4dor@loft",)
+    careless_uri: Annotated[str, Address()] = "https://keeper:tr0ub4dor@loft"
+    careless_ring: Annotated[str, Hidden()] = Field(default_factory=lambda: "tr0ub4dor")
+    careless_perch: Perch = Field(default_factory=Perch)
+    careless_names: Words = Field(default_factory=tuple)
+    careless_after: str = Field(default_factory=lambda given: given["careless_uri"])
+
+
+class Careless:
+    settings_model = CarelessSettings
+"""
+
+
+def test_secrets_stay_hidden_wherever_in_a_setting_they_are(install_targets: Install, tmp_path: Path) -> None:
+    install_targets(careless=("Careless", CARELESS))
+    given = {"careless_after": "x", "careless_perch": {"height": 2}, "careless_token": f"{HIDDEN}{HIDDEN}"}
+    settings = Settings(documentdb_uri=URI, extra_targets="careless", **given)
+    assert settings.careless_uris == ("https://keeper:tr0ub4dor@loft",)
+    for shown in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert HIDDEN not in shown
+        assert "https://keeper:***@loft" in shown
+    problems(lambda: settings_from_env({**ENVIRONMENT, "EXTRA_TARGETS": "careless", "CARELESS_TOKEN": HIDDEN}))
+    path = write(
+        tmp_path, f"[docdb-stream]\ndocumentdb_uri = {URI}\nextra_targets = careless\ncareless_token = {HIDDEN}"
+    )
+    assert "careless_token: a secret in the file" in problems(lambda: settings_from_config(path, {}))
+
+
+def test_what_can_be_set_is_printed_without_what_a_default_holds_or_makes(install_targets: Install) -> None:
+    install_targets(careless=("Careless", CARELESS))
+    text = config_text(models_of_others(("careless",)))
+    assert HIDDEN not in text
+    assert "# careless_uri = https://keeper:***@loft\n" in text
+    assert "\n# Default: none.\n# careless_names =\n" in text
+    assert "\n# Default: made when it is read.\n# careless_after =\n" in text
+
+
+def test_a_bug_in_its_settings_is_a_problem_with_them(install_targets: Install) -> None:
+    bug = GREEDY.format(field="greedy_of: int = 1\n    @classmethod\n    def check(cls, value): return {}[value]\n")
+    bug = bug.replace("@classmethod", "@field_validator('greedy_of', mode='before')\n    @classmethod")
+    install_targets(greedy=("Greedy", "from pydantic import field_validator\n" + bug))
+    found = problems(lambda: settings_from_env({"DOCUMENTDB_URI": URI, "EXTRA_TARGETS": "greedy", "GREEDY_OF": HIDDEN}))
+    assert "target greedy cannot read its settings: KeyError; ask who made it" in found
+
+
+@pytest.mark.parametrize("field", ["greedyOf: int = 1", "of: int = Field(default=1, alias='greedyOf')"])
+def test_a_key_that_neither_a_file_nor_the_environment_can_hold_is_refused(
+    install_targets: Install, field: str
+) -> None:
+    install_targets(greedy=("Greedy", "from pydantic import Field\n" + GREEDY.format(field=field)))
+    with pytest.raises(ConfigError, match="GreedySettings: greedyOf is not in lower case"):
+        build_targets(settings_from_env({"DOCUMENTDB_URI": URI, "EXTRA_TARGETS": "greedy", "GREEDYOF": "2"}))
+
+
+def test_a_switch_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(TypeError, match="LostSettings: its switch lost_pigeon is none of its settings"):
+        type("LostSettings", (TargetSettings,), {"switch": "lost_pigeon", "__module__": __name__})
 
 
 LOUD = """

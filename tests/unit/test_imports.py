@@ -107,6 +107,32 @@ def test_a_poller_is_there_without_the_command_line_and_without_targets() -> Non
     assert not {name for name in loaded if name.startswith(("docdb_stream.targets", "docdb_stream.cli"))}
 
 
+def test_reading_the_settings_of_every_target_imports_no_client_library() -> None:
+    config = PACKAGE.parent / "config.ini"
+    code = (
+        "import sys, json; from docdb_stream.registry import switches\n"
+        "from docdb_stream import Settings\n"
+        "given = {switch.upper(): 'true' for switch in switches().values()}\n"
+        "[*Settings.from_config(sys.argv[1], {'DOCUMENTDB_URI': 'mongodb://h/', **given})]\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert {"docdb_stream.targets.kinesis", "docdb_stream.targets.s3", "docdb_stream.targets.opensearch"} <= loaded
+    assert loaded.isdisjoint({*HEAVY, "urllib3"}), loaded & {*HEAVY, "urllib3"}
+
+
+@pytest.mark.parametrize(("switch", "value"), [("KINESIS_STREAM", "changes"), ("BUCKET_NAME", "changes")])
+def test_constructing_a_target_of_aws_imports_boto3_and_not_the_run_that_writes_to_it(switch: str, value: str) -> None:
+    code = (
+        "import sys; from docdb_stream import Settings; from docdb_stream.targets import build_targets\n"
+        "build_targets(Settings.from_env()); assert 'boto3' in sys.modules"
+    )
+    done = run(code, DOCUMENTDB_URI="mongodb://127.0.0.1:1", **{switch: value})
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("module", "extra", "switch"),
     [
@@ -172,7 +198,7 @@ ON_DEMAND = {"aws.py", "cli.py", "doctor.py", "reference.py", "__main__.py"}
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in modules(".", "stores", "mongodb") if path.name not in ON_DEMAND],
+    [path for path in modules(".", "settings", "stores", "mongodb") if path.name not in ON_DEMAND],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
 def test_the_core_imports_no_target_no_aws_and_no_command_line(path: Path) -> None:

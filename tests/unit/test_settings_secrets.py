@@ -15,7 +15,7 @@ from docdb_stream.config import settings_from_env
 from docdb_stream.errors import ConfigError
 from docdb_stream.registry import TARGETS, settings_models
 from docdb_stream.settings import Settings
-from docdb_stream.settings_model import Address, Hidden, Reference, marked, without_secrets
+from docdb_stream.settings.model import Address, Hidden, Reference, marked, without_secrets
 
 MODELS = (Settings, *settings_models(TARGETS).values())
 ADDRESSES = [name for model in MODELS for name in marked(model, Address)]

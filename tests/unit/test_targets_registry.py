@@ -4,7 +4,7 @@ import pytest
 
 from docdb_stream.registry import TARGETS, built_in_model, setting_of, switches
 from docdb_stream.settings import Settings
-from docdb_stream.settings_model import names
+from docdb_stream.settings.model import names
 
 CONTRACTS = Path(__file__).parents[1] / "contract"
 

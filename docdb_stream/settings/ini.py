@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.settings_model import Address, Hidden, SettingsModel, is_unshown, marked, names, without_secrets
+from docdb_stream.settings.model import Address, Hidden, SettingsModel, is_unshown, marked, names, without_secrets
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HINT = "see config.ini in the repository, or docdb-stream config, for every key with its unit, default and effect"
@@ -205,8 +205,8 @@ def _problem(detail: Any, where: str, keys: Keys, upper: bool) -> str:
         message = message[:1].lower() + message[1:]
     else:
         message = f"expected {message}"
-    is_shown = isinstance(detail["input"], str) and not is_unshown(*found)
-    return f"{where} {key}: {message}" + (f", found {detail['input']!r}" if is_shown else "")
+    is_shown = isinstance(detail["input"], (str, int)) and not is_unshown(*found)
+    return f"{where} {key}: {message}" + (f", found {str(detail['input'])!r}" if is_shown else "")
 
 
 def config_error(where: str, problems: Sequence[str]) -> ConfigError:

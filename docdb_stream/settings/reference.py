@@ -9,12 +9,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
 from docdb_stream.config import PER_STREAM
 from docdb_stream.registry import TARGETS, settings_models
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings_model import Heading, SettingsModel, marked, names
+from docdb_stream.settings.model import Heading, SettingsModel, marked, names, shown
 
 WIDTH = 120
 _KEPT_TOGETHER = 40
@@ -83,7 +81,9 @@ def table(*models: type[SettingsModel], leave_out: Iterable[str] = ()) -> str:
             if name not in leave_out:
                 keys = " or ".join(f"`{key}`" for key, field in names(model).items() if field == name)
                 meaning = (info.description or "").replace("|", "\\|")
-                rows.append(f"| {keys} | {'**required**' if info.is_required() else _default(info)} | {meaning} |")
+                rows.append(
+                    f"| {keys} | {'**required**' if info.is_required() else _default(model, name)} | {meaning} |"
+                )
     return "\n".join(rows)
 
 
@@ -95,7 +95,7 @@ def _comment(model: type[SettingsModel], name: str) -> str:
     """What a setting is about, and its default; ``Absent: ...`` at the end of a description is about that."""
     info = model.model_fields[name]
     meaning, _, without = (info.description or "").partition("Absent: ")
-    default = f"none ({without.removesuffix('.')})" if without else _default(info, empty="empty")
+    default = f"none ({without.removesuffix('.')})" if without else _default(model, name, empty="empty")
     if name.endswith("_bytes") and isinstance(info.default, int):
         default += f" ({_size(info.default)})"
     said = " Required." if info.is_required() else f" Default: {default}."
@@ -118,17 +118,25 @@ def _size(size_bytes: int) -> str:
 
 def _example(model: type[SettingsModel], name: str) -> str:
     info = model.model_fields[name]
-    return str(info.examples[0]) if info.examples else "" if info.is_required() else _text(_value(info))
+    return str(info.examples[0]) if info.examples else "" if info.is_required() else _text(_value(model, name))
 
 
-def _default(info: FieldInfo, empty: str = "none") -> str:
-    if info.is_required() or _value(info) in (None, ()):
+def _default(model: type[SettingsModel], name: str, empty: str = "none") -> str:
+    info = model.model_fields[name]
+    if info.default_factory and not isinstance(info.default_factory, type):
+        return "made when it is read"
+    if info.is_required() or _value(model, name) in (None, ()):
         return "none"
-    return _text(_value(info)) or empty
+    return _text(_value(model, name)) or empty
 
 
-def _value(info: FieldInfo) -> Any:
-    return info.get_default(call_default_factory=True)
+def _value(model: type[SettingsModel], name: str) -> Any:
+    """A setting's default, without what must not be shown. What is made when it is read may be of this machine, or a
+    secret: that is not made here, and empty where a type makes it, as ``list`` does."""
+    info = model.model_fields[name]
+    if not info.default_factory:
+        return shown(model, name, info.default)
+    return () if isinstance(info.default_factory, type) else None
 
 
 def _text(value: Any) -> str:

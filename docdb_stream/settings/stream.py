@@ -1,14 +1,14 @@
 """What can be set: one frozen object per stream, each setting declared once.
 
 A field's environment name is its name in upper case; in config.ini it stands as it is here. Owns names, types, defaults
-and meaning of the stream's own settings, and what those of targets have in common; a target's stand in its own file.
-Reading files and the environment is ``config``'s.
+and meaning of the stream's own settings; a target's stand in its own file. Reading files and the environment is
+``config``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -22,9 +22,11 @@ from pydantic import (
 )
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.position import Namespace, scope_name
-from docdb_stream.setting_types import (
+from docdb_stream.settings.model import Heading, SettingsModel, line_errors
+from docdb_stream.settings.target import TargetSettings
+from docdb_stream.settings.types import (
     Address,
     CollectionName,
     DatabaseName,
@@ -35,36 +37,6 @@ from docdb_stream.setting_types import (
     Words,
     words,
 )
-from docdb_stream.setting_types import StartAt as StartAt
-from docdb_stream.setting_types import parse_start_at as parse_start_at
-from docdb_stream.settings_model import Heading, SettingsModel, line_errors
-
-
-class TargetSettings(SettingsModel):
-    """Base of a target's own settings: a subclass beside the target's class, which names it ``settings_model``.
-
-    A key begins with the target's name. Its description says what it is about, in which unit; for one that can be left
-    out and has no value then, it ends with ``Absent:`` and what holds then. config.ini and docs/settings.md are made of
-    these.
-
-    Attributes:
-        switch: Which setting switches the target on. Empty: ``extra_targets`` does, as for targets of other packages.
-    """
-
-    switch: ClassVar[str] = ""
-
-    @property
-    def is_on(self) -> bool:
-        """Whether the switch is set."""
-        return bool(self.switch and getattr(self, self.switch))
-
-    @property
-    def where(self) -> str:
-        """What the switch is set to: where the target writes to. Raises ConfigError when it is not set."""
-        if not self.is_on:
-            raise ConfigError("the target is off", hint=f"switch it on with {self.switch.upper() or 'EXTRA_TARGETS'}")
-        return str(getattr(self, self.switch))
-
 
 T = TypeVar("T", bound=TargetSettings)
 
@@ -245,6 +217,12 @@ class Settings(SettingsModel):
                 targets[name] = model.model_validate(theirs.get(name, {}))
             except ValidationError as error:
                 problems += line_errors(error)
+            except DocdbStreamError:
+                raise
+            except Exception as error:  # whose text may repeat a secret
+                raise ConfigError(
+                    f"target {name} cannot read its settings: {type(error).__name__}", hint="ask who made it"
+                ) from error
         if settings is None or problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         settings._targets = targets

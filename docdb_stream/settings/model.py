@@ -1,12 +1,12 @@
 """What all settings have in common: a frozen model of keys, with marks on its fields for what must not be shown.
 
-Owns the base class, the marks and the hiding. Which settings there are is ``settings``', the targets' and infra's.
+Owns the base class, the marks and the hiding. Which settings there are is ``stream``'s, the targets' and infra's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args
@@ -15,6 +15,8 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     ConfigDict,
+    SecretBytes,
+    SecretStr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -44,7 +46,8 @@ class Address(Mark):
 
 @dataclass(frozen=True)
 class Hidden(Mark):
-    """Marks a field whose value is a secret as a whole: ``***`` is shown for it."""
+    """Marks a field whose value is a secret as a whole: ``***`` is shown for it. So are pydantic's SecretStr and
+    SecretBytes, and a model with such a field."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,11 @@ class SettingsModel(BaseModel):
 
     @model_serializer(mode="wrap")
     def _dumped(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        return {name: _shown(type(self), name, value) for name, value in dump(self).items()}
+        return {name: shown(type(self), name, value) for name, value in dump(self).items()}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, _shown(type(self), name or "", value)
+            yield name, shown(type(self), name or "", value)
 
 
 @cache
@@ -116,6 +119,10 @@ def _marks(model: type[BaseModel]) -> list[tuple[str, Mark]]:
 def _metadata(annotation: Any) -> Iterator[Any]:
     """All that ``Annotated`` adds within a type, as in ``Annotated[str, Hidden()] | None``."""
     yield from getattr(annotation, "__metadata__", ())
+    is_secret = isinstance(annotation, type) and issubclass(annotation, (SecretStr, SecretBytes))
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if is_secret or (is_model and _marks(annotation)):
+        yield Hidden()
     for part in get_args(annotation):
         yield from _metadata(part)
 
@@ -125,10 +132,19 @@ def is_unshown(model: type[BaseModel], field: str) -> bool:
     return any(field in marked(model, kind) for kind in (Address, Hidden, Reference))
 
 
-def _shown(model: type[BaseModel], name: str, value: Any) -> Any:
+def shown(model: type[BaseModel], name: str, value: Any) -> Any:
+    """A field's value without what its marks hide."""
     if name in marked(model, Hidden):
         return value if value in (None, "") else "***"
-    return without_secrets(value) if isinstance(value, str) and name in marked(model, Address) else value
+    return _without_passwords(value) if name in marked(model, Address) else value
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_passwords(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return type(value)(map(_without_passwords, value))
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 _USER = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?+[^:@/?#]*:).+@", re.IGNORECASE | re.DOTALL)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from docdb_stream.formats import known_format
-from docdb_stream.settings_model import Address as Address
-from docdb_stream.settings_model import Hidden as Hidden
-from docdb_stream.settings_model import Reference
+from docdb_stream.settings.model import Address as Address
+from docdb_stream.settings.model import Hidden as Hidden
+from docdb_stream.settings.model import Reference
 
 StartAt = Literal["now", "earliest"] | dt.datetime
 
