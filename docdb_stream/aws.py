@@ -15,6 +15,9 @@ from docdb_stream.retry import Backoff
 
 T = TypeVar("T")
 
+_ThreeErrors = tuple[type[Exception], type[Exception], type[Exception]]
+"""As a tuple of any length it could not be joined with others after ``except``, for type checkers."""
+
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 20.0
 """A healthy service answers within a second; this covers 10 MiB over a slow link, and ends well before a run does."""
@@ -24,7 +27,7 @@ _SHORTER_S = (10.0, 5.0, 2.0, 1.0, 0.5)
 
 
 @cache
-def request_errors() -> tuple[type[Exception], ...]:
+def request_errors() -> _ThreeErrors:
     """What a request raises: botocore's exceptions have no common base."""
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
@@ -33,7 +36,7 @@ def request_errors() -> tuple[type[Exception], ...]:
 
 
 @cache
-def network_errors() -> tuple[type[Exception], ...]:
+def network_errors() -> _ThreeErrors:
     """Those by which the network is at fault."""
     from botocore.exceptions import ConnectionError as LostConnectionError
     from botocore.exceptions import HTTPClientError, ResponseStreamingError

@@ -15,7 +15,7 @@ def config() -> None:
     from docdb_stream.settings.reference import config_text
 
     explained: tuple[str, ...] = ()
-    problems = []
+    problems: list[str] = []
     for name in registered_names():
         problems += why_without_settings([name])
         try:
