@@ -6,6 +6,7 @@ Owns the types and the store's contract. The stores themselves are in ``stores``
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,6 +54,7 @@ class Checkpoint:
         owner: The run that holds the lease, or None.
         expires_at: When its lease runs out.
         events: Events delivered since the checkpoint was made first.
+        created_at: When that was, by the store's clock; None where it is not known.
     """
 
     stream: str
@@ -63,6 +65,17 @@ class Checkpoint:
     owner: str | None = None
     expires_at: dt.datetime | None = None
     events: int = 0
+    created_at: dt.datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Tells what is saved from everything that ever was, or will be, as a short text. A stream that is reset can
+        stand where it stood before, with more events behind it; one that is begun anew has another ``created_at``."""
+        position = self.position or Position()
+        token = "" if position.token is None else position.token.data
+        created_at = "" if self.created_at is None else self.created_at.isoformat()
+        saved = (self.stream, created_at, self.events, token, position.operation_time, position.after_invalidate)
+        return hashlib.sha256(repr(saved).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

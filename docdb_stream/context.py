@@ -97,11 +97,14 @@ class RunContext:
         lease_check: Raises when the run may no longer act; set once the run has its lease, and never taken back: what
             still works when the run is over must hear so.
         retries: Attempts repeated for this run so far, by whomever.
+        checkpoint: Names the saved checkpoint after which comes what is delivered now: another one after each save, and
+            after a reset. Empty where there is none.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
     lease_check: Callable[[], None] = _no_lease
     retries: int = 0
+    checkpoint: str = ""
 
     def check_lease(self) -> None:
         """Call before each request that changes something outside.

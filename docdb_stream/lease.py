@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from docdb_stream.checkpoint import CheckpointStore, Lease
-from docdb_stream.context import Deadline, current_deadline, deadline
+from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease
+from docdb_stream.context import Deadline, current_deadline, current_run, deadline
 from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, LeaseHeldError, StateStoreError
 from docdb_stream.position import Namespace, Position
 
@@ -74,6 +75,7 @@ class LeaseKeeper:
         self._taking = threading.Lock()
         self._lost: CheckpointConflictError | None = None
         self._held_until_s = (clock() if asked_at_s is None else asked_at_s) + lease.duration_s
+        self._checkpoint = Checkpoint(lease.stream)
         self._thread = threading.Thread(target=self._renew, name=f"lease {lease.stream}", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
@@ -98,9 +100,20 @@ class LeaseKeeper:
         if self._lost is not None:
             raise self._lost
 
+    def load(self) -> Checkpoint | None:
+        """The checkpoint, from which the run goes on. Raises as CheckpointStore.load does."""
+        found = self._store.load(self.lease.stream)
+        self._goes_on_from(found or self._checkpoint)
+        return found
+
     def save(self, position: Position, events: int) -> None:
         """Save the position under the lease, which that renews. Raises as CheckpointStore.save does."""
         self._keep(lambda lease: self._store.save(lease, position, events))
+        self._goes_on_from(replace(self._checkpoint, position=position, events=self._checkpoint.events + events))
+
+    def _goes_on_from(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        current_run().checkpoint = checkpoint.name
 
     def _may_be_lost(self) -> bool:
         return self._lost is None and self._clock() >= self._held_until_s

@@ -100,7 +100,7 @@ class Run:
             with held_lease(self._store, settings.stream_name, settings.scope, owner_name(), duration_s) as keeper:
                 self._context.lease_check = keeper.check
                 until = self._source.operation_time()
-                result.position = self._start()
+                result.position = self._start(keeper)
                 for attempt in range(RESTARTS + 1):
                     try:
                         self._stream(keeper, until, follow)
@@ -183,10 +183,10 @@ class Run:
         self._gaps.clear()
         return position
 
-    def _start(self) -> Position:
+    def _start(self, keeper: LeaseKeeper) -> Position:
         """The position to go on from; a new stream's is saved before anything is delivered."""
         name = self._settings.stream_name
-        checkpoint = self._store.load(name)
+        checkpoint = keeper.load()
         if checkpoint is not None and checkpoint.position is not None:
             self._saved, self._snapshot = checkpoint.position, checkpoint.position.snapshot
             self._result.began_at = "checkpoint"

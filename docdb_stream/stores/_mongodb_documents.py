@@ -32,9 +32,10 @@ LEDGER_TOKEN_DIGITS = 1 << 20
 """A token holds the document key, so it can be of 8 MB (its reply has it twice in 16 MiB), and an entry has two."""
 
 
-def new_document(stream: str, scope: Namespace | None) -> dict[str, Any]:
+def new_document(stream: str, scope: Namespace | None, now: dt.datetime) -> dict[str, Any]:
     """The checkpoint of a stream that nobody has worked on yet."""
-    return {"_id": stream, "version": 1, "scope": _scope_document(scope), "epoch": 0, "events": 0}
+    scope_document = _scope_document(scope)
+    return {"_id": stream, "version": 1, "scope": scope_document, "epoch": 0, "events": 0, "created_at": now}
 
 
 def position_fields(position: Position) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def checkpoint_from_document(document: Mapping[str, Any]) -> Checkpoint:
             owner=_field(lease or {}, "owner", str),
             expires_at=_aware(_field(lease or {}, "expires_at", dt.datetime)),
             events=int(document.get("events", 0)),
+            created_at=_aware(_field(document, "created_at", dt.datetime)),
         )
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise _unreadable(document, str(error)) from error

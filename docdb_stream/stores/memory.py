@@ -44,7 +44,7 @@ class MemoryCheckpointStore:
     def acquire(self, stream: str, scope: Namespace | None, owner: str, duration_s: float) -> Lease:
         """See CheckpointStore."""
         with self._lock:
-            known = self._checkpoints.get(stream) or Checkpoint(stream, scope)
+            known = self._checkpoints.get(stream) or Checkpoint(stream, scope, created_at=self._clock())
             if known.owner is not None and known.expires_at is not None and known.expires_at > self._clock():
                 raise LeaseHeldError(
                     f"stream {stream} is being worked on by {known.owner}",

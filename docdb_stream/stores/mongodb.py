@@ -178,7 +178,7 @@ class MongoCheckpointStore:
         """The stream's document."""
         found = self._checkpoints.find_one({"_id": stream})
         if found is None:
-            new = new_document(stream, scope)
+            new = new_document(stream, scope, self._server_now())
             # Another run may make it in the meantime: a competitor for the lease like any other.
             with contextlib.suppress(DuplicateKeyError):
                 self._checkpoints.insert_one(new)

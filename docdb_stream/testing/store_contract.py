@@ -89,6 +89,8 @@ class CheckpointStoreContract:
         found = _loaded(other, "s")
         assert (found.stream, found.scope, found.position, found.events) == ("s", scope, None, 0)
         assert (found.owner, found.epoch, found.updated_at) == ("me", lease.epoch, None)
+        assert found.created_at is not None
+        assert found.created_at.tzinfo is not None
         assert found.expires_at is not None
         assert found.expires_at.tzinfo is not None
 

@@ -157,10 +157,10 @@ class ConfluentProducer:
         """See ``Producer``."""
         return []
 
-    def receipt(self) -> Receipt | None:
+    def receipt(self, checkpoint: str) -> Receipt | None:
         """See ``Producer``."""
         self._opened()
-        return self._client.receipt()
+        return self._client.receipt(checkpoint)
 
     @property
     def transaction_s(self) -> float:

@@ -20,7 +20,7 @@ from docdb_stream.targets._kafka.producer import (
     NoTransactionsError,
     ms,
 )
-from docdb_stream.targets._kafka.receipt import Receipt, newest
+from docdb_stream.targets._kafka.receipt import Receipt, receipt_after
 
 _LOGGER = "confluent_kafka"
 _BATCH_BYTES = 1_000_000
@@ -117,8 +117,8 @@ class ConfluentClient:
             configuration["batch.num.messages"] = 1
         return self._producer(configuration) if self._transactional_id is None else self._only_one(configuration)
 
-    def receipt(self) -> Receipt | None:
-        """The newest one.
+    def receipt(self, checkpoint: str) -> Receipt | None:
+        """The newest one of a checkpoint.
 
         Raises:
             NoReceiptsError: It cannot be asked for.
@@ -136,7 +136,7 @@ class ConfluentClient:
             found = answer.result(limit_s).topic_partitions
         except (self.library.KafkaException, TimeoutError) as error:
             raise NoReceiptsError(str(error)) from error
-        return newest(offset.metadata for offset in found)
+        return receipt_after(checkpoint, (offset.metadata for offset in found))
 
     def _only_one(self, configuration: dict[str, Any]) -> Any:
         """A producer whose id no other one has any more, and no transaction of theirs is open."""

@@ -111,8 +111,8 @@ class Producer(Protocol):
         """
         ...
 
-    def receipt(self) -> Receipt | None:
-        """The last one that was committed by any producer with this transactional id.
+    def receipt(self, checkpoint: str) -> Receipt | None:
+        """The last one of a checkpoint that was committed by any producer with this transactional id.
 
         Raises as ``send`` does.
 

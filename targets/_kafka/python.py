@@ -122,11 +122,11 @@ class KafkaPythonProducer:
         """See ``Producer``."""
         return []
 
-    def receipt(self) -> Receipt | None:
+    def receipt(self, checkpoint: str) -> Receipt | None:
         """See ``Producer``."""
         self._connected_producer()
         try:
-            return self._client.receipt()
+            return self._client.receipt(checkpoint)
         except self._kafka.errors.KafkaTimeoutError as error:
             raise self._failure(error) from error
         except self._kafka.errors.KafkaError as error:

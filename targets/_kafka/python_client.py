@@ -20,7 +20,7 @@ from docdb_stream.targets._kafka.brokers import (
     no_coordinator,
 )
 from docdb_stream.targets._kafka.producer import CLIENT_ID, CLOSE_S, REQUEST_S, TRANSACTION_S, NoTransactionsError, ms
-from docdb_stream.targets._kafka.receipt import Receipt, newest
+from docdb_stream.targets._kafka.receipt import Receipt, receipt_after
 
 _BATCH_BYTES = 512 * 1024
 """Bytes of one partition sent together at most. kafka-python's default, 16 KiB, is no more than 20 usual events; beyond
@@ -78,8 +78,8 @@ class PythonClient:
         self._brokers.reach_one(self._target)  # kafka-python's TLS handshake has no timeout
         return self._new_producer() if self._transactional_id is None else self._transactional_producer()
 
-    def receipt(self) -> Receipt | None:
-        """The newest one; raises what kafka-python raises."""
+    def receipt(self, checkpoint: str) -> Receipt | None:
+        """The newest one of a checkpoint; raises what kafka-python raises."""
         from kafka import KafkaAdminClient
 
         found: list[str] = []
@@ -90,7 +90,7 @@ class PythonClient:
                 found.extend(offset.metadata for offset in offsets.values())
 
         answered(ask)
-        return newest(found)
+        return receipt_after(checkpoint, found)
 
     def _transactional_producer(self) -> Any:
         """A producer whose id no other one has any more, and no transaction of theirs is open."""

@@ -20,16 +20,16 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Says that every event of the stream from one cluster time to another is committed, but for those refused.
+    """Says that every event of the stream from a checkpoint to a cluster time is committed, but for those refused.
 
     Attributes:
-        first: Cluster time of the first event since the last checkpoint, as one number.
-        last: Of the last one that is committed.
+        checkpoint: Names the checkpoint after which they came (see ``RunContext``).
+        last: Cluster time of the last one that is committed, as one number.
         last_mark: Says which it is: several events can have one cluster time.
         refused: Marks of the events that the brokers did not take. They may not be in the dead letters yet.
     """
 
-    first: int
+    checkpoint: str
     last: int
     last_mark: str
     refused: tuple[str, ...]
@@ -39,29 +39,29 @@ class Receipt:
         return json.dumps([_FORMAT, *astuple(self)], separators=(",", ":"))
 
 
-def newest(texts: Iterable[str | None]) -> Receipt | None:
-    """The last of the receipts among what the brokers have kept, or None."""
-    return max(filter(None, map(_parsed, texts)), key=lambda receipt: receipt.last, default=None)
+def receipt_after(checkpoint: str, texts: Iterable[str | None]) -> Receipt | None:
+    """The last of a checkpoint's receipts among what the brokers have kept, or None."""
+    receipts = (receipt for receipt in map(_parsed, texts) if receipt and receipt.checkpoint == checkpoint)
+    return max(receipts, key=lambda receipt: receipt.last, default=None) if checkpoint else None
 
 
 def _parsed(text: str | None) -> Receipt | None:
     try:
-        number, first, last, last_mark, refused = json.loads(text or "")
+        number, checkpoint, last, last_mark, refused = json.loads(text or "")
     except (TypeError, ValueError):
         return None
-    return Receipt(first, last, last_mark, tuple(refused)) if number == _FORMAT else None
+    return Receipt(checkpoint, last, last_mark, tuple(refused)) if number == _FORMAT else None
 
 
 class Replay:
     """Tells which of the coming events are committed, as long as they are those of the receipt.
 
-    They come again when the first of them is one of the receipt's time. A stream that was set back further is to be
-    delivered again as a whole.
+    They come again when a run goes on from the receipt's checkpoint. From any other one, as after a reset, nothing is
+    left out: it is to be delivered, again or not.
     """
 
     def __init__(self, receipt: Receipt | None) -> None:
         self._receipt = receipt
-        self._is_first = True
 
     @property
     def is_over(self) -> bool:
@@ -74,10 +74,9 @@ class Replay:
         if receipt is None:
             return False
         time = number_of(event)
-        if time > receipt.last or (self._is_first and time < receipt.first):
+        if time > receipt.last:
             self._receipt = None
             return False
-        self._is_first = False
         if time == receipt.last and mark_of(event) == receipt.last_mark:
             self._receipt = None
         return not receipt.refused or mark_of(event) not in receipt.refused

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from docdb_stream.context import check_lease, current_deadline
+from docdb_stream.context import check_lease, current_deadline, current_run
 from docdb_stream.errors import Caution, DocdbStreamError, TargetError
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka.producer import (
@@ -107,11 +107,11 @@ class Transactions:
 
     def reveal(self) -> list[Rejection]:
         """See ``Producer``. Only with a receipt: else what is committed before the checkpoint may come twice."""
-        return self._commit() if self._held and self._keeps_receipts else []
+        return self._commit() if self._held and self._keeps_receipts and self._checkpoint else []
 
-    def receipt(self) -> Receipt | None:
+    def receipt(self, checkpoint: str) -> Receipt | None:
         """See ``Producer``."""
-        return self._within.receipt()
+        return self._within.receipt(checkpoint)
 
     @property
     def transaction_s(self) -> float:
@@ -138,7 +138,7 @@ class Transactions:
 
     def _begin_span(self) -> None:
         """From here to the next checkpoint."""
-        self._first: int | None = None
+        self._checkpoint: str | None = None
         self._refused: list[str] = []
 
     def _forget(self) -> None:
@@ -150,7 +150,7 @@ class Transactions:
         """Ask what is committed already."""
         receipt: Receipt | None = None
         try:
-            receipt = producer.receipt()
+            receipt = producer.receipt(current_run().checkpoint)
         except NoReceiptsError as error:
             self._do_without_receipts(error)
         self._replay = Replay(receipt)
@@ -159,8 +159,8 @@ class Transactions:
     def _held_of(self, records: Sequence[Record]) -> Sequence[Record]:
         """Those that are not committed already, which are now in this transaction."""
         assert self._replay is not None
-        if self._first is None:
-            self._first = number_of(records[0].event)
+        if self._checkpoint is None:
+            self._checkpoint = current_run().checkpoint
         if not self._replay.is_over:
             replay = self._replay
             records = [record for record in records if not replay.has(record.event)]
@@ -182,10 +182,10 @@ class Transactions:
         return rejections
 
     def _receipt_of_held(self) -> Receipt | None:
-        if not self._held or self._first is None or not self._keeps_receipts or len(self._refused) > REFUSED_MOST:
+        if not (self._held and self._checkpoint and self._keeps_receipts) or len(self._refused) > REFUSED_MOST:
             return None
         last = self._held[-1].event
-        return Receipt(self._first, number_of(last), mark_of(last), tuple(self._refused))
+        return Receipt(self._checkpoint, number_of(last), mark_of(last), tuple(self._refused))
 
     @property
     def _age_s(self) -> float:

@@ -106,11 +106,22 @@ def test_nothing_is_seen_before_the_flush(topics: Committed, log: ChangeLog) -> 
 
 def test_few_events_are_seen_before_the_flush(topics: Committed, log: ChangeLog) -> None:
     target = topics.target()
-    for number in range(3):
-        target.write(log.inserts(2, first_id=2 * number))
-        assert len(event_ids(topics)) == 2 * number + 2
+    with running(RunContext(checkpoint="the last")):
+        for number in range(3):
+            target.write(log.inserts(2, first_id=2 * number))
+            assert len(event_ids(topics)) == 2 * number + 2
     target.close()
     assert len(event_ids(topics)) == 6
+
+
+def test_few_events_without_a_checkpoint_are_seen_at_the_flush(topics: Committed, log: ChangeLog) -> None:
+    """Nobody would know that they are there already, if they came again."""
+    target = topics.target()
+    target.write(log.inserts(2))
+    assert event_ids(topics) == []
+    target.flush()
+    assert len(event_ids(topics)) == 2
+    target.close()
 
 
 def test_who_was_taken_over_is_refused(topics: Committed, log: ChangeLog) -> None:

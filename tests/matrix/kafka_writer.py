@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from docdb_stream.context import RunContext, running
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.targets.kafka import KafkaTarget
@@ -33,7 +34,24 @@ def main(servers: str, checkpoint: str, count: int, batch: int, hold_at: int, pa
     target = KafkaTarget(servers, **options)
     file = Path(checkpoint)
     position = json.loads(file.read_text()) if file.exists() else 0
+    with running(RunContext()) as context:
+        deliver(target, events, position, batch, hold_at, pause_s, file, context)
+    target.close()
+
+
+def deliver(
+    target: KafkaTarget,
+    events: list[ChangeEvent],
+    position: int,
+    batch: int,
+    hold_at: int,
+    pause_s: float,
+    file: Path,
+    context: RunContext,
+) -> None:
+    count = len(events)
     while position < count:
+        context.checkpoint = f"at {position}"
         for start in range(position, min(position + batch * BATCHES, count), batch):
             target.write(events[start : start + batch])
             time.sleep(pause_s)
@@ -48,7 +66,6 @@ def main(servers: str, checkpoint: str, count: int, batch: int, hold_at: int, pa
         written.write_text(json.dumps(position))
         written.replace(file)
         print(position, flush=True)
-    target.close()
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from contract.test_kafka import CLIENTS, Topics, deliver, event_ids
 from contract.test_kafka_transactions import Committed
 from matrix.kafka_writer import DOCUMENTS, versions
 from matrix.servers.kafka import ApacheKafka
+from unit.scripted import World
 
-from docdb_stream.errors import TargetError
+from docdb_stream.context import RunContext, running
+from docdb_stream.errors import StateStoreError, TargetError
 from docdb_stream.local import KafkaBroker
 from docdb_stream.local.process import wait_until
 from docdb_stream.targets.kafka import transactional_id
@@ -159,29 +161,69 @@ def test_who_was_stopped_and_goes_on_is_refused(topics: Committed, writers: Writ
     assert version_of(topics.records()) == each_once(6000)
 
 
-def in_a_new_process(topics: Committed, *parts: Sequence[Any], **options: Any) -> list[Any]:
-    """Deliver the parts, each with its flush."""
+def in_a_new_process(topics: Committed, checkpoint: str, *parts: Sequence[Any], **options: Any) -> list[Any]:
+    """Deliver the parts, each with its flush, and a checkpoint after each but the last."""
     target = topics.target(**options)
+    rejections = []
     try:
-        return [rejection for part in parts for rejection in deliver(target, list(part))]
+        for number, part in enumerate(parts):
+            with running(RunContext(checkpoint=f"{checkpoint} {number}" if number else checkpoint)):
+                rejections += deliver(target, list(part))
     finally:
         target.close()
+    return rejections
 
 
 def test_what_is_committed_and_not_in_the_checkpoint_is_not_sent_again(topics: Committed, log: ChangeLog) -> None:
     events = log.inserts(300)
-    in_a_new_process(topics, events[:100])
-    in_a_new_process(topics, events[:250])  # the checkpoint before them was never saved
-    in_a_new_process(topics, events[100:200], events[200:])  # one that was, in the middle of what is committed
+    in_a_new_process(topics, "before the first", events[:100])
+    in_a_new_process(topics, "before the first", events[:250])  # the checkpoint after them was never saved
+    in_a_new_process(topics, "before the first", events[:250], events[250:280])
+    in_a_new_process(topics, "before the first 1", events[250:])
     assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
 
 
-def test_a_stream_that_is_set_back_is_delivered_again(topics: Committed, log: ChangeLog) -> None:
+@pytest.mark.parametrize("start", [0, 5, 19, 20, 39])
+def test_a_stream_that_is_set_back_is_delivered_again(topics: Committed, log: ChangeLog, start: int) -> None:
+    """Wherever to, also to where a transaction began, or into the middle of one."""
     events = log.inserts(40)
-    in_a_new_process(topics, events[:20], events[20:])
-    in_a_new_process(topics, events[5:])
+    in_a_new_process(topics, "first", events[:20], events[20:])
+    in_a_new_process(topics, "reset", events[start:])
     found = event_ids(topics)
-    assert sorted(found) == sorted(event.event_id for event in [*events, *events[5:]])
+    assert sorted(found) == sorted(event.event_id for event in [*events, *events[start:]])
+
+
+def test_without_a_checkpoint_everything_is_sent(topics: Committed, log: ChangeLog) -> None:
+    """As by what Lambda's event source mapping pushes: nobody knows that it is the same again."""
+    events = log.inserts(40)
+    for _ in range(2):
+        in_a_new_process(topics, "", events)
+    assert len(event_ids(topics)) == 80
+
+
+def test_runs_send_again_what_was_reset_and_only_that(topics: Committed) -> None:
+    world = World()
+    world.start_at()
+    world.happen(10)
+
+    def run() -> int:
+        world.targets = [topics.target()]
+        with world.poller(batch_size=100) as poller:
+            return poller.run().events
+
+    world.store.fail_save = True
+    with pytest.raises(StateStoreError):
+        run()
+    world.store.fail_save = False
+    assert run() == 10
+    assert len(event_ids(topics)) == 10  # committed by the first run, left out by the second
+    world.start_at()  # reset to where it began
+    assert run() == 10
+    assert len(event_ids(topics)) == 20
+    world.store._checkpoints.clear()  # its state is dropped, and it begins there once more
+    world.start_at()
+    assert run() == 10
+    assert len(event_ids(topics)) == 30
 
 
 def test_what_was_refused_is_refused_again(topics: Committed, log: ChangeLog) -> None:
@@ -189,7 +231,7 @@ def test_what_was_refused_is_refused_again(topics: Committed, log: ChangeLog) ->
     large = log.insert({"_id": "large", "note": "x" * 100_000})
     events = [*log.inserts(5), large, *log.inserts(5, first_id=5)]
     for _ in range(2):
-        [rejection] = in_a_new_process(topics, events, message_bytes=50_000)
+        [rejection] = in_a_new_process(topics, "first", events, message_bytes=50_000)
         assert rejection.event is large
     assert len(event_ids(topics)) == 10
 
@@ -286,7 +328,8 @@ def test_without_the_right_to_receipts_it_goes_on(
     deny("GROUP", operation)
     target = strict.target()
     for number in range(2):
-        assert deliver(target, log.inserts(3, first_id=3 * number)) == []
+        with running(RunContext(checkpoint=f"at {number}")):
+            assert deliver(target, log.inserts(3, first_id=3 * number)) == []
     target.close()
     assert len(event_ids(strict)) == 6
     assert "events may come twice" in caplog.text

@@ -144,7 +144,7 @@ def test_what_is_stored_now_is_version_1(store: MongoCheckpointStore, state: Any
     store.save(lease, POSITIONS["token after invalidate"], 2)
     [stored] = state.find()
     assert set(stored) == {
-        *("_id", "version", "scope", "epoch", "events", "lease", "updated_at", "position"),
+        *("_id", "version", "scope", "epoch", "events", "created_at", "lease", "updated_at", "position"),
         "docdb_stream_state",
     }
     assert stored["version"] == 1
