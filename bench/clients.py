@@ -26,7 +26,7 @@ from docdb_stream.targets._client import import_client
 from docdb_stream.targets._opensearch.names import document_version
 from docdb_stream.targets.kinesis import REQUEST_RECORDS
 
-Place = Mapping[str, Any]
+Destination = Mapping[str, Any]
 """The settings that switch the target on."""
 Send = Callable[[Sequence[Any]], object]
 
@@ -42,15 +42,15 @@ OPENSEARCH_DOCUMENTS = 1000
 20,000 (10 MB)."""
 
 
-def best_rate(client_name: str, place: Place, payloads: Sequence[Any]) -> float:
+def best_rate(client_name: str, destination: Destination, payloads: Sequence[Any]) -> float:
     """Events per second of a client at its best, a target's or ``confluent``; making and closing it does not count."""
-    with _CLIENTS[client_name](place) as send:
+    with _CLIENTS[client_name](destination) as send:
         return rate_of(len(payloads), lambda: send(payloads))
 
 
 @contextmanager
-def _kinesis(place: Place) -> Iterator[Send]:
-    stream = place["kinesis_stream"]
+def _kinesis(destination: Destination) -> Iterator[Send]:
+    stream = destination["kinesis_stream"]
     with closing(client("kinesis", KINESIS_LANES)) as kinesis, ThreadPoolExecutor(KINESIS_LANES) as threads:
 
         def put(records: Sequence[Any]) -> None:
@@ -60,8 +60,8 @@ def _kinesis(place: Place) -> Iterator[Send]:
 
 
 @contextmanager
-def _sqs(place: Place) -> Iterator[Send]:
-    queue = place["sqs_query_url"]
+def _sqs(destination: Destination) -> Iterator[Send]:
+    queue = destination["sqs_query_url"]
     with closing(client("sqs", SQS_LANES)) as sqs, ThreadPoolExecutor(SQS_LANES) as threads:
 
         def put(messages: Sequence[Any]) -> None:
@@ -72,9 +72,9 @@ def _sqs(place: Place) -> Iterator[Send]:
 
 
 @contextmanager
-def _kafka(place: Place) -> Iterator[Send]:
-    topic = topic_of(place)
-    with closing(kafka_producer(place, batch_size=KAFKA_BATCH_BYTES, linger_ms=KAFKA_LINGER_MS)) as producer:
+def _kafka(destination: Destination) -> Iterator[Send]:
+    topic = topic_of(destination)
+    with closing(kafka_producer(destination, batch_size=KAFKA_BATCH_BYTES, linger_ms=KAFKA_LINGER_MS)) as producer:
 
         def send(payloads: Sequence[Any]) -> None:
             futures = [producer.send(topic, value, key, headers) for value, key, headers in payloads]
@@ -85,13 +85,13 @@ def _kafka(place: Place) -> Iterator[Send]:
 
 
 @contextmanager
-def _confluent(place: Place) -> Iterator[Send]:
+def _confluent(destination: Destination) -> Iterator[Send]:
     from confluent_kafka import Producer
 
-    topic = topic_of(place)
+    topic = topic_of(destination)
     # All else is librdkafka's default, as the target has it; the queue is large enough never to wait for room.
     config = {
-        "bootstrap.servers": place["msk_bootstrap_srv"],
+        "bootstrap.servers": destination["msk_bootstrap_srv"],
         "enable.idempotence": True,
         "queue.buffering.max.messages": 1_000_000,
     }
@@ -112,13 +112,13 @@ def _confluent(place: Place) -> Iterator[Send]:
 
 
 @contextmanager
-def _opensearch(place: Place) -> Iterator[Send]:
+def _opensearch(destination: Destination) -> Iterator[Send]:
     from opensearchpy import OpenSearch
 
-    index = index_of(place)
+    index = index_of(destination)
     path = f"/{index}/_bulk?filter_path=errors"
     headers = {"content-type": "application/x-ndjson"}
-    with closing(OpenSearch(place["elasticsearch_uri"], max_retries=0, timeout=60)) as opensearch:
+    with closing(OpenSearch(destination["elasticsearch_uri"], max_retries=0, timeout=60)) as opensearch:
 
         def send(payloads: Sequence[Any]) -> None:
             for documents in chunks(payloads, OPENSEARCH_DOCUMENTS):
@@ -130,19 +130,19 @@ def _opensearch(place: Place) -> Iterator[Send]:
 
 
 @contextmanager
-def _s3(place: Place) -> Iterator[Send]:
+def _s3(destination: Destination) -> Iterator[Send]:
     with closing(client("s3", 1)) as s3:
 
         def send(payloads: Sequence[Any]) -> None:
             for number, lines in enumerate(chunks(payloads, FLUSHED_TOGETHER)):
                 compressor = s3_target._compressor()
                 body = compressor.compress(b"".join(lines)) + compressor.flush()
-                s3.put_object(Bucket=place["bucket_name"], Key=f"{number:06}.jsonl.gz", Body=body)
+                s3.put_object(Bucket=destination["bucket_name"], Key=f"{number:06}.jsonl.gz", Body=body)
 
         yield send
 
 
-_CLIENTS: dict[str, Callable[[Place], AbstractContextManager[Send]]] = {
+_CLIENTS: dict[str, Callable[[Destination], AbstractContextManager[Send]]] = {
     "kinesis": _kinesis,
     "sqs": _sqs,
     "kafka": _kafka,
@@ -152,20 +152,20 @@ _CLIENTS: dict[str, Callable[[Place], AbstractContextManager[Send]]] = {
 }
 
 
-def kafka_producer(place: Place, **config: Any) -> Any:
+def kafka_producer(destination: Destination, **config: Any) -> Any:
     """An idempotent producer of kafka-python that waits for all replicas, as KafkaTarget has it."""
     kafka = import_client("kafka", "kafka", "kafka")
     return kafka.KafkaProducer(
-        bootstrap_servers=place["msk_bootstrap_srv"], enable_idempotence=True, acks="all", **config
+        bootstrap_servers=destination["msk_bootstrap_srv"], enable_idempotence=True, acks="all", **config
     )
 
 
-def topic_of(place: Place) -> str:
-    return f"{place['kafka_topic_prefix']}{NAME}"
+def topic_of(destination: Destination) -> str:
+    return f"{destination['kafka_topic_prefix']}{NAME}"
 
 
-def index_of(place: Place) -> str:
-    return f"{place['opensearch_index_prefix']}{NAME}"
+def index_of(destination: Destination) -> str:
+    return f"{destination['opensearch_index_prefix']}{NAME}"
 
 
 def _no_failures(failures: object) -> None:
@@ -178,9 +178,9 @@ def _no_failures(failures: object) -> None:
 Call = Callable[[Any], object]
 
 
-def one_call_rate(target: str, place: Place, payloads: Sequence[Any]) -> float:
+def one_call_rate(target: str, destination: Destination, payloads: Sequence[Any]) -> float:
     """Events per second with one call for each event, as the AWS sample does it, by a client that is made already."""
-    with _CALLS[target](place) as call:
+    with _CALLS[target](destination) as call:
         call(payloads[0])  # connects
         rest = payloads[1:]
 
@@ -192,41 +192,41 @@ def one_call_rate(target: str, place: Place, payloads: Sequence[Any]) -> float:
 
 
 @contextmanager
-def _one_kinesis(place: Place) -> Iterator[Call]:
+def _one_kinesis(destination: Destination) -> Iterator[Call]:
     with closing(boto3.client("kinesis")) as kinesis:
-        yield lambda record: kinesis.put_record(StreamName=place["kinesis_stream"], **record)
+        yield lambda record: kinesis.put_record(StreamName=destination["kinesis_stream"], **record)
 
 
 @contextmanager
-def _one_sqs(place: Place) -> Iterator[Call]:
+def _one_sqs(destination: Destination) -> Iterator[Call]:
     with closing(boto3.client("sqs")) as sqs:
-        yield lambda message: sqs.send_message(QueueUrl=place["sqs_query_url"], **message)
+        yield lambda message: sqs.send_message(QueueUrl=destination["sqs_query_url"], **message)
 
 
 @contextmanager
-def _one_kafka(place: Place) -> Iterator[Call]:
-    topic = topic_of(place)
-    with closing(kafka_producer(place)) as producer:
+def _one_kafka(destination: Destination) -> Iterator[Call]:
+    topic = topic_of(destination)
+    with closing(kafka_producer(destination)) as producer:
         yield lambda record: producer.send(topic, *record).get(60)
 
 
 @contextmanager
-def _one_opensearch(place: Place) -> Iterator[Call]:
+def _one_opensearch(destination: Destination) -> Iterator[Call]:
     from opensearchpy import OpenSearch
 
-    index = index_of(place)
-    with closing(OpenSearch(place["elasticsearch_uri"])) as opensearch:
+    index = index_of(destination)
+    with closing(OpenSearch(destination["elasticsearch_uri"])) as opensearch:
         yield lambda document: opensearch.index(index=index, id=document[0], body=document[2])
 
 
 @contextmanager
-def _one_s3(place: Place) -> Iterator[Call]:
+def _one_s3(destination: Destination) -> Iterator[Call]:
     numbers = iter(range(1_000_000))
     with closing(boto3.client("s3")) as s3:
-        yield lambda line: s3.put_object(Bucket=place["bucket_name"], Key=f"{next(numbers)}.json", Body=line)
+        yield lambda line: s3.put_object(Bucket=destination["bucket_name"], Key=f"{next(numbers)}.json", Body=line)
 
 
-_CALLS: dict[str, Callable[[Place], AbstractContextManager[Call]]] = {
+_CALLS: dict[str, Callable[[Destination], AbstractContextManager[Call]]] = {
     "kinesis": _one_kinesis,
     "sqs": _one_sqs,
     "kafka": _one_kafka,

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.report import Figure
 from bench.rounds import Plan
-from bench.servers import Places
+from bench.servers import Servers
 from bench.source import Source, order
 from docdb_stream import Poller
 from docdb_stream.context import Deadline
@@ -60,9 +60,9 @@ def measure(plan: Plan) -> list[Figure]:
 def _measured(plan: Plan) -> Iterator[tuple[str, list[float]]]:
     for target in ("kafka", "kinesis"):
         plan.say(f"follow: {target}")
-        with Source(0) as source, Places(target) as places, places.new() as place:
+        with Source(0) as source, Servers(target) as servers, servers.new() as destination:
             arrivals: queue.Queue[float] = queue.Queue()
-            settings = source.settings(start_at="now", **place)
+            settings = source.settings(start_at="now", **destination)
             targets = build_targets(settings)
             if target == "kafka":
                 arriving = _confirmations(arrivals)

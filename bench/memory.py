@@ -8,7 +8,7 @@ from typing import Self
 from bench import command
 from bench.report import Figure
 from bench.rounds import Plan
-from bench.servers import Places
+from bench.servers import Servers
 from bench.source import Source, order_16_kb, order_16_mb
 from docdb_stream import Settings
 from docdb_stream.targets.kinesis import KinesisTarget
@@ -46,16 +46,16 @@ def _five_targets(plan: Plan) -> list[Figure]:
     # minutes, and the index would take up 29 a second.
     with (
         Source(events, order_16_kb, oplog_size_mb=4_000) as source,
-        Places(fifo=False, searchable=False) as places,
-        places.new() as place,
+        Servers(fifo=False, searchable=False) as servers,
+        servers.new() as destination,
     ):
-        place |= AS_DEPLOYED
-        place[_STREAM_VARIABLE] = place.pop("kinesis_stream")
-        place["extra_targets"] = "kinesis-5-mib"
+        destination |= AS_DEPLOYED
+        destination[_STREAM_VARIABLE] = destination.pop("kinesis_stream")
+        destination["extra_targets"] = "kinesis-5-mib"
         plan.say("memory: a run that finds nothing to do")
-        idle = command.run({**source.stream(), **place, "start_at": "now"}).expect(0)
+        idle = command.run({**source.stream(), **destination, "start_at": "now"}).expect(0)
         plan.say(f"memory: {events:,} events to five targets")
-        busy = command.run({**source.stream(), **place}).expect(events)
+        busy = command.run({**source.stream(), **destination}).expect(events)
     return [
         Figure(
             f"peak memory: {events:,} documents of 16 KB to five targets",
@@ -74,12 +74,12 @@ def _largest_documents(plan: Plan) -> list[Figure]:
     plan.say(f"memory: inserting {events} documents of 16 MB")
     with (
         Source(events, order_16_mb, oplog_size_mb=4_000) as source,
-        Places("sqs", "s3", fifo=False) as places,
-        places.new() as place,
+        Servers("sqs", "s3", fifo=False) as servers,
+        servers.new() as destination,
     ):
-        place |= AS_DEPLOYED
+        destination |= AS_DEPLOYED
         plan.say(f"memory: {events} events of 16 MB")
-        found = command.run({**source.stream(), **place}).expect(events)
+        found = command.run({**source.stream(), **destination}).expect(events)
     [result] = found.results
     if result["rejections"] != events:
         raise RuntimeError(f"the queue cannot have taken documents of 16 MB: {result}")

@@ -57,8 +57,8 @@ def draw(kept: Mapping[str, Any]) -> Path | None:
 def _bars(axes: Any, alone: Mapping[str, Figure]) -> None:
     for number, (series, label, color) in enumerate(_SERIES):
         rates = [figure.details[series] for figure in alone.values()]
-        places = [place + (number - 1) * _WIDTH for place in range(len(rates))]
-        bars = axes.bar(places, rates, _WIDTH * 0.94, label=label, color=color)
+        bars_at = [at + (number - 1) * _WIDTH for at in range(len(rates))]
+        bars = axes.bar(bars_at, rates, _WIDTH * 0.94, label=label, color=color)
         axes.bar_label(bars, [_short(rate) for rate in rates], padding=2, fontsize=8)
 
 

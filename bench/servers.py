@@ -1,4 +1,4 @@
-"""Where the five targets deliver to: a new, empty place for each measurement, on servers of their own.
+"""Where the five targets deliver to: a new, empty destination for each measurement, on servers of their own.
 
 New ones because the local servers get slower the more a stream, queue or topic holds. Each AWS service has a server to
 itself, as at AWS; else the slowest of them would pace the others.
@@ -22,7 +22,7 @@ _PARTITIONS = 4
 _numbers = itertools.count(1)
 
 
-class Places:
+class Servers:
     """The servers of some targets, running within the block; this process's boto3 finds them.
 
     Args:
@@ -60,15 +60,15 @@ class Places:
 
     @contextlib.contextmanager
     def new(self, *targets: str) -> Iterator[dict[str, Any]]:
-        """Empty places for these targets, all by default, gone again after the block.
+        """Empty destinations for these targets, all by default, gone again after the block.
 
         Yields:
             The settings that switch the targets on.
         """
-        with contextlib.ExitStack() as places:
+        with contextlib.ExitStack() as stack:
             settings: dict[str, Any] = {}
             for target in targets or self._targets:
-                settings |= places.enter_context(getattr(self, f"_new_{target}")(f"bench-{next(_numbers)}"))
+                settings |= stack.enter_context(getattr(self, f"_new_{target}")(f"bench-{next(_numbers)}"))
             yield settings
 
     @contextlib.contextmanager

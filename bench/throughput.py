@@ -20,7 +20,7 @@ from bench.clients import PAYLOADS, best_rate, one_call_rate
 from bench.command import Discard
 from bench.report import Figure
 from bench.rounds import Meter, Plan, interleaved
-from bench.servers import TARGETS, Places
+from bench.servers import TARGETS, Servers
 from bench.source import Source
 
 DRAINED_EVENTS = 100_000
@@ -72,21 +72,21 @@ TIMES_ONE_CALL = {"kinesis": 30, "sqs": 8, "kafka": 12, "s3": 80, "opensearch": 
 def alone(plan: Plan, target: str) -> list[Figure]:
     """One target's figures."""
     events = plan.pick(ALONE_EVENTS[target], ALONE_EVENTS[target] // 10)
-    with Source(events) as source, Places(target) as places:
+    with Source(events) as source, Servers(target) as servers:
         payloads = PAYLOADS[target](source.change_events())
         meter = Meter(events)
 
         def ours() -> float:
-            with places.new(target) as place:
-                return source.deliver(**place)[0]
+            with servers.new(target) as destination:
+                return source.deliver(**destination)[0]
 
         def bare_client() -> float:
-            with places.new(target) as place:
-                return best_rate(target, place, payloads)
+            with servers.new(target) as destination:
+                return best_rate(target, destination, payloads)
 
         def one_call_each() -> float:
-            with places.new(target) as place:
-                return one_call_rate(target, place, payloads[: plan.pick(ONE_CALLS, 50)])
+            with servers.new(target) as destination:
+                return one_call_rate(target, destination, payloads[: plan.pick(ONE_CALLS, 50)])
 
         contenders = {
             "raw drain": source.drain_rate,
@@ -126,11 +126,11 @@ ALL = "all five"
 def together(plan: Plan) -> list[Figure]:
     """In every round each target alone, then all of them; each service has a server to itself."""
     events = plan.pick(TOGETHER_EVENTS, 800)
-    with Source(events) as source, Places() as places:
+    with Source(events) as source, Servers() as servers:
 
         def deliver(*targets: str) -> float:
-            with places.new(*targets) as place:
-                return source.deliver(**place)[0]
+            with servers.new(*targets) as destination:
+                return source.deliver(**destination)[0]
 
         contenders = {**{target: partial(deliver, target) for target in TARGETS}, ALL: deliver}
         found = interleaved(contenders, plan, "together")
@@ -156,16 +156,16 @@ CONFLUENT_EVENTS = 200_000
 def confluent(plan: Plan) -> list[Figure]:
     """How many times as fast, and how near to the best that confluent-kafka could do."""
     events = plan.pick(CONFLUENT_EVENTS, 6_000)
-    with Source(events) as source, Places("kafka") as places:
+    with Source(events) as source, Servers("kafka") as servers:
         payloads = PAYLOADS["kafka"](source.change_events())
 
         def by(client: str) -> float:
-            with places.new() as place:
-                return source.deliver(kafka_client=client, **place)[0]
+            with servers.new() as destination:
+                return source.deliver(kafka_client=client, **destination)[0]
 
         def bare_client() -> float:
-            with places.new() as place:
-                return best_rate("confluent", place, payloads)
+            with servers.new() as destination:
+                return best_rate("confluent", destination, payloads)
 
         contenders = {
             "raw drain": source.drain_rate,

@@ -13,7 +13,7 @@ from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, xml_text
 from docdb_stream.targets._aws.target import BatchTarget
 
@@ -88,14 +88,14 @@ class EventBridgeTarget(BatchTarget):
         self._event_bytes = event_bytes
         self._is_bus_seen = True
         short_name = bus.rpartition("/")[2]
-        place = Place(
+        destination = Destination(
             target=self.name,
             what=f"EventBridge bus {short_name}",
             variable=EventBridgeSettings.switch.upper(),
             create=f"aws events create-event-bus --name {short_name}",
             capacity="raise the quota of PutEvents (Service Quotas, Amazon EventBridge)",
         )
-        super().__init__(place, payload_format, lanes, arn_region(bus))
+        super().__init__(destination, payload_format, lanes, arn_region(bus))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -119,7 +119,7 @@ class EventBridgeTarget(BatchTarget):
         Raises:
             TargetError: It does not exist, or may not be described.
         """
-        with self._place.errors("events:DescribeEventBus"):
+        with self._destination.errors("events:DescribeEventBus"):
             self._describe()
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
@@ -135,7 +135,7 @@ class EventBridgeTarget(BatchTarget):
         """
         rejections = super().flush()
         if not self._is_bus_seen:
-            self._place.retry("events:DescribeEventBus", self._describe)
+            self._destination.retry("events:DescribeEventBus", self._describe)
             self._is_bus_seen = True
         return rejections
 

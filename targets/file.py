@@ -119,11 +119,11 @@ class FileTarget:
         Raises:
             TargetError: It cannot.
         """
-        place = self._path if self._path.exists() else self._path.parent
-        if not place.exists():
-            raise self._error(FileNotFoundError(2, f"no folder {place}"))
-        if self._path.is_dir() or not os.access(place, os.W_OK):
-            raise self._error(PermissionError(13, f"cannot write {place}"))
+        there = self._path if self._path.exists() else self._path.parent
+        if not there.exists():
+            raise self._error(FileNotFoundError(2, f"no folder {there}"))
+        if self._path.is_dir() or not os.access(there, os.W_OK):
+            raise self._error(PermissionError(13, f"cannot write {there}"))
 
     def _open(self) -> int:
         self._is_regular = not self._path.exists() or self._path.is_file()

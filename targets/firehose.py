@@ -12,7 +12,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
-from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals
 from docdb_stream.targets._aws.target import BatchTarget
 
@@ -62,7 +62,7 @@ class FirehoseTarget(BatchTarget):
 
     def __init__(self, stream: str, *, payload_format: str = "extended", lanes: int = 4) -> None:
         self._stream = stream.rpartition("/")[2]  # requests take names only
-        place = Place(
+        destination = Destination(
             target=self.name,
             what=f"Firehose stream {self._stream}",
             variable=FirehoseSettings.switch.upper(),
@@ -70,7 +70,7 @@ class FirehoseTarget(BatchTarget):
             "--extended-s3-destination-configuration ...",
             capacity="raise the stream's quota (Service Quotas, Amazon Data Firehose)",
         )
-        super().__init__(place, payload_format, lanes, arn_region(stream))
+        super().__init__(destination, payload_format, lanes, arn_region(stream))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -90,14 +90,14 @@ class FirehoseTarget(BatchTarget):
         Raises:
             TargetError: It does not exist, is not active, reads from a source of its own, or may not be described.
         """
-        with self._place.errors("firehose:DescribeDeliveryStream"):
+        with self._destination.errors("firehose:DescribeDeliveryStream"):
             found = self._client.describe_delivery_stream(DeliveryStreamName=self._stream)["DeliveryStreamDescription"]
         if found["DeliveryStreamStatus"] != "ACTIVE":
-            raise self._place.error("ResourceNotFoundException", "firehose:DescribeDeliveryStream")
+            raise self._destination.error("ResourceNotFoundException", "firehose:DescribeDeliveryStream")
         if found["DeliveryStreamType"] != "DirectPut":
             raise TargetError(
                 self.name,
-                f"{self._place.what} takes records from its own source only: {found['DeliveryStreamType']}",
+                f"{self._destination.what} takes records from its own source only: {found['DeliveryStreamType']}",
                 hint="set FIREHOSE_STREAM to a stream whose source is Direct PUT, or write to that source instead",
             )
 

@@ -207,7 +207,7 @@ class KafkaTarget:
         self._format = format_named(payload_format)
         self.formats = (self._format, FACTS)
         self._scope = scope or Namespace("deployment")
-        self._places: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
+        self._topics: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -306,7 +306,7 @@ class KafkaTarget:
 
     def _record(self, event: ChangeEvent, payload: bytes) -> Record:
         namespace = event.namespace
-        topic, path = self._places.get(namespace) or self._place(namespace)
+        topic, path = self._topics.get(namespace) or self._topic(namespace)
         key = event.key
         headers = {  # of bytes alone, so that the garbage collector has nothing to look into
             "event_id": event.event_id.encode(),
@@ -316,10 +316,10 @@ class KafkaTarget:
         }
         return Record(event, topic, path if key is None else key.encode(), payload, headers)
 
-    def _place(self, namespace: Namespace) -> tuple[str, bytes]:
+    def _topic(self, namespace: Namespace) -> tuple[str, bytes]:
         known = namespace if namespace.db else self._scope
-        place = self._places[namespace] = topic_name(self._topic_prefix, known), str(known).encode()
-        return place
+        topic = self._topics[namespace] = topic_name(self._topic_prefix, known), str(known).encode()
+        return topic
 
 
 def _producer_class(client: Client) -> Callable[..., Producer]:

@@ -16,7 +16,7 @@ from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
 from docdb_stream.targets._aws.body import write_directly
-from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, within
 from docdb_stream.targets._aws.target import BatchTarget
 
@@ -84,14 +84,14 @@ class KinesisTarget(BatchTarget):
         self._stream = {"StreamARN": stream} if stream.startswith("arn:") else {"StreamName": stream}
         self._fixed_limits = Limits(REQUEST_RECORDS, record_bytes, request_bytes)
         short_name = stream.rpartition("/")[2]
-        place = Place(
+        destination = Destination(
             target=self.name,
             what=f"Kinesis stream {short_name}",
             variable=KinesisSettings.switch.upper(),
             create=f"aws kinesis create-stream --stream-name {short_name}",
             capacity="give the stream more shards or on-demand mode",
         )
-        super().__init__(place, payload_format, lanes, arn_region(stream))
+        super().__init__(destination, payload_format, lanes, arn_region(stream))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -115,10 +115,10 @@ class KinesisTarget(BatchTarget):
         Raises:
             TargetError: It does not exist, is being deleted, or may not be described.
         """
-        with self._place.errors("kinesis:DescribeStreamSummary"):
+        with self._destination.errors("kinesis:DescribeStreamSummary"):
             summary = self._client.describe_stream_summary(**self._stream)["StreamDescriptionSummary"]
         if summary["StreamStatus"] not in ("ACTIVE", "UPDATING"):
-            raise self._place.error("ResourceNotFoundException", "kinesis:DescribeStreamSummary")
+            raise self._destination.error("ResourceNotFoundException", "kinesis:DescribeStreamSummary")
 
     @cached_property
     def _client(self) -> Any:

@@ -36,7 +36,7 @@ from docdb_stream.permissions import Permission, to_write_objects
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws.client import Place, client
+from docdb_stream.targets._aws.client import Destination, client
 from docdb_stream.targets._names import distinct_name
 from docdb_stream.targets._payload import render_all
 
@@ -122,7 +122,7 @@ class S3Target:
         self.formats = (self._format, FACTS)
         self._object_bytes = object_bytes
         self._lanes = lanes
-        self._place = Place(
+        self._destination = Destination(
             target=self.name,
             what=f"S3 bucket {bucket}",
             variable=S3Settings.switch.upper(),
@@ -155,7 +155,7 @@ class S3Target:
         Raises:
             TargetError: It does not exist, is in another region, or may not be looked at.
         """
-        with self._place.errors("s3:ListBucket"):
+        with self._destination.errors("s3:ListBucket"):
             self._client.head_bucket(Bucket=self._bucket)
 
     @property
@@ -188,7 +188,7 @@ class S3Target:
         """
         if not self._objects:
             return ()
-        with self._place.errors(_ACTION):
+        with self._destination.errors(_ACTION):
             self._client  # noqa: B018 - made here, before there are several threads
         waiting = deque(self._objects.values())
         results: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -231,7 +231,7 @@ class S3Target:
             body.seek(0)
             self._client.put_object(Bucket=self._bucket, Key=pending.key, Body=body, ContentType="application/gzip")
 
-        self._place.retry(_ACTION, put)
+        self._destination.retry(_ACTION, put)
 
     def _forget(self) -> None:
         for pending in self._objects.values():

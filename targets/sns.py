@@ -13,7 +13,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
-from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal
 from docdb_stream.targets._aws.target import BatchTarget
@@ -71,14 +71,14 @@ class SnsTarget(BatchTarget):
         self._is_fifo = topic_arn.endswith(".fifo")
         topic = topic_arn.rpartition(":")[2]
         fifo = " --attributes FifoTopic=true" if self._is_fifo else ""
-        place = Place(
+        destination = Destination(
             target=self.name,
             what=f"SNS topic {topic}",
             variable=SnsSettings.switch.upper(),
             create=f"aws sns create-topic --name {topic}{fifo}",
             capacity="set the FIFO topic's FifoThroughputScope to MessageGroup, or raise the quota",
         )
-        super().__init__(place, payload_format, lanes, arn_region(topic_arn))
+        super().__init__(destination, payload_format, lanes, arn_region(topic_arn))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -97,7 +97,7 @@ class SnsTarget(BatchTarget):
         Raises:
             TargetError: It does not exist, or may not be looked at.
         """
-        with self._place.errors("sns:GetTopicAttributes"):
+        with self._destination.errors("sns:GetTopicAttributes"):
             self._attributes()
 
     def _limits(self) -> Limits:
@@ -105,7 +105,7 @@ class SnsTarget(BatchTarget):
 
     @cached_property
     def _message_bytes(self) -> int:
-        attributes = self._place.retry("sns:GetTopicAttributes", self._attributes)
+        attributes = self._destination.retry("sns:GetTopicAttributes", self._attributes)
         return int(attributes.get("MaximumMessageSize", MESSAGE_BYTES))
 
     def _attributes(self) -> dict[str, str]:

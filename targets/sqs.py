@@ -14,7 +14,7 @@ from docdb_stream.permissions import Permission, queue_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import Address, OwnFormat
 from docdb_stream.targets._aws.body import write_directly
-from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal
 from docdb_stream.targets._aws.target import BatchTarget
@@ -82,7 +82,7 @@ class SqsTarget(BatchTarget):
         self._message_group = message_group
         queue = queue_url.rpartition("/")[2]
         fifo = " --attributes FifoQueue=true" if self._is_fifo else ""
-        place = Place(
+        destination = Destination(
             target=self.name,
             what=f"SQS queue {queue}",
             variable=SqsSettings.switch.upper(),
@@ -90,7 +90,7 @@ class SqsTarget(BatchTarget):
             capacity="switch on high throughput for the FIFO queue, or raise the quota",
         )
         named = _QUEUE_HOST.match(queue_url)
-        super().__init__(place, payload_format, lanes, named and named[1])
+        super().__init__(destination, payload_format, lanes, named and named[1])
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -114,7 +114,7 @@ class SqsTarget(BatchTarget):
         Raises:
             TargetError: It does not exist, or may not be looked at.
         """
-        with self._place.errors("sqs:GetQueueAttributes"):
+        with self._destination.errors("sqs:GetQueueAttributes"):
             self._attributes()
 
     @cached_property
@@ -128,7 +128,7 @@ class SqsTarget(BatchTarget):
 
     @cached_property
     def _message_bytes(self) -> int:
-        return int(self._place.retry("sqs:GetQueueAttributes", self._attributes)["MaximumMessageSize"])
+        return int(self._destination.retry("sqs:GetQueueAttributes", self._attributes)["MaximumMessageSize"])
 
     def _attributes(self) -> dict[str, str]:
         answer = self._client.get_queue_attributes(QueueUrl=self._queue_url, AttributeNames=["MaximumMessageSize"])

@@ -1,6 +1,6 @@
 """Requests of targets to AWS, and what an operator is told when a service refuses.
 
-Knows no service: what a target writes to, it says with a ``Place``.
+Knows no service: what a target writes to, it says with a ``Destination``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def client(service: str, connections: int, region: str | None = None) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """What a target writes to, in the words its errors need.
 
     Attributes:
@@ -129,7 +129,7 @@ class Place:
                     raise self.error(error, action) from error
 
 
-def is_the_place_at_fault(code: str) -> bool:
+def is_the_destination_at_fault(code: str) -> bool:
     """Whether this error code of one record tells of the resource, its key or the role, and not of the record."""
     code = error_code(code)
     return code in _DENIED_CODES or code in _MISSING_CODES or _is_of_kms(code)

@@ -21,7 +21,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.retry import Backoff
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws.client import Place, is_the_place_at_fault
+from docdb_stream.targets._aws.client import Destination, is_the_destination_at_fault
 
 _WAITING_REQUESTS = 2
 """Requests for each lane that may be left to do while the next records are made ready: one under way, one to follow."""
@@ -116,7 +116,7 @@ class BatchSender:
     delivered at one record per round trip.
 
     Args:
-        place: Where the records go.
+        destination: Where the records go.
         action: The IAM action of a request.
         request: Sends the entries of one request and returns the refusals; called from several threads. Raises what
             botocore raises.
@@ -124,9 +124,13 @@ class BatchSender:
     """
 
     def __init__(
-        self, place: Place, action: str, request: Callable[[list[dict[str, Any]]], list[Refusal]], lanes: int
+        self,
+        destination: Destination,
+        action: str,
+        request: Callable[[list[dict[str, Any]]], list[Refusal]],
+        lanes: int,
     ) -> None:
-        self.place = place
+        self.destination = destination
         self.action = action
         self.request = request
         self.lanes = lanes
@@ -211,7 +215,9 @@ class _Sending:
             later = self._later
             for record in records:
                 if record.size_bytes > limit_bytes:
-                    self._reject(record, f"{record.size_bytes} bytes, {self.sender.place.what} takes {limit_bytes}")
+                    self._reject(
+                        record, f"{record.size_bytes} bytes, {self.sender.destination.what} takes {limit_bytes}"
+                    )
                     continue
                 if record.key not in later:
                     later[record.key] = None
@@ -233,7 +239,7 @@ class _Sending:
         """Have as many lanes as there are requests to send side by side."""
         with self._has_work:
             while self._error is None and self._lanes < self._lanes_worthwhile():
-                in_background(self.lane, self.sender.place.target)
+                in_background(self.lane, self.sender.destination.target)
                 self._lanes += 1
 
     def wait_for_room(self) -> None:
@@ -267,7 +273,7 @@ class _Sending:
         """Make no further requests."""
         with self._has_work:
             if self._unsettled:
-                self._fail(TargetError(self.sender.place.target, "closed while it was sending"))
+                self._fail(TargetError(self.sender.destination.target, "closed while it was sending"))
 
     def lane(self) -> None:
         """Send requests until nothing is left or a lane has failed; the caller has counted it."""
@@ -289,14 +295,14 @@ class _Sending:
                 backoff.progress()  # it may have waited long for something to do
             check_lease()
             if limit.remaining_s <= 0:
-                raise self.sender.place.out_of_time()
+                raise self.sender.destination.out_of_time()
             retried = len(refused)
             cause: Exception | str = ""
             try:
                 refusals = self.sender.request([record.entry for record in request])
             except request_errors() as error:
                 if not is_retriable(error):
-                    raise self.sender.place.error(error, self.sender.action) from error
+                    raise self.sender.destination.error(error, self.sender.action) from error
                 refused, cause = request, error
             else:
                 refused, cause = self._settle(request, refusals)
@@ -304,7 +310,7 @@ class _Sending:
                 if sum(refusal.number < retried for refusal in refusals) < retried:
                     backoff.progress()
             if refused and not backoff.wait():
-                raise self.sender.place.error(cause, self.sender.action)
+                raise self.sender.destination.error(cause, self.sender.action)
 
     def _lanes_worthwhile(self) -> int:
         by_count = -(-self._unsettled // self._limits.count)
@@ -345,7 +351,7 @@ class _Sending:
                         again.append(record)
                         code = refusal.code
                         continue
-                    self._reject(record, f"{self.sender.place.what}: {error_code(refusal.code)}")
+                    self._reject(record, f"{self.sender.destination.what}: {error_code(refusal.code)}")
                 later = self._later.pop(record.key)
                 if later is not None:
                     more.append(later.popleft())
@@ -359,15 +365,15 @@ class _Sending:
         return again, code
 
     def _is_worth_retrying(self, refusal: Refusal) -> bool:
-        """False: the record is at fault. Raises TargetError when the place is, whatever the record."""
+        """False: the record is at fault. Raises TargetError when the destination is, whatever the record."""
         if is_retriable(refusal.code):
             return True
-        if is_the_place_at_fault(refusal.code):
-            raise self.sender.place.error(refusal.code, self.sender.action)
+        if is_the_destination_at_fault(refusal.code):
+            raise self.sender.destination.error(refusal.code, self.sender.action)
         return not refusal.permanent
 
     def _reject(self, record: Record, reason: str) -> None:
-        self._rejections.append(Rejection(record.event, self.sender.place.target, reason))
+        self._rejections.append(Rejection(record.event, self.sender.destination.target, reason))
 
     def _fail(self, error: BaseException) -> None:
         self._error = self._error or error

@@ -13,7 +13,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws.client import Place, client
+from docdb_stream.targets._aws.client import Destination, client
 from docdb_stream.targets._aws.sender import BatchSender, Limits, Record, Refusal
 from docdb_stream.targets._payload import render_all
 
@@ -27,24 +27,24 @@ class BatchTarget(ABC):
         action: The IAM action of a request.
 
     Args:
-        place: Where the records go.
+        destination: Where the records go.
         payload_format: The name of the format in which an event is written.
         lanes: Requests side by side.
-        region: Where the place is, when its name tells; else the environment does.
+        region: Where the destination is, when its name tells; else the environment does.
     """
 
     name: ClassVar[str]
     service: ClassVar[str]
     action: ClassVar[str]
 
-    def __init__(self, place: Place, payload_format: str, lanes: int, region: str | None = None) -> None:
+    def __init__(self, destination: Destination, payload_format: str, lanes: int, region: str | None = None) -> None:
         aws.load()
-        self._place = place
+        self._destination = destination
         self._format = format_named(payload_format)
         self.formats = (self._format, FACTS)
         self._lanes = lanes
         self._region = region
-        self._sender = BatchSender(place, self.action, self._send, lanes)
+        self._sender = BatchSender(destination, self.action, self._send, lanes)
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Send the events. Those that fill one request at most are durable or rejected on return; more are sent by
@@ -56,7 +56,7 @@ class BatchTarget(ABC):
         rendered, rejections = render_all(events, self._format, self.name)
         if not rendered:
             return rejections
-        with self._place.errors(self.action):
+        with self._destination.errors(self.action):
             self._client  # noqa: B018 - made here, before there are several threads
         limits = self._limits()
         records: list[Record] = []

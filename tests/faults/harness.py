@@ -53,7 +53,7 @@ class Harness:
         self._say = say
         self._began_s = time.monotonic()
         self._mongo, self._client, self._nursery = scene.mongo, scene.client, scene.nursery
-        self._http, self._tcp, self._places = scene.http, scene.tcp, scene.places
+        self._http, self._tcp, self._destinations = scene.http, scene.tcp, scene.destinations
         self._writer, self._recorder = scene.writer, scene.recorder
         self._healed = threading.Event()
         self.outcome = Outcome(seed)
@@ -282,7 +282,7 @@ class Harness:
         database = self._client[DB]
         judge(
             self.outcome,
-            places=self._places,
+            destinations=self._destinations,
             events=self._recorder.events(),
             acknowledged=self._writer.acknowledged,
             documents={name: {each["_id"]: each for each in database[name].find()} for name in COLLECTIONS},

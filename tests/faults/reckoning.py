@@ -11,7 +11,7 @@ from unittest import mock
 from faults.histories import Defects, defects_of
 from faults.truth import as_text, version_of
 
-from docdb_stream.local.demo import places as demo_places
+from docdb_stream.local.demo import destinations as demo_destinations
 from docdb_stream.local.demo.verify import Delivery, Json, Verdict, verify_events
 
 
@@ -51,7 +51,7 @@ class Outcome:
 def judge(
     outcome: Outcome,
     *,
-    places: Sequence[demo_places.Place],
+    destinations: Sequence[demo_destinations.Destination],
     events: Sequence[Json],
     acknowledged: set[int],
     documents: Mapping[str, Mapping[Any, Any]],
@@ -61,7 +61,7 @@ def judge(
 
     Args:
         outcome: To be completed.
-        places: The targets' ends of the line.
+        destinations: The targets' ends of the line.
         events: What the recorder saw.
         acknowledged: The versions whose writes were acknowledged: the recorder has to have seen them all.
         documents: Collection -> ``_id`` -> document, in the end.
@@ -72,14 +72,14 @@ def judge(
     if unrecorded:
         outcome.problems.append(f"{len(unrecorded)} acknowledged writes are not in the change stream")
     rejected = _rejected(outcome, events, dead_letters)
-    for place in places:
-        expected = [event for event in events if place.name != "kinesis" or event["_id"]["_data"] not in rejected]
-        verdict, deliveries = _read_back(place, expected, documents)
+    for destination in destinations:
+        expected = [event for event in events if destination.name != "kinesis" or event["_id"]["_data"] not in rejected]
+        verdict, deliveries = _read_back(destination, expected, documents)
         outcome.verdicts.append(verdict)
         if deliveries is not None:
-            _judge_order(outcome, place.name, expected, deliveries)
+            _judge_order(outcome, destination.name, expected, deliveries)
         if not replace(verdict, order_violations=0).ok:  # order has been judged, key by key
-            outcome.problems.append(f"{place.name}: {verdict}")
+            outcome.problems.append(f"{destination.name}: {verdict}")
 
 
 def _rejected(outcome: Outcome, events: Sequence[Json], letters: Sequence[Json]) -> set[str]:
@@ -112,7 +112,7 @@ def _event_id(delivery: Delivery) -> str:
 
 
 def _read_back(
-    place: demo_places.Place, events: Sequence[Json], documents: Mapping[str, Mapping[Any, Any]]
+    destination: demo_destinations.Destination, events: Sequence[Json], documents: Mapping[str, Mapping[Any, Any]]
 ) -> tuple[Verdict, Sequence[Delivery] | None]:
     """The demo's verdict, and the deliveries it is based on."""
     kept: list[Sequence[Delivery]] = []
@@ -121,8 +121,8 @@ def _read_back(
         kept.append(deliveries)
         return verify_events(target, source, deliveries, **options)
 
-    with mock.patch.object(demo_places, "verify_events", keep):
-        verdict = place.verdict(events, documents)
+    with mock.patch.object(demo_destinations, "verify_events", keep):
+        verdict = destination.verdict(events, documents)
     return verdict, kept[0] if kept else None
 
 

@@ -13,7 +13,7 @@ from faults.proxy import HttpFaults, TcpFaults
 from faults.truth import PatientRecorder, Writer
 
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
-from docdb_stream.local.demo import places
+from docdb_stream.local.demo import destinations
 
 DB = "shop"
 STATE_DB = "state"
@@ -67,7 +67,7 @@ class Scene:
         client: A client of it.
         http: The ways to AWS and to OpenSearch.
         tcp: The way to Kafka.
-        places: The targets' ends of the line.
+        destinations: The targets' ends of the line.
         nursery: Starts pollers.
         recorder: Records already.
         writer: Not started.
@@ -107,12 +107,12 @@ class Scene:
         )
         self.http = (to_aws, to_opensearch)
         self.client = enter(self.mongo.client(socketTimeoutMS=3000))
-        self.places: list[places.Place] = [
-            places.KinesisPlace(aws),
-            places.SqsPlace(aws),
-            places.KafkaPlace(kafka, once=self._real_kafka),
-            places.S3Place(aws),
-            places.OpenSearchPlace(opensearch),
+        self.destinations: list[destinations.Destination] = [
+            destinations.KinesisDestination(aws),
+            destinations.SqsDestination(aws),
+            destinations.KafkaDestination(kafka, once=self._real_kafka),
+            destinations.S3Destination(aws),
+            destinations.OpenSearchDestination(opensearch),
         ]
         settings = self._settings() | {"elasticsearch_uri": to_opensearch.url}
         config = self._folder / "config.ini"
@@ -134,6 +134,6 @@ class Scene:
             "max_loop": 0,
             "kinesis_record_bytes": 16_384,  # the large documents are beyond it: they go to the dead letters
         }
-        for place in self.places:
-            settings |= place.create()
+        for destination in self.destinations:
+            settings |= destination.create()
         return settings

@@ -14,7 +14,7 @@ from docdb_stream.context import RunContext, running
 from docdb_stream.errors import CheckpointConflictError
 from docdb_stream.lease import LeaseKeeper
 from docdb_stream.local import AwsServer, KafkaBroker
-from docdb_stream.local.demo.places import KafkaPlace
+from docdb_stream.local.demo.destinations import KafkaDestination
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.targets.kafka import KafkaTarget
 from docdb_stream.targets.kinesis import KinesisTarget
@@ -59,11 +59,11 @@ def test_kafka_sends_nothing_of_what_it_holds_when_the_lease_is_lost() -> None:
             with pytest.raises(CheckpointConflictError):
                 target.flush()
         target.close()
-        assert not list(KafkaPlace(broker)._read())
+        assert not list(KafkaDestination(broker)._read())
         target.write(ChangeLog().inserts(10))  # as the next run of a warm process, with a lease of its own
         target.flush()
         target.close()
-        assert len(list(KafkaPlace(broker)._read())) == 10
+        assert len(list(KafkaDestination(broker)._read())) == 10
 
 
 def test_a_lease_that_was_long_in_coming_is_not_held_for_longer_than_it_lasts() -> None:

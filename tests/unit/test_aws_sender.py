@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from docdb_stream import context
 from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.errors import CheckpointConflictError, TargetError
-from docdb_stream.targets._aws.client import Place, is_retriable
+from docdb_stream.targets._aws.client import Destination, is_retriable
 from docdb_stream.targets._aws.sender import BatchSender, Limits, Record, Refusal, within
 from docdb_stream.testing.events import ChangeLog
 
-PLACE = Place("fake", "Fake queue q", "FAKE", "aws fake create", "give it more")
+DESTINATION = Destination("fake", "Fake queue q", "FAKE", "aws fake create", "give it more")
 LIMITS = Limits(count=10, record_bytes=100, request_bytes=500)
 EVENT = ChangeLog().insert({"_id": 1})
 
@@ -62,7 +62,7 @@ class Service:
 def send(
     service: Service, records: Sequence[Record], *, lanes: int = 1, limits: Limits = LIMITS, at_once: int = 1000
 ) -> list[Any]:
-    sender = BatchSender(PLACE, "fake:Put", service, lanes)
+    sender = BatchSender(DESTINATION, "fake:Put", service, lanes)
     starts = range(0, len(records), at_once)
     try:
         rejections = [one for start in starts for one in sender.send(records[start : start + at_once], limits)]
@@ -261,7 +261,7 @@ def test_a_lost_lease_ends_every_lane() -> None:
 def test_lanes_send_side_by_side() -> None:
     # Each of the four requests waits for the other three: with fewer lanes this would time out.
     together = threading.Barrier(4, timeout=30)
-    sender = BatchSender(PLACE, "fake:Put", lambda entries: (together.wait(), [])[1], 4)
+    sender = BatchSender(DESTINATION, "fake:Put", lambda entries: (together.wait(), [])[1], 4)
     for _ in range(2):  # it starts its threads again
         sender.send([record(number) for number in range(40)], LIMITS)
         assert sender.flush() == []

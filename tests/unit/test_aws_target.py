@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.targets._aws.client import Place
+from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal
 from docdb_stream.targets._aws.target import BatchTarget
 from docdb_stream.testing.events import ChangeLog
@@ -28,7 +28,7 @@ class Target(BatchTarget):
     action = "fake:Put"
 
     def __init__(self, on_request: Callable[[list[Any]], list[Refusal]] = lambda entries: [], lanes: int = 1) -> None:
-        super().__init__(Place("fake", "Fake", "FAKE", "create", "more"), "extended", lanes)
+        super().__init__(Destination("fake", "Fake", "FAKE", "create", "more"), "extended", lanes)
         self.on_request = on_request
         self.sent: list[str] = []
         self.threads: set[int] = set()

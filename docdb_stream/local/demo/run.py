@@ -19,7 +19,7 @@ from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.errors import DocdbStreamError, LeaseHeldError
 from docdb_stream.local import LocalServers
 from docdb_stream.local.demo.background import background
-from docdb_stream.local.demo.places import KinesisPlace, Place, all_places
+from docdb_stream.local.demo.destinations import Destination, KinesisDestination, all_destinations
 from docdb_stream.local.demo.poller import PollerProcess
 from docdb_stream.local.demo.recorder import Recorder
 from docdb_stream.local.demo.screen import Screen
@@ -111,7 +111,7 @@ class Demo:
         self._servers = stack.enter_context(LocalServers())
         screen.step("Real servers on free ports: a MongoDB replica set, Kafka, OpenSearch, AWS (Kinesis, SQS, S3)")
         self._client = stack.enter_context(self._servers.mongo.client())
-        self._places: list[Place] = all_places(self._servers)
+        self._destinations: list[Destination] = all_destinations(self._servers)
         settings = self._settings()
         stream = Settings.model_validate(settings)
         self._stream = stream.stream_name
@@ -133,8 +133,8 @@ class Demo:
             "state_sync_count": 5,
             "max_loop": 0,
         }
-        for place in self._places:
-            settings |= place.create()
+        for destination in self._destinations:
+            settings |= destination.create()
         return settings
 
     def run(self) -> bool:
@@ -162,7 +162,7 @@ class Demo:
     # The poller's life
 
     def _kill_and_resume(self, written: Future[None]) -> None:
-        kinesis = next(place for place in self._places if isinstance(place, KinesisPlace))
+        kinesis = next(destination for destination in self._destinations if isinstance(destination, KinesisDestination))
         dead = self._until(lambda: self._killed_amid_delivery(kinesis), "the poller is amid a delivery", written)
         beyond = kinesis.count() - dead.events
         self._screen.blow(
@@ -187,7 +187,7 @@ class Demo:
             f"{LEASE_S:.0f} s. Attempts refused with exit 6: {refusals}.",
         )
 
-    def _killed_amid_delivery(self, kinesis: KinesisPlace) -> Checkpoint | None:
+    def _killed_amid_delivery(self, kinesis: KinesisDestination) -> Checkpoint | None:
         """Freeze the poller, look, and kill it if it has a checkpoint and has delivered events beyond that."""
         self._poller.freeze()
         checkpoint = self._checkpoint()
@@ -239,8 +239,8 @@ class Demo:
             + f"; {sum(map(len, documents.values())):,} documents in the end.",
         )
         readings = {
-            place.name: background(lambda place=place: place.verdict(events, documents))  # type: ignore[misc]
-            for place in self._places
+            destination.name: background(lambda destination=destination: destination.verdict(events, documents))  # type: ignore[misc]
+            for destination in self._destinations
         }
         with self._screen.progress({"targets read back": len(readings)}):
             wait_until(lambda: self._read_back(readings), "the targets are read back", timeout_s=STEP_TIMEOUT_S)

@@ -18,10 +18,10 @@ _EXAMPLES = 3
 
 
 class Delivery(NamedTuple):
-    """One event as a target's place has it; a place gives them in its own order.
+    """One event as a target's destination has it; a destination gives them in its own order.
 
     Attributes:
-        lane: What the place keeps order within: a shard, a partition, a message group; "" where it is all one.
+        lane: What the destination keeps order within: a shard, a partition, a message group; "" where it is all one.
         payload: The bytes found.
     """
 
@@ -31,13 +31,13 @@ class Delivery(NamedTuple):
 
 @dataclass
 class Verdict:
-    """How a target's place compares to the source. Counts of events, or of documents where those are what it keeps.
+    """How what a target has delivered compares to the source, in events, or in documents where it keeps those.
 
     Attributes:
         target: The target's name.
         expected: How many the source has.
-        delivered: How many the place has, duplicates included.
-        missing: In the source, not in the place.
+        delivered: How many the destination has, duplicates included.
+        missing: In the source, not in the destination.
         duplicates: Found again, beyond the first time.
         order_violations: Places in a document's history where an event was skipped over, or where the newest is not
             the last, or whose events are in several lanes.
@@ -182,7 +182,7 @@ def _verify_order(verdict: Verdict, originals: Mapping[str, Json], found: Iterab
         key = _key(originals[event_id])
         lanes[key].add(lane)
         histories[key].append(event_id)
-    source_order = {event_id: place for place, event_id in enumerate(originals)}
+    source_order = {event_id: destination for destination, event_id in enumerate(originals)}
     for key, history in histories.items():
         numbers = {event_id: n for n, event_id in enumerate(sorted(set(history), key=source_order.__getitem__), 1)}
         walk = [0, *(numbers[event_id] for event_id in history)]

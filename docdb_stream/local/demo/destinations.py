@@ -1,7 +1,6 @@
-"""The places that the demo's events go to: made empty, and read back with the services' own clients.
+"""The destinations that the demo's events go to: made empty, and read back with the services' own clients.
 
-Each place tells which settings switch its target on, and reads back everything it holds. Nothing here uses the targets'
-code.
+Each tells which settings switch its target on, and reads back everything it holds. Nothing here uses the targets' code.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ SQS_BATCH = 10  # messages that one request may receive or delete
 _SQS_PAUSE_S = 0.5  # lets some messages gather: the local server is slow per request, and slower the more it holds
 
 
-class Place(Protocol):
+class Destination(Protocol):
     """One target's end of the line."""
 
     name: ClassVar[str]
     """The target's name, as docdb-stream's results have it."""
 
     def create(self) -> Mapping[str, str]:
-        """Make the place, empty; return the settings that switch its target on."""
+        """Make the destination, empty; return the settings that switch its target on."""
         ...
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
@@ -50,7 +49,7 @@ class Place(Protocol):
         ...
 
 
-class KinesisPlace:
+class KinesisDestination:
     """A data stream of four shards."""
 
     name: ClassVar[str] = "kinesis"
@@ -60,14 +59,14 @@ class KinesisPlace:
         self._client = aws.client("kinesis")
 
     def create(self) -> Mapping[str, str]:
-        """See Place."""
+        """See Destination."""
         self._client.create_stream(StreamName=self._STREAM, ShardCount=4)
         waiter = self._client.get_waiter("stream_exists")
         waiter.wait(StreamName=self._STREAM, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
         return {"kinesis_stream": self._STREAM}
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
-        """See Place."""
+        """See Destination."""
         return verify_events(self.name, events, list(self._read()), duplicates_allowed=True)
 
     def count(self) -> int:
@@ -89,7 +88,7 @@ class KinesisPlace:
                     break
 
 
-class SqsPlace:
+class SqsDestination:
     """A FIFO queue with a consumer, as queues have one: it takes messages out from the beginning on."""
 
     name: ClassVar[str] = "sqs"
@@ -101,7 +100,7 @@ class SqsPlace:
         self._consumed: Future[list[Delivery]] = Future()
 
     def create(self) -> Mapping[str, str]:
-        """See Place."""
+        """See Destination."""
         # Far longer than taking a message takes: one that came back would look like a duplicate.
         attributes = {"FifoQueue": "true", "VisibilityTimeout": "600"}
         self._queue = self._client.create_queue(QueueName="shop.fifo", Attributes=attributes)["QueueUrl"]
@@ -109,7 +108,7 @@ class SqsPlace:
         return {"sqs_query_url": self._queue}
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
-        """See Place."""
+        """See Destination."""
         self._all_is_sent.set()
         return verify_events(self.name, events, self._consumed.result(READ_TIMEOUT_S), duplicates_allowed=False)
 
@@ -143,7 +142,7 @@ class SqsPlace:
         return not any(int(reply["Attributes"][name]) for name in names)
 
 
-class KafkaPlace:
+class KafkaDestination:
     """A broker; each collection has a topic. What is committed is read.
 
     Args:
@@ -158,11 +157,11 @@ class KafkaPlace:
         self._once = once
 
     def create(self) -> Mapping[str, str]:
-        """See Place. The broker makes topics when they are first written to."""
+        """See Destination. The broker makes topics when they are first written to."""
         return {"msk_bootstrap_srv": self._broker.bootstrap_servers}
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
-        """See Place."""
+        """See Destination."""
         return verify_events(self.name, events, list(self._read()), duplicates_allowed=not self._once)
 
     def _read(self) -> Iterator[Delivery]:
@@ -197,7 +196,7 @@ class KafkaPlace:
                 yield consumer
 
 
-class S3Place:
+class S3Destination:
     """A bucket of gzipped JSON Lines."""
 
     name: ClassVar[str] = "s3"
@@ -207,12 +206,12 @@ class S3Place:
         self._client = aws.client("s3")
 
     def create(self) -> Mapping[str, str]:
-        """See Place."""
+        """See Destination."""
         self._client.create_bucket(Bucket=self._BUCKET)
         return {"bucket_name": self._BUCKET, "bucket_path": "changes"}
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
-        """See Place."""
+        """See Destination."""
         return verify_events(self.name, events, list(self._read()), duplicates_allowed=False)
 
     def _read(self) -> Iterator[Delivery]:
@@ -223,7 +222,7 @@ class S3Place:
                 yield from (Delivery("", line) for line in gzip.decompress(body).splitlines())
 
 
-class OpenSearchPlace:
+class OpenSearchDestination:
     """A node; each collection has an index, which mirrors its documents."""
 
     name: ClassVar[str] = "opensearch"
@@ -232,11 +231,11 @@ class OpenSearchPlace:
         self._server = server
 
     def create(self) -> Mapping[str, str]:
-        """See Place. An index is made when it is first written to."""
+        """See Destination. An index is made when it is first written to."""
         return {"elasticsearch_uri": self._server.url}
 
     def verdict(self, events: Sequence[Json], documents: Mapping[str, Mapping[str, Any]]) -> Verdict:
-        """See Place."""
+        """See Destination."""
         source = {
             f"shop-{collection}/{plain(_id)}": plain({key: value for key, value in document.items() if key != "_id"})
             for collection, found in documents.items()
@@ -254,14 +253,14 @@ class OpenSearchPlace:
                 yield f"{hit['_index']}/{hit['_id']}", hit["_source"]
 
 
-def all_places(servers: LocalServers) -> list[Place]:
-    """The five places of the demo."""
+def all_destinations(servers: LocalServers) -> list[Destination]:
+    """The five destinations of the demo."""
     return [
-        KinesisPlace(servers.aws),
-        SqsPlace(servers.aws),
-        KafkaPlace(servers.kafka),
-        S3Place(servers.aws),
-        OpenSearchPlace(servers.opensearch),
+        KinesisDestination(servers.aws),
+        SqsDestination(servers.aws),
+        KafkaDestination(servers.kafka),
+        S3Destination(servers.aws),
+        OpenSearchDestination(servers.opensearch),
     ]
 
 
