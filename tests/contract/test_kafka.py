@@ -452,8 +452,8 @@ def test_a_throttled_client_goes_on_while_the_broker_takes_something(
     monkeypatch.setattr(_kafka_pace, "GOAL_S", 0.2)
     proxy.quota_bytes_s = 20_000
     target = topics.target(proxy)
-    events = log.inserts(80, size_bytes=1000)
-    with deadline(Deadline.after(60, patience_s=1)):
+    events = log.inserts(120, size_bytes=1000)
+    with deadline(Deadline.after(90, patience_s=2)):
         assert deliver(target, events) == []
     target.close()
     assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
