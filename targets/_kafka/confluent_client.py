@@ -18,6 +18,7 @@ from docdb_stream.targets._kafka.producer import (
     TRANSACTION_S,
     NoReceiptsError,
     NoTransactionsError,
+    ReceiptsAwayError,
     ms,
 )
 from docdb_stream.targets._kafka.receipt import Receipt, receipt_after
@@ -30,6 +31,9 @@ _LINGER_MS = 5
 ``_send_now``."""
 _RECONNECT_S = 1.0
 """Pause between attempts to connect at most; librdkafka's 10 s are a third of the patience."""
+
+_PASSING = (14, 15, 16)
+"""COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR (Kafka protocol guide, "Error Codes")."""
 
 
 class Codes:
@@ -122,6 +126,7 @@ class ConfluentClient:
 
         Raises:
             NoReceiptsError: It cannot be asked for.
+            ReceiptsAwayError: It cannot be told now.
         """
         from confluent_kafka.admin import AdminClient
 
@@ -134,8 +139,11 @@ class ConfluentClient:
         [answer] = admin.list_consumer_group_offsets([asked], request_timeout=limit_s).values()
         try:
             found = answer.result(limit_s).topic_partitions
-        except (self.library.KafkaException, TimeoutError) as error:
-            raise NoReceiptsError(str(error)) from error
+        except TimeoutError as error:
+            raise ReceiptsAwayError("they do not answer") from error
+        except self.library.KafkaException as error:
+            passes = error.args[0].code() in _PASSING or error.args[0].retriable()
+            raise (ReceiptsAwayError if passes else NoReceiptsError)(str(error)) from error
         return receipt_after(checkpoint, (offset.metadata for offset in found))
 
     def _only_one(self, configuration: dict[str, Any]) -> Any:

@@ -54,6 +54,10 @@ class NoReceiptsError(Exception):
     """The brokers keep no offsets for this client's transactions: this user may not."""
 
 
+class ReceiptsAwayError(Exception):
+    """The brokers cannot tell now what they keep, as while the group's coordinator starts or moves: it passes."""
+
+
 class RefusedError(Exception):
     """The brokers will never take one of the records, which ended the transaction: nothing of it was delivered."""
 
@@ -118,6 +122,7 @@ class Producer(Protocol):
 
         Raises:
             NoReceiptsError: It cannot be asked for.
+            ReceiptsAwayError: It cannot be told now.
         """
         ...
 

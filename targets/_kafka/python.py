@@ -32,6 +32,7 @@ from docdb_stream.targets._kafka.producer import (
     IN_FLIGHT_BYTES,
     SLICE_S,
     NoReceiptsError,
+    ReceiptsAwayError,
     Record,
     RefusedError,
 )
@@ -130,7 +131,7 @@ class KafkaPythonProducer:
         except self._kafka.errors.KafkaTimeoutError as error:
             raise self._failure(error) from error
         except self._kafka.errors.KafkaError as error:
-            raise NoReceiptsError(str(error)) from error
+            raise (ReceiptsAwayError if error.retriable else NoReceiptsError)(str(error)) from error
 
     @property
     def transaction_s(self) -> float:

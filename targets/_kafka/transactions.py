@@ -12,12 +12,14 @@ from typing import Protocol
 
 from docdb_stream.context import check_lease, current_deadline, current_run
 from docdb_stream.errors import Caution, DocdbStreamError, TargetError
+from docdb_stream.retry import Backoff
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka.producer import (
     IN_FLIGHT_BYTES,
     NoReceiptsError,
     NoTransactionsError,
     Producer,
+    ReceiptsAwayError,
     Record,
     RefusedError,
 )
@@ -58,6 +60,8 @@ class Transactions:
         self._required = required
         self._within, self._without = make(transactional_id=name), make(transactional_id=None)
         self._told: set[str] = set()
+        self._replay: Replay | None
+        self._committed_after: str | None  # the checkpoint after which came what was committed last
         self._start_again()
 
     def connect(self) -> None:
@@ -86,6 +90,8 @@ class Transactions:
         if not records:
             return []
         rejections: list[Rejection] = []
+        if self._checkpoint is None and current_run().checkpoint == self._committed_after:
+            self._replay = None  # it was not saved: what was committed since comes again
         if self._producer is self._within and self._replay is None:
             rejections += self._done(self._find_receipt)
         if self._producer is self._within:
@@ -102,6 +108,7 @@ class Transactions:
     def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
         """See ``Producer``."""
         rejections = self._commit()
+        self._committed_after = self._checkpoint or self._committed_after
         self._begin_span()
         return rejections
 
@@ -132,7 +139,8 @@ class Transactions:
     def _start_again(self) -> None:
         self._producer = self._within
         self._has_transactions = self._keeps_receipts = True
-        self._replay: Replay | None = None
+        self._replay = None
+        self._committed_after = None
         self._begin_span()
         self._forget()
 
@@ -148,12 +156,18 @@ class Transactions:
 
     def _find_receipt(self, producer: Producer) -> list[Rejection]:
         """Ask what is committed already."""
-        receipt: Receipt | None = None
-        try:
-            receipt = producer.receipt(current_run().checkpoint)
-        except NoReceiptsError as error:
-            self._do_without_receipts(error)
-        self._replay = Replay(receipt)
+        backoff = Backoff()
+        while self._replay is None:
+            try:
+                self._replay = Replay(producer.receipt(current_run().checkpoint))
+            except NoReceiptsError as error:
+                self._do_without_receipts(error)
+                self._replay = Replay(None)
+            except ReceiptsAwayError as error:
+                check_lease()
+                if not backoff.wait():
+                    why = f"the brokers do not tell what is committed already: {error}"
+                    raise TargetError(self._target, why, hint="the next run goes on, once they do") from error
         return []
 
     def _held_of(self, records: Sequence[Record]) -> Sequence[Record]:

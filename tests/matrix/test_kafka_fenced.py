@@ -226,6 +226,20 @@ def test_runs_send_again_what_was_reset_and_only_that(topics: Committed) -> None
     assert len(event_ids(topics)) == 30
 
 
+def test_a_poller_that_is_kept_sends_once_what_it_committed_without_a_checkpoint(topics: Committed) -> None:
+    world = World()
+    world.start_at()
+    world.happen(10)
+    world.targets = [topics.target()]
+    with world.poller(batch_size=100) as poller:
+        world.store.fail_save = True
+        with pytest.raises(StateStoreError):
+            poller.run()
+        world.store.fail_save = False
+        assert poller.run().events == 10
+    assert len(event_ids(topics)) == 10
+
+
 def test_what_was_refused_is_refused_again(topics: Committed, log: ChangeLog) -> None:
     """It need not be in the dead letters yet."""
     large = log.insert({"_id": "large", "note": "x" * 100_000})
