@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import bson
 from bson import ObjectId, Timestamp
 
 from docdb_stream.errors import UnrenderableError, surely
 from docdb_stream.formats import format_named
-from docdb_stream.formats.decoded import decode_all
+from docdb_stream.formats.decoded import DECODE_OPTIONS, decode_all
 from docdb_stream.formats.facts import FACTS, UNKNOWN, Facts, exact_id
 from docdb_stream.formats.key import key_json, object_id_key
 from docdb_stream.formats.part import Part
@@ -194,6 +195,18 @@ class ChangeEvent:
         if isinstance(found, bytes):
             return found
         raise UnrenderableError(*found.args)  # a new one: an error keeps the frames that it is raised in
+
+    def replace(self, **fields: Any) -> ChangeEvent:
+        """A change event like this one, with other values in some of its fields; None takes a field out.
+
+        What it is made of is the decoded document: keys that occur twice, and types that MongoDB has given up, are in
+        the new one as decoding leaves them.
+
+        Args:
+            fields: By MongoDB's names: ``fullDocument``, ``operationType``, ``updateDescription``, ...
+        """
+        document = {name: value for name, value in {**self.document, **fields}.items() if value is not None}
+        return ChangeEvent(bson.encode(document, codec_options=DECODE_OPTIONS))
 
     @property
     def _facts(self) -> Facts:

@@ -48,6 +48,7 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
     ]
     if result.filtered:
         metrics.append(Metric("Filtered", "Count", result.filtered))
+        metrics += [Metric("Filtered", "Count", count, {"rule": name}) for name, count in result.filtered_by.items()]
     if result.lag_s is not None:
         metrics.append(Metric("Lag", "Seconds", result.lag_s))
     position_time = result.position.time if result.position else None

@@ -90,7 +90,7 @@ class Poller:
 
             targets = build_targets(settings)
         targets = distinct(targets)  # before a connection is made that nobody would close
-        steps = told_apart([*steps_for(settings), *steps], targets)
+        steps = told_apart([*steps_for(settings, targets), *steps], targets)
         own = Connection(settings) if connection is None else None
         connection = connection or own
         assert connection is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
@@ -38,6 +40,7 @@ class RunResult:
         events: Events delivered to every target and covered by the last checkpoint.
         read: Events read, delivered or not.
         filtered: Events among those read of which a step left nothing, not even a rejection.
+        filtered_by: The same by the step's name: namespaces, operations, match, or that of a function.
         unsaved: Events among those read that the last checkpoint does not cover: the next run reads them again.
         loops: Batches that held events, also where steps took all of them away.
         checkpoints: Checkpoints saved.
@@ -57,6 +60,7 @@ class RunResult:
     events: int = 0
     read: int = 0
     filtered: int = 0
+    filtered_by: dict[str, int] = field(default_factory=dict)
     unsaved: int = 0
     loops: int = 0
     checkpoints: int = 0
@@ -93,7 +97,8 @@ class RunResult:
             )
             for name in {**earlier.targets, **self.targets}
         }
-        return replace(self, **counts, targets=targets, began_at=earlier.began_at or self.began_at)
+        by = added(earlier.filtered_by, self.filtered_by)
+        return replace(self, **counts, filtered_by=by, targets=targets, began_at=earlier.began_at or self.began_at)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values, ready for JSON."""
@@ -105,6 +110,14 @@ class RunResult:
             "time": None if time_ is None else time_.isoformat(),
         }
         return values
+
+
+def added(*counts: Mapping[str, int]) -> dict[str, int]:
+    """The sums, by name."""
+    total = Counter[str]()
+    for each in counts:
+        total.update(each)
+    return dict(total)
 
 
 _COUNTS = ("events", "read", "filtered", "loops", "checkpoints", "rejections", "retries")

@@ -22,7 +22,7 @@ from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
 from docdb_stream.position import SnapshotProgress
-from docdb_stream.result import RunResult
+from docdb_stream.result import RunResult, added
 from docdb_stream.settings import Settings
 from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.step import Step
@@ -235,9 +235,10 @@ class Run:
             self._last_write_s = self._limit.clock() - started_s
             result.read += len(batch.events)
             result.unsaved += len(batch.events)
-            result.filtered += made.filtered
+            result.filtered_by = added(result.filtered_by, made.filtered)
+            result.filtered = sum(result.filtered_by.values())
             self._unsaved_events += len(made.events)
-        delivery.reject(batch.rejected)
+        delivery.reject(step.redacted(self._steps, batch.rejected))
         if batch.gap is not None:
             self._gaps.append(LedgerEntry(result.stream, "stepped-past", result.position, batch.gap, batch.position))
         # What is read of the stream says nothing of a snapshot beside it, whose progress no save may drop.

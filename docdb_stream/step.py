@@ -5,8 +5,10 @@ Owns how steps are applied. Knows none of them (``steps``), and nothing of targe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Protocol, runtime_checkable
 
 import bson
 
@@ -36,6 +38,17 @@ which the source alone can tell of), anything else as StepError. A function of a
 
 Its name, in errors and dead letters, is its ``name``, else its ``__name__``, else that of its class.
 """
+
+
+@runtime_checkable
+class Redacting(Protocol):
+    """A step that takes values out of events which must be in no byte that leaves the process."""
+
+    def redact(self, event: ChangeEvent) -> ChangeEvent:
+        """The event without them, also one that was rejected before it came to this step, or that cannot be decoded
+        whole: as little is left of that as is needed. Never raises."""
+        ...
+
 
 Change = ChangeEvent | Rejection | None
 """What becomes of one event; None: nothing."""
@@ -93,8 +106,9 @@ class _Each:
             found = self._function(event)
             if found is None:
                 return ()
-            several = found if isinstance(found, Iterable) else (found,)
-            return [_with_bson(one) for one in several]
+            if isinstance(found, ChangeEvent | Rejection):
+                return (_with_bson(found),)
+            return [_with_bson(one) for one in _told_apart(event, [*found] if isinstance(found, Iterable) else [found])]
         except DocdbStreamError:
             raise
         except Exception as error:  # noqa: BLE001 - it is the user's function, and may raise anything
@@ -108,12 +122,12 @@ class Stepped:
     Attributes:
         events: To be delivered, in order.
         rejected: In the steps' names; for the dead letters.
-        filtered: How many of the events are in neither.
+        filtered: Of how many events each step left nothing, by its name; without those that left out none.
     """
 
     events: Sequence[ChangeEvent]
     rejected: Sequence[Rejection] = ()
-    filtered: int = 0
+    filtered: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -128,14 +142,29 @@ def apply(steps: Sequence[Step], events: Sequence[ChangeEvent]) -> Stepped:
         StepError: A step raised something, or gave what is no event.
         DocdbStreamError: What a step raised on purpose.
     """
-    left, rejected = events, list[Rejection]()
+    left, rejected, filtered = events, list[Rejection](), dict[str, int]()
     for step in steps:
+        rejected = redacted((step,), rejected)
         if not left:
-            break
+            continue
         given = _given(step, left)
-        left = [one for one in given if isinstance(one, ChangeEvent)]
-        rejected += [one for one in given if isinstance(one, Rejection)]
-    return Stepped(left, rejected, _filtered(events, left, rejected) if steps else 0)
+        after = [one for one in given if isinstance(one, ChangeEvent)]
+        refused = [one for one in given if isinstance(one, Rejection)]
+        if missing := _filtered(left, after, refused):
+            filtered[name_of(step)] = filtered.get(name_of(step), 0) + missing
+        left, rejected = after, [*rejected, *refused]
+    return Stepped(left, rejected, filtered)
+
+
+def redacted(steps: Sequence[Step], rejections: Iterable[Rejection]) -> list[Rejection]:
+    """Rejections of events that have not come to the steps, as those steps that redact would have the events: see
+    ``Redacting``. They leave the process, too, as dead letters."""
+    found = [*rejections]
+    for each_step in steps if found else ():
+        step: object = each_step  # no Callable has it, as type checkers see it
+        if isinstance(step, Redacting):
+            found = [replace(one, event=step.redact(one.event)) for one in found]
+    return found
 
 
 def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Rejection]:
@@ -156,6 +185,24 @@ def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Reje
             raise
         # Lost history moves the position, so the source alone can tell of it.
         raise StepError(name_of(step), f"raised {_where(error)}") from error
+
+
+def _told_apart(event: ChangeEvent, made: Sequence[ChangeEvent | Rejection]) -> Sequence[ChangeEvent | Rejection]:
+    """What was made of one event, each with a token of its own: that of the event goes to the first that has it, the
+    others' texts end with ``#1``, ``#2``, ... The same is made again after a crash, and gets the same."""
+    events = [one for one in made if isinstance(one, ChangeEvent)]
+    if len(events) < 2:
+        return made
+    numbers = count(1)
+    taken = set[str]()
+    found: list[ChangeEvent | Rejection] = []
+    for one in made:
+        if isinstance(one, ChangeEvent) and one.event_id in taken:
+            one = one.replace(_id={"_data": f"{event.event_id}#{next(numbers)}"})
+        if isinstance(one, ChangeEvent):
+            taken.add(one.event_id)
+        found.append(one)
+    return found
 
 
 def _with_bson(found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
@@ -186,12 +233,15 @@ def _where(error: BaseException) -> str:
 
 
 def _filtered(events: Sequence[ChangeEvent], left: Sequence[ChangeEvent], rejected: Sequence[Rejection]) -> int:
-    """How many of ``events`` nothing came of. Only where something is missing it matters what came of which."""
+    """Of how many of the source's events nothing is left. Only where something is missing it matters what is."""
     same = {id(event) for event in left}
     missing = [event for event in events if id(event) not in same]
     if not missing:
         return 0
-    known = {id(event) for event in events}
-    found = [*(event for event in left if id(event) not in known), *(rejection.event for rejection in rejected)]
-    made_of = {event.event_id.partition("#")[0] for event in found}
-    return sum(event.event_id not in made_of for event in missing)
+    found = {_origin(event) for event in left} | {_origin(rejection.event) for rejection in rejected}
+    return len({_origin(event) for event in missing} - found)
+
+
+def _origin(event: ChangeEvent) -> str:
+    """The id of the source's event that an event is, or was made of."""
+    return event.event_id.partition("#")[0]

@@ -13,7 +13,7 @@ from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.formats.part import Reading
 
-__all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "distinct"]
+__all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "distinct", "is_keyed"]
 
 
 @runtime_checkable
@@ -113,6 +113,14 @@ class Rendering(Protocol):
         """The formats in which the target asks for events, and ``FACTS`` where it asks for more than these: ids, keys,
         operations, namespaces, times. Read once, when delivery begins."""
         ...
+
+
+def is_keyed(target: Target) -> bool:
+    """Whether the target keeps documents by their key, so that a delete takes one away, rather than a log of events.
+
+    Its class says so with ``keyed = True``. What ON_EXIT is, where it is not set, depends on it.
+    """
+    return bool(getattr(target, "keyed", False))
 
 
 def distinct(targets: Iterable[Target]) -> list[Target]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from docdb_stream import step
@@ -22,6 +22,7 @@ from docdb_stream.letters import dead_letters_for
 from docdb_stream.metrics import Metric
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.state import StateEvents
+from docdb_stream.result import added
 from docdb_stream.settings import Settings
 from docdb_stream.steps import steps_for
 from docdb_stream.targets import build_targets
@@ -37,6 +38,7 @@ class Pushed:
             letters, left out, or filtered. The one after them failed first, and may be in some targets.
         events: Events among these that every target was given.
         filtered: Events among these of which a step left nothing.
+        filtered_by: The same by the step's name.
         rejections: Events that a target or a step refused, and that are in the dead letters.
         retries: Attempts that were repeated because a target was in trouble.
         lag_s: Seconds from the last settled event's cluster time to when it was settled; None without one.
@@ -47,6 +49,7 @@ class Pushed:
     settled: int = 0
     events: int = 0
     filtered: int = 0
+    filtered_by: dict[str, int] = field(default_factory=dict)
     rejections: int = 0
     retries: int = 0
     lag_s: float | None = None
@@ -55,7 +58,7 @@ class Pushed:
     def as_dict(self) -> dict[str, Any]:
         """Stream, events, rejections, and what was filtered where something was: the answer, ready for JSON."""
         found = {"stream": self.stream, "events": self.events, "rejections": self.rejections}
-        return {**found, "filtered": self.filtered} if self.filtered else found
+        return {**found, "filtered": self.filtered, "filtered_by": self.filtered_by} if self.filtered else found
 
 
 def push(read: Callable[[], Sequence[ChangeEvent]], context: Any, *, in_parts: bool = False) -> Pushed:
@@ -108,6 +111,7 @@ def _tell(pushed: Pushed) -> None:
     if pushed.filtered:
         counts["Filtered"] = pushed.filtered
     metrics = [Metric(name, "Count", count) for name, count in counts.items()]
+    metrics += [Metric("Filtered", "Count", count, {"rule": name}) for name, count in pushed.filtered_by.items()]
     if pushed.lag_s is not None:
         metrics.append(Metric("Lag", "Seconds", pushed.lag_s))
     emit(metrics, pushed.stream)
@@ -121,7 +125,7 @@ class _Parts:
         self.settings = _settings()
         self.alerts = Alerts(self.settings)
         targets = build_targets(self.settings)
-        self._steps = step.told_apart(steps_for(self.settings), targets)
+        self._steps = step.told_apart(steps_for(self.settings, targets), targets)
         self._delivery = Delivery(targets, stream=self.settings.stream_name, write_letters=self._write_letters)
         self._state_events = StateEvents(self.settings)
         self._connection: Connection | None = None
@@ -156,7 +160,7 @@ class _Parts:
         delivery.reject(made.rejected)
         unsettled.pushed += len(events)
         unsettled.events += len(made.events)
-        unsettled.filtered += made.filtered
+        unsettled.filtered = added(unsettled.filtered, made.filtered)
         if wanted:
             unsettled.last = wanted[-1]
 
@@ -189,13 +193,13 @@ class _Unsettled:
     Attributes:
         pushed: How many of those pushed are among them.
         events: How many of them every target was given.
-        filtered: Of how many a step left nothing.
+        filtered: Of how many a step left nothing, by its name.
         last: The last that is the stream's.
     """
 
     pushed: int = 0
     events: int = 0
-    filtered: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
     last: ChangeEvent | None = None
 
 
@@ -203,7 +207,8 @@ def _settle(delivery: Delivery, unsettled: _Unsettled, pushed: Pushed) -> None:
     pushed.rejections += len(delivery.settle())
     pushed.settled += unsettled.pushed
     pushed.events += unsettled.events
-    pushed.filtered += unsettled.filtered
+    pushed.filtered_by = added(pushed.filtered_by, unsettled.filtered)
+    pushed.filtered = sum(pushed.filtered_by.values())
     if unsettled.last is not None:
         pushed.lag_s = max(0.0, (now() - unsettled.last.cluster_time.as_datetime()).total_seconds())
 

@@ -123,6 +123,7 @@ class OpenSearchTarget:
     """
 
     name = "opensearch"
+    keyed = True
     settings_model = OpenSearchSettings
     formats = (PLAIN, FACTS)
 

@@ -23,7 +23,8 @@ def say_result(result: RunResult, settings: Settings) -> None:
         rejected = f", {figures.rejections:,} rejected" if figures.rejections else ""
         say(f"  {name}: {figures.events:,} delivered{rejected}")
     if result.filtered:
-        say(f"  {counted(result.filtered, 'event')} left out by the stream's own steps")
+        by = ", ".join(f"{name} {count:,}" for name, count in result.filtered_by.items())
+        say(f"  {counted(result.filtered, 'event')} left out ({by})")
     if result.rejections:
         say(f"  {counted(result.rejections, 'event')} put into the dead letters: docdb-stream dead-letters list")
 

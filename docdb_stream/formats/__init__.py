@@ -9,12 +9,22 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from docdb_stream.errors import ConfigError
 
 if TYPE_CHECKING:
     from docdb_stream.format import FileFormat, Format
+
+
+@runtime_checkable
+class OfStream(Protocol):
+    """A format in which the stream's name stands."""
+
+    def of_stream(self, stream: str) -> Format:
+        """The format of the events of this stream; asked once per stream."""
+        ...
+
 
 FORMATS: dict[str, str] = {
     "extended": "docdb_stream.formats.extended:EXTENDED",
@@ -32,13 +42,18 @@ FILE_ENTRY_POINTS = "docdb_stream.file_formats"
 
 
 @cache
-def format_named(name: str) -> Format:
+def format_named(name: str, stream: str = "") -> Format:
     """The format of this name: a built-in one, else one that another package has registered.
+
+    Args:
+        name: The format's name.
+        stream: The stream's name, for formats in which it stands (see ``OfStream``).
 
     Raises:
         ConfigError: There is none, or it cannot be imported.
     """
-    return cast("Format", _found("format", name, FORMATS, ENTRY_POINTS, "render"))
+    found = _found("format", name, FORMATS, ENTRY_POINTS, "render")
+    return cast("Format", found.of_stream(stream) if isinstance(found, OfStream) else found)
 
 
 @cache

@@ -1,17 +1,16 @@
 """What can be set: one frozen object per stream, each setting declared once.
 
-A field's environment name is its name in upper case; in config.ini it stands as it is here. Owns names, types, defaults
-and meaning of the stream's own settings; a target's stand in its own file. Reading files and the environment is
-``config``'s.
+A field's environment name is its name in upper case; in config.ini it stands as it is here. Owns how the stream's own
+settings and those of its targets are one: ``cluster``, ``reading`` and ``shaping`` declare the former, each target's
+file its own. Reading files and the environment is ``config``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import (
-    AliasChoices,
     Field,
     PrivateAttr,
     SerializationInfo,
@@ -24,19 +23,10 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from docdb_stream.errors import ConfigError, DocdbStreamError
 from docdb_stream.position import Namespace, scope_name
-from docdb_stream.settings.model import Heading, SettingsModel, line_errors
+from docdb_stream.settings.model import Heading, line_errors
+from docdb_stream.settings.shaping import ShapingSettings
 from docdb_stream.settings.target import TargetSettings
-from docdb_stream.settings.types import (
-    Address,
-    CollectionName,
-    DatabaseName,
-    FormatName,
-    SecretReference,
-    StartTime,
-    WatchedDatabase,
-    Words,
-    words,
-)
+from docdb_stream.settings.types import Address, Words, words
 
 T = TypeVar("T", bound=TargetSettings)
 
@@ -47,7 +37,7 @@ def _extra_targets(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, given)) if isinstance(given, (tuple, list)) else ()
 
 
-class Settings(SettingsModel):
+class Settings(ShapingSettings):
     """Everything about one stream. Frozen; made by keyword, ``Settings.from_env()`` or ``Settings.from_config()``.
 
     A target's settings are given by the same flat names, and read so (``settings.kinesis_stream``) or, with their
@@ -61,111 +51,7 @@ class Settings(SettingsModel):
             ConfigError only for a target of another package that wants a setting which is somebody else's.
     """
 
-    documentdb_uri: Annotated[str, Heading("The cluster"), Address("documentdb_secret")] = Field(
-        min_length=1,
-        description="MongoDB connection string of the replica set or DocumentDB cluster. A host name alone is taken as "
-        "an Amazon DocumentDB cluster endpoint (TLS, replica set rs0, port 27017). No password here: see "
-        "documentdb_secret. Its options maxPoolSize, timeoutMS and retryWrites are not used, and a socketTimeoutMS "
-        "below 5000 counts as 5000.",
-        examples=["mongodb://127.0.0.1:27017/?replicaSet=rs0"],
-    )
-    documentdb_secret: SecretReference = Field(
-        default=None,
-        description='Where user name and password are, as JSON {"username": "...", "password": "..."}: the name or ARN '
-        "of a Secrets Manager secret, env:NAME or file:PATH. Absent: those of the connection string, if any.",
-        examples=["docdb/stream-reader"],
-    )
-    documentdb_tls_ca: str | None = Field(
-        default=None,
-        description="CA bundle for TLS: a path or s3://bucket/key, fetched once per process. Setting it turns TLS on. "
-        "Absent: TLS as the connection string says, with the system's CAs.",
-        examples=["s3://my-bucket/global-bundle.pem"],
-    )
-
-    state_db: Annotated[
-        DatabaseName, Heading("The state: one collection keeps the checkpoints of all streams of a cluster")
-    ] = Field(default="docdb_stream", min_length=1, description="Database of the checkpoints.")
-    state_collection: CollectionName = Field(
-        default="checkpoints",
-        min_length=1,
-        description="Collection of the checkpoints; rejected events go to the collection of this name + "
-        '"_dead_letters".',
-    )
-
-    watched_db_name: WatchedDatabase | None = Field(
-        default=None, description="The watched database. Absent: the whole deployment.", examples=["shop"]
-    )
-    watched_collection_name: CollectionName | None = Field(
-        default=None,
-        description="The watched collection. Absent: every collection of the database.",
-        examples=["orders"],
-    )
-    stream_name: str = Field(
-        default="",
-        description="Names the stream and its checkpoint. In a section [stream NAME] it is NAME. Absent: db.coll, db.* "
-        "or *, after what is watched.",
-        examples=["shop.orders"],
-    )
-
-    start_at: Annotated[StartTime, Heading("Reading")] = Field(
-        default="now",
-        description="Where a stream without a checkpoint starts: now, earliest (as far back as the change log "
-        "reaches), or an ISO 8601 timestamp. One with a checkpoint goes on there: docdb-stream reset moves it.",
-    )
-    batch_size: int = Field(
-        default=1000,
-        ge=1,
-        le=100_000,
-        description="Events read and delivered in one loop, at most; 1 to 100000. Fewer where they are large: a batch "
-        "has about 2 MiB.",
-    )
-    max_loop: int = Field(
-        default=45,
-        ge=0,
-        validation_alias=AliasChoices("max_loop", "documents_per_run"),
-        description="Loops of one run, at most; 0: as many as the deadline (--timeout, the Lambda's timeout) allows. "
-        "Ignored with --follow. docdb-stream run takes 0 unless it is set. The AWS sample's later name "
-        "documents_per_run is understood too.",
-    )
-    state_sync_count: int = Field(
-        default=15,
-        ge=1,
-        validation_alias=AliasChoices("state_sync_count", "iterations_per_sync"),
-        description="Loops from one checkpoint to the next. Fewer: less to deliver again after a crash. More: fewer "
-        "writes to the cluster. The AWS sample's later name iterations_per_sync is understood too.",
-    )
-    read_ahead_bytes: int = Field(
-        default=4 * 1024 * 1024,
-        ge=1024 * 1024,
-        description="BSON bytes read ahead of delivery and waiting in memory, at most, besides one reply of the server "
-        "(about 2 MiB, 16 at most).",
-    )
-    lease_seconds: float = Field(
-        default=60,
-        gt=0,
-        le=3600,
-        description="Seconds after which the lease of a run that died is free again. When following, 10 at most; at "
-        "once on the same machine (Linux), where the process is provably gone.",
-    )
-    change_log_retention_seconds: float = Field(
-        default=3 * 60 * 60,
-        gt=0,
-        description="Seconds that the cluster keeps its change log: DocumentDB's change_stream_log_retention_duration "
-        "(3 hours unless changed, 7 days at most), or MongoDB's oplog window. Only for the retention headroom metric.",
-    )
-    on_history_lost: Literal["fail", "now", "earliest"] = Field(
-        default="fail",
-        description="What to do when the position is no longer in the change log: fail (stop, exit code 5, an operator "
-        "decides), now or earliest.",
-    )
-
-    payload_format: Annotated[FormatName, Heading("What is delivered")] = Field(
-        default="extended",
-        description="extended: the whole change event as relaxed MongoDB Extended JSON v2. document: the AWS sample's "
-        "payload. Or the name of another format, see docs/formats.md. A target can have its own. OpenSearch always "
-        "takes plain JSON documents.",
-    )
-    dead_letters: Annotated[str | None, Address()] = Field(
+    dead_letters: Annotated[str | None, Heading("Beside the targets"), Address()] = Field(
         default=None,
         description="Where events go that a target refuses for good: s3://bucket/prefix, an SQS queue URL or a file. "
         'Absent: the collection state_collection + "_dead_letters".',

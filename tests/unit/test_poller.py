@@ -716,6 +716,7 @@ def test_the_result_as_plain_values(five: World) -> None:
         "events": 5,
         "read": 5,
         "filtered": 0,
+        "filtered_by": {},
         "unsaved": 0,
         "loops": 5,
         "checkpoints": 3,

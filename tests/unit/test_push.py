@@ -82,7 +82,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(_push, "_kept", None)
     monkeypatch.setattr(_push, "build_targets", world.build_targets)
-    monkeypatch.setattr(_push, "steps_for", lambda settings: world.steps)
+    monkeypatch.setattr(_push, "steps_for", lambda settings, targets: world.steps)
     monkeypatch.setattr(_push, "dead_letters_for", lambda settings, connection: world)
     for name, value in {
         "WATCHED_DB_NAME": "shop",
@@ -125,7 +125,7 @@ def test_steps_come_first(world: World) -> None:
     assert world.target.durable == world.events[1::2]
     assert [(found.event, found.target) for found in world.letters] == [(refused, "odd_ones")]
     assert (pushed.settled, pushed.events, pushed.filtered, pushed.rejections) == (7, 3, 3, 1)
-    assert pushed.as_dict() == {"stream": "shop.orders", "events": 3, "filtered": 3, "rejections": 1}
+    assert pushed.as_dict() == {"stream": "shop.orders", "events": 3, "filtered": 3, "filtered_by": {"odd_ones": 3}, "rejections": 1}
 
 
 def test_a_step_that_takes_everything_settles_everything(world: World) -> None:

@@ -121,8 +121,8 @@ def test_what_is_called_like_an_address_or_a_secret_is_marked_as_one() -> None:
     fields = {name: model for model in MODELS for name in model.model_fields}
     for pattern, kind in (
         (r"uri$|_url|_srv|endpoint|address|dead_letters", Address),
-        (r"secret", Reference),
-        (r"password|token|credential|_key$", Hidden),
+        (r"secret|hash_key$", Reference),
+        (r"password|token|credential|(?<!_hash)_key$", Hidden),
     ):
         called = {name for name in fields if re.search(pattern, name)}
         assert called == {name for name, model in fields.items() if name in marked(model, kind)}

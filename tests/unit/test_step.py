@@ -45,13 +45,13 @@ def keep(*indexes: int) -> Step:
 def test_without_steps_events_are_what_they_were() -> None:
     made = step.apply((), EVENTS)
     assert made.events is EVENTS
-    assert (list(made.rejected), made.filtered) == ([], 0)
+    assert (list(made.rejected), sum(made.filtered.values())) == ([], 0)
 
 
 def test_steps_follow_each_other() -> None:
     made = step.apply([keep(0, 1, 2), keep(1, 2, 3)], EVENTS)
     assert list(made.events) == EVENTS[1:3]
-    assert (list(made.rejected), made.filtered) == ([], 3)
+    assert (list(made.rejected), sum(made.filtered.values())) == ([], 3)
     assert made.size_bytes == sum(event.size_bytes for event in EVENTS[1:3])
 
 
@@ -60,7 +60,7 @@ def test_a_step_is_not_asked_about_nothing() -> None:
         raise AssertionError
 
     made = step.apply([keep(), never], EVENTS)
-    assert (list(made.events), made.filtered) == ([], 5)
+    assert (list(made.events), sum(made.filtered.values())) == ([], 5)
 
 
 def test_several_events_for_one_are_not_filtered() -> None:
@@ -71,13 +71,13 @@ def test_several_events_for_one_are_not_filtered() -> None:
 
     made = step.apply([twice, lambda events: [event for event in events if not event.event_id.endswith("#2")]], EVENTS)
     assert ids(made) == [f"{event.event_id}#1" for event in EVENTS]
-    assert made.filtered == 0
+    assert not made.filtered
 
 
 def test_the_same_event_twice_is_delivered_twice_and_hides_nothing_that_is_filtered() -> None:
     made = step.apply([lambda events: [events[0], events[0]]], EVENTS)
     assert list(made.events) == [EVENTS[0], EVENTS[0]]
-    assert made.filtered == 4
+    assert sum(made.filtered.values()) == 4
 
 
 def test_an_event_that_is_rejected_may_go_on_all_the_same() -> None:
@@ -90,7 +90,7 @@ def test_an_event_that_is_rejected_may_go_on_all_the_same() -> None:
         (EVENTS[0], "doubt", "odd"),
         (EVENTS[1], "doubt", "worse"),
     ]
-    assert made.filtered == 3, "what is rejected is told as such"
+    assert sum(made.filtered.values()) == 3, "what is rejected is told as such"
 
 
 def test_the_order_is_the_steps_own() -> None:
@@ -171,7 +171,7 @@ def test_a_function_of_one_event_is_a_step() -> None:
     made = step.apply([each(some)], EVENTS)
     assert ids(made) == [EVENTS[0].event_id, f"{EVENTS[3].event_id}#1", f"{EVENTS[3].event_id}#2"]
     assert [rejection.event for rejection in made.rejected] == EVENTS[4:]
-    assert made.filtered == 2
+    assert sum(made.filtered.values()) == 2
 
 
 def test_what_it_raises_is_a_rejection_of_that_event_alone() -> None:
@@ -186,7 +186,7 @@ def test_what_it_raises_is_a_rejection_of_that_event_alone() -> None:
     assert (rejection.event, rejection.target) == (EVENTS[2], "picky")
     assert rejection.reason.startswith("raised ValueError at test_step:")
     assert SECRET not in rejection.reason
-    assert made.filtered == 0
+    assert not made.filtered
 
 
 def test_of_an_event_that_fails_midway_nothing_goes_on() -> None:
