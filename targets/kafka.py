@@ -6,27 +6,28 @@ Owns topics, keys, headers and values. Sending is a client library's, behind ``_
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.types import Address, OwnFormat, SecretReference
+from docdb_stream.settings.types import Address, OwnFormat, SecretReference, TemplateText, Words
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka.brokers import Brokers, Compression
 from docdb_stream.targets._kafka.pace import Pace
 from docdb_stream.targets._kafka.producer import FEW_RECORDS, Producer, Record
 from docdb_stream.targets._kafka.transactions import Transactions
-from docdb_stream.targets._names import distinct_name
+from docdb_stream.targets._names import TargetName, distinct_name, key_of, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
+from docdb_stream.template import Template
 
 # The broker's rule for topics, org.apache.kafka.common.internals.Topic: these characters, at most 249 of them.
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9._-]")
@@ -39,13 +40,14 @@ Choice = Literal["auto", "on", "off"]
 """Whether to send within transactions; auto: where the brokers let this client."""
 
 
-def topic_name(prefix: str, namespace: Namespace) -> str:
-    """The topic of a namespace: ``prefix`` and ``db-coll``, or ``db`` for events about a whole database.
+def topic_name(prefix: str, name: Namespace | str) -> str:
+    """The topic of a namespace: ``prefix`` and ``db-coll``, or ``db`` for events about a whole database; or that for
+    the name that a template made.
 
     Characters that Kafka does not allow become ``_``; a name changed so, or cut to 249 characters, gets a hash at its
     end (see ``distinct_name``).
     """
-    original = prefix + namespace.label
+    original = prefix + (name if isinstance(name, str) else name.label)
     accepted = _FORBIDDEN.sub("_", original)
     return distinct_name(original, "_" if accepted in ("", ".", "..") else accepted, _TOPIC_BYTES)
 
@@ -71,6 +73,25 @@ class KafkaSettings(TargetSettings):
     )
     kafka_topic_prefix: str = Field(
         default="", description="Put before the topic's name, which is db-coll.", examples=["shop-"]
+    )
+    kafka_topic: TemplateText | None = Field(
+        default=None,
+        description="The topic's name after the prefix, as a template: {db} {coll} {operation} {key} {document.PATH} "
+        "(docs/targets.md). Absent: db-coll.",
+        examples=["shop.{coll}"],
+    )
+    kafka_topic_allow: Words = Field(
+        default=(),
+        description="The topics that kafka_topic may make of data, without the prefix, with commas; * stands for any "
+        "text. An event for another one goes to the dead letters. Needed where {key} or {document.PATH} stands in "
+        "kafka_topic.",
+        examples=["orders-eu, orders-us"],
+    )
+    kafka_key: TemplateText | None = Field(
+        default=None,
+        description="The record's key, as a template. An event that has no such value has the key it would have "
+        "without. Absent: the document key.",
+        examples=["{document.customer.id}"],
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="How to talk to the brokers: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
@@ -118,6 +139,15 @@ class KafkaSettings(TargetSettings):
     )
     kafka_payload_format: OwnFormat = None
 
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        require_allow_list("kafka_topic", self.kafka_topic, self.kafka_topic_allow)
+        return self
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        yield from order_cautions(kafka_topic=self.kafka_topic, kafka_key=self.kafka_key)
+
 
 def transactional_id(prefix: str, stream: str) -> str:
     """Names whoever delivers a stream to the topics with this prefix; made of the characters of topics."""
@@ -128,10 +158,12 @@ def transactional_id(prefix: str, stream: str) -> str:
 class KafkaTarget:
     """Sends each event as one record.
 
-    - Topic: see ``topic_name``. An ``invalidate``, which has no namespace, goes to the topic of the stream's scope.
-    - Key: the document key as text, so that all events of a document are in one partition, in order. Events about no
-      single document (drop, rename, dropDatabase, invalidate, unknown ones) are keyed by their namespace: they keep
-      their order among themselves, but Kafka has none between them and the documents of other partitions.
+    - Topic: see ``topic_name``, or as the template says. An ``invalidate``, which has no namespace, goes to the topic
+      of the stream's scope.
+    - Key: the document key as text, or as the template says, so that all events of a document are in one partition, in
+      order. Events about no single document (drop, rename, dropDatabase, invalidate, unknown ones) are keyed by their
+      namespace: they keep their order among themselves, but Kafka has none between them and the documents of other
+      partitions.
     - Value: the event as ``payload_format`` says; deletes too, so compaction keeps a document's last event for ever.
     - Headers: ``event_id``, ``operation``, ``cluster_time`` (``seconds.increment``), ``namespace``.
 
@@ -144,6 +176,9 @@ class KafkaTarget:
         bootstrap_servers: ``host:port`` with commas.
         client: The client library. With either, a key has the same partition.
         topic_prefix: Put before each topic's name.
+        topic: The template of the topic's name; None: ``db-coll``.
+        topic_allow: The topics that may be made of data; see ``AllowList``.
+        key: The template of the record's key; None: the document key.
         security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
         sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, for the SASL protocols.
         secret: Where username and password are (see ``read_credentials``); read whenever a producer is made.
@@ -170,6 +205,9 @@ class KafkaTarget:
         *,
         client: Client = "kafka-python",
         topic_prefix: str = "",
+        topic: str | None = None,
+        topic_allow: Sequence[str] = (),
+        key: str | None = None,
         security_protocol: str = "PLAINTEXT",
         sasl_mechanism: str = "SCRAM-SHA-512",
         secret: str | None = None,
@@ -204,6 +242,8 @@ class KafkaTarget:
             self._producer = Transactions(self.name, make, name, required=transactions == "on")
         self._pace = Pace()
         self._topic_prefix = topic_prefix
+        self._names = None if topic is None else TargetName(topic, "KAFKA_TOPIC_ALLOW", topic_allow)
+        self._key = None if key is None else Template(key)
         self._format = format_named(payload_format)
         self.formats = (self._format, FACTS)
         self._scope = scope or Namespace("deployment")
@@ -217,6 +257,9 @@ class KafkaTarget:
             own.where,
             client=own.kafka_client,
             topic_prefix=own.kafka_topic_prefix,
+            topic=own.kafka_topic,
+            topic_allow=own.kafka_topic_allow,
+            key=own.kafka_key,
             security_protocol=own.kafka_security_protocol,
             sasl_mechanism=own.kafka_sasl_mechanism,
             secret=own.kafka_secret,
@@ -306,8 +349,8 @@ class KafkaTarget:
 
     def _record(self, event: ChangeEvent, payload: bytes) -> Record:
         namespace = event.namespace
-        topic, path = self._topics.get(namespace) or self._topic(namespace)
-        key = event.key
+        topic, path = self._topics.get(namespace) or self._topic(event)
+        key = event.key if self._key is None else key_of(event, self._key, event.key)
         headers = {  # of bytes alone, so that the garbage collector has nothing to look into
             "event_id": event.event_id.encode(),
             "operation": event.operation.encode(),
@@ -316,9 +359,12 @@ class KafkaTarget:
         }
         return Record(event, topic, path if key is None else key.encode(), payload, headers)
 
-    def _topic(self, namespace: Namespace) -> tuple[str, bytes]:
-        known = namespace if namespace.db else self._scope
-        topic = self._topics[namespace] = topic_name(self._topic_prefix, known), str(known).encode()
+    def _topic(self, event: ChangeEvent) -> tuple[str, bytes]:
+        known = event.namespace if event.namespace.db else self._scope
+        name = known if self._names is None else self._names.of(event, known)
+        topic = topic_name(self._topic_prefix, name), str(known).encode()
+        if self._names is None or self._names.is_of_namespace:
+            self._topics[event.namespace] = topic
         return topic
 
 

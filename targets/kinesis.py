@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Self
 
@@ -13,12 +14,15 @@ from pydantic import Field
 from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, named_arn
+from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.types import OwnFormat
+from docdb_stream.settings.types import OwnFormat, TemplateText
 from docdb_stream.targets._aws.body import write_directly
 from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, within
 from docdb_stream.targets._aws.target import BatchTarget
+from docdb_stream.targets._names import key_of, order_cautions
+from docdb_stream.template import Template
 
 REQUEST_RECORDS = 500
 REQUEST_BYTES = 10 * 1024 * 1024
@@ -46,7 +50,18 @@ class KinesisSettings(TargetSettings):
         description="Largest record the stream takes, in bytes, partition key included: 1 MiB unless raised with "
         "UpdateMaxRecordSize, up to 10 MiB.",
     )
+    kinesis_partition_key: TemplateText | None = Field(
+        default=None,
+        description="The partition key, as a template: {db} {coll} {operation} {key} {document.PATH} "
+        "(docs/targets.md). An event that has no such value has the key it would have without. Absent: the namespace "
+        "and the document key.",
+        examples=["{document.customer.id}"],
+    )
     kinesis_payload_format: OwnFormat = None
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        yield from order_cautions(kinesis_partition_key=self.kinesis_partition_key)
 
 
 class KinesisTarget(BatchTarget):
@@ -63,6 +78,8 @@ class KinesisTarget(BatchTarget):
     Args:
         stream: Name or ARN.
         payload_format: The name of the format in which an event is written.
+        partition_key: The template of the partition key; None: namespace and document key. Whatever it says, two events
+            of a document are never in one request.
         record_bytes: The largest record the stream takes, partition key included.
         request_bytes: The largest request.
         lanes: Requests side by side.
@@ -77,11 +94,13 @@ class KinesisTarget(BatchTarget):
         stream: str,
         *,
         payload_format: str = "extended",
+        partition_key: str | None = None,
         record_bytes: int = RECORD_BYTES,
         request_bytes: int = REQUEST_BYTES,
         lanes: int = 4,
     ) -> None:
         self._stream = {"StreamARN": stream} if stream.startswith("arn:") else {"StreamName": stream}
+        self._partition_key = None if partition_key is None else Template(partition_key)
         self._fixed_limits = Limits(REQUEST_RECORDS, record_bytes, request_bytes)
         short_name = stream.rpartition("/")[2]
         destination = Destination(
@@ -100,6 +119,7 @@ class KinesisTarget(BatchTarget):
         return cls(
             own.where,
             payload_format=own.kinesis_payload_format or settings.payload_format,
+            partition_key=own.kinesis_partition_key,
             record_bytes=own.kinesis_record_bytes,
         )
 
@@ -130,8 +150,10 @@ class KinesisTarget(BatchTarget):
         return self._fixed_limits
 
     def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
-        key = within(key, PARTITION_KEY_CHARACTERS)
-        return Record(event, key, len(payload) + len(key.encode()), {"Data": payload, "PartitionKey": key})
+        partition_key = key if self._partition_key is None else key_of(event, self._partition_key, key) or key
+        partition_key = within(partition_key, PARTITION_KEY_CHARACTERS)
+        size_bytes = len(payload) + len(partition_key.encode())
+        return Record(event, key, size_bytes, {"Data": payload, "PartitionKey": partition_key})
 
     def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
         answer = self._client.put_records(Records=entries, **self._stream)

@@ -7,11 +7,11 @@ side, ``drop`` what a dropped collection leaves behind, ``client`` the connectio
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
@@ -19,12 +19,14 @@ from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN, plain_json
 from docdb_stream.permissions import Permission, arn
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.types import Address, SecretReference
+from docdb_stream.settings.types import Address, SecretReference, TemplateText, Words
 from docdb_stream.target import Rejection
+from docdb_stream.targets._names import TargetName, require_allow_list, shares_names
 from docdb_stream.targets._opensearch.bulk import BulkSender, Operation, operation_of
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
 from docdb_stream.targets._opensearch.drop import delete_older
 from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
+from docdb_stream.template import Template
 
 _WRITING = frozenset({"insert", "update", "replace", "delete"})
 REQUEST_BYTES = 10 * 1024 * 1024
@@ -63,6 +65,19 @@ class OpenSearchSettings(TargetSettings):
     opensearch_index_prefix: str = Field(
         default="", description="Put before the index's name, which is db-coll.", examples=["shop-"]
     )
+    opensearch_index: TemplateText | None = Field(
+        default=None,
+        description="The index's name after the prefix, as a template: {db} {coll} {operation} {key} {document.PATH} "
+        "(docs/targets.md). Absent: db-coll.",
+        examples=["{coll}"],
+    )
+    opensearch_index_allow: Words = Field(
+        default=(),
+        description="The indexes that opensearch_index may make of data, without the prefix, with commas; * stands for "
+        "any text. An event for another one goes to the dead letters. Needed where {key} or {document.PATH} stands in "
+        "opensearch_index.",
+        examples=["orders-eu, orders-us"],
+    )
     opensearch_request_bytes: int = Field(
         default=REQUEST_BYTES,
         ge=1024,
@@ -84,6 +99,36 @@ class OpenSearchSettings(TargetSettings):
         description="CA bundle of the domain: a path. Absent: the system's CAs.",
         examples=["/etc/ssl/opensearch.pem"],
     )
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        require_allow_list("opensearch_index", self.opensearch_index, self.opensearch_index_allow)
+        if self.opensearch_index is None or self.opensearch_on_drop == "keep":
+            return self
+        fields = Template(self.opensearch_index).fields
+        if not fields <= {"db", "coll"}:
+            raise ValueError(
+                "the documents of a dropped collection are in no index that opensearch_index could name then: set "
+                "opensearch_on_drop = keep, or make the index of {db} and {coll} alone"
+            )
+        return self
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        if self.opensearch_index is None:
+            return
+        template = Template(self.opensearch_index)
+        for field in template.changing:
+            yield (
+                f"OPENSEARCH_INDEX: when {{{field}}} differs between two changes of one document, what the first has "
+                "written stays in its index; and a delete finds its document's index only where it says the value "
+                "(FULL_DOCUMENT_BEFORE_CHANGE)"
+            )
+        if shares_names(template, scope):
+            yield (
+                "OPENSEARCH_INDEX: several collections share an index: documents with the same _id take each other's "
+                "place, and a dropped collection takes the others' documents along unless OPENSEARCH_ON_DROP is keep"
+            )
 
 
 class OpenSearchTarget:
@@ -113,6 +158,8 @@ class OpenSearchTarget:
         service: ``es`` or ``aoss``, for sigv4. aoss, OpenSearch Serverless, has never been tried: it needs external
             versions there and, unless ``on_drop`` is ``keep``, the scroll API.
         index_prefix: Put before each index's name.
+        index: The template of the index's name; None: ``db-coll``.
+        index_allow: The indexes that may be made of data; see ``AllowList``.
         request_bytes: Largest bulk request.
         lanes: Bulk requests side by side, at most.
         on_drop: ``delete`` or ``keep`` the documents of a dropped or renamed collection.
@@ -135,6 +182,8 @@ class OpenSearchTarget:
         secret: str | None = None,
         service: Literal["es", "aoss"] = "es",
         index_prefix: str = "",
+        index: str | None = None,
+        index_allow: Sequence[str] = (),
         request_bytes: int = REQUEST_BYTES,
         lanes: int = 4,
         on_drop: Literal["delete", "keep"] = "delete",
@@ -144,6 +193,7 @@ class OpenSearchTarget:
             self.name, uri, auth=auth, secret=secret, service=service, tls_ca=tls_ca, connections=lanes
         )
         self._index_prefix = index_prefix
+        self._names = None if index is None else TargetName(index, "OPENSEARCH_INDEX_ALLOW", index_allow)
         self._request_bytes = request_bytes
         self._lanes = lanes
         self._sender: BulkSender | None = None
@@ -160,6 +210,8 @@ class OpenSearchTarget:
             secret=own.opensearch_secret,
             service=own.opensearch_service,
             index_prefix=own.opensearch_index_prefix,
+            index=own.opensearch_index,
+            index_allow=own.opensearch_index_allow,
             request_bytes=own.opensearch_request_bytes,
             lanes=own.opensearch_lanes,
             on_drop=own.opensearch_on_drop,
@@ -249,13 +301,17 @@ class OpenSearchTarget:
         if source is None and operation != "delete":
             return None
         id_text = event.object_id or document_id(event.exact_id)
-        return operation_of(event, self._index(event.namespace), id_text, document_version(event.cluster_time), source)
+        index = self._index(event, event.namespace)
+        return operation_of(event, index, id_text, document_version(event.cluster_time), source)
 
-    def _index(self, namespace: Namespace) -> str:
-        name = self._indexes.get(namespace)
-        if name is None:
-            name = self._indexes[namespace] = index_name(self._index_prefix, namespace)
-        return name
+    def _index(self, event: ChangeEvent, namespace: Namespace) -> str:
+        index = self._indexes.get(namespace)
+        if index is None:
+            name = namespace if self._names is None else self._names.of(event, namespace)
+            index = index_name(self._index_prefix, name)
+            if self._names is None or self._names.is_of_namespace:
+                self._indexes[namespace] = index
+        return index
 
     def _delete_all(self, event: ChangeEvent, sender: BulkSender) -> list[Rejection]:
         """Delete what the collection held when it was dropped or renamed, by the versions of its documents.
@@ -269,7 +325,7 @@ class OpenSearchTarget:
         rejections: list[Rejection] = []
         for namespace in (event.namespace, _renamed_to(event)):
             if namespace is not None:
-                rejections += delete_older(event, self._index(namespace), self._client, sender)
+                rejections += delete_older(event, self._index(event, namespace), self._client, sender)
         return rejections[:1]
 
 

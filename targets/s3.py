@@ -17,27 +17,28 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from queue import SimpleQueue
 from tempfile import SpooledTemporaryFile
 from typing import Any, Self
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from docdb_stream import aws
 from docdb_stream.context import in_background
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats import format_named
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.types import OwnFormat
+from docdb_stream.settings.types import OwnFormat, TemplateText, Words
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Destination, client
-from docdb_stream.targets._names import distinct_name
+from docdb_stream.targets._names import TargetName, distinct_name, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
 
 OBJECT_BYTES = 64 * 1024 * 1024
@@ -74,12 +75,33 @@ class S3Settings(TargetSettings):
         examples=["shop-changes"],
     )
     bucket_path: str = Field(default="", description="Key prefix of the micro-batches.", examples=["changes"])
+    s3_prefix: TemplateText | None = Field(
+        default=None,
+        description="What stands between bucket_path and the day, as a template: {db} {coll} {operation} {key} "
+        "{document.PATH} (docs/targets.md). Absent: db/coll.",
+        examples=["region={document.region}/{coll}"],
+    )
+    s3_prefix_allow: Words = Field(
+        default=(),
+        description="What s3_prefix may make of data, with commas; * stands for any text. An event for something else "
+        "goes to the dead letters. Needed where {key} or {document.PATH} stands in s3_prefix.",
+        examples=["region=eu/*, region=us/*"],
+    )
     s3_object_bytes: int = Field(
         default=OBJECT_BYTES,
         ge=1024,
         description="Uncompressed bytes held before a checkpoint is made early, so about the largest object.",
     )
     s3_payload_format: OwnFormat = None
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        require_allow_list("s3_prefix", self.s3_prefix, self.s3_prefix_allow)
+        return self
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        yield from order_cautions(s3_prefix=self.s3_prefix)
 
 
 class S3Target:
@@ -98,6 +120,9 @@ class S3Target:
     Args:
         bucket: The bucket's name.
         path: Prefix of every key.
+        prefix: The template of what stands between ``path`` and the day; None: ``db/coll``. What it makes of values is
+            percent-encoded, as names are.
+        prefix_allow: What may be made of data; see ``AllowList``.
         payload_format: The name of the format in which an event is written.
         object_bytes: Uncompressed bytes after which ``wants_flush`` asks for a flush.
         lanes: Uploads side by side.
@@ -111,13 +136,16 @@ class S3Target:
         bucket: str,
         *,
         path: str = "",
+        prefix: str | None = None,
+        prefix_allow: Sequence[str] = (),
         payload_format: str = "extended",
         object_bytes: int = OBJECT_BYTES,
         lanes: int = 8,
     ) -> None:
         aws.load()
         self._bucket = bucket
-        self._prefix = f"{path.strip('/')}/" if path.strip("/") else ""
+        self._path = f"{path.strip('/')}/" if path.strip("/") else ""
+        self._prefixes = None if prefix is None else TargetName(prefix, "S3_PREFIX_ALLOW", prefix_allow, _quoted)
         self._format = format_named(payload_format)
         self.formats = (self._format, FACTS)
         self._object_bytes = object_bytes
@@ -129,7 +157,7 @@ class S3Target:
             create=f"aws s3 mb s3://{bucket}",
             capacity="spread the load over more prefixes with BUCKET_PATH",
         )
-        self._objects: dict[tuple[Namespace, int], _Object] = {}  # by namespace and UTC day
+        self._objects: dict[tuple[Namespace | str, int], _Object] = {}  # by namespace or prefix, and UTC day
         self._held_bytes = 0
 
     @classmethod
@@ -139,6 +167,8 @@ class S3Target:
         return cls(
             own.where,
             path=own.bucket_path,
+            prefix=own.s3_prefix,
+            prefix_allow=own.s3_prefix_allow,
             payload_format=own.s3_payload_format or settings.payload_format,
             object_bytes=own.s3_object_bytes,
         )
@@ -166,14 +196,19 @@ class S3Target:
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
         rendered, rejections = render_all(events, self._format, self.name)
-        groups: dict[tuple[Namespace, int], list[bytes]] = {}
+        groups: dict[tuple[Namespace | str, int], list[bytes]] = {}
         for event, payload in rendered:
-            group = (event.namespace, event.cluster_time_parts[0] // _DAY_S)
+            try:
+                name = event.namespace if self._prefixes is None else self._prefixes.of(event)
+            except UnrenderableError as error:
+                rejections.append(Rejection(event, self.name, str(error)))
+                continue
+            group = (name, event.cluster_time_parts[0] // _DAY_S)
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []
                 if group not in self._objects:
-                    self._objects[group] = _Object(object_key(event, self._prefix))
+                    self._objects[group] = _Object(object_key(event, self._path, name))
             lines.append(payload)
         for group, lines in groups.items():
             self._objects[group].append(lines)
@@ -288,11 +323,26 @@ def _compressor() -> Any:
     return isal_zlib.compressobj(_ISAL_LEVEL, wbits=_GZIP_WINDOW_BITS)
 
 
-def object_key(first: ChangeEvent, prefix: str = "") -> str:
-    """The key of an object whose first event is this one; a name that does not fit is cut (see ``distinct_name``)."""
+def _quoted(text: str) -> str:
+    """A name as one part of a path: no slash in it, and neither ``.`` nor ``..``, which mean something else."""
+    return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
+
+
+def object_key(first: ChangeEvent, path: str = "", name: Namespace | str | None = None) -> str:
+    """The key of an object whose first event is this one; a name that does not fit is cut (see ``distinct_name``).
+
+    Args:
+        first: The event.
+        path: The key begins with it.
+        name: Under which the object is: a namespace, by default the event's, or a prefix, ready made.
+    """
     time = first.cluster_time
     day = time.as_datetime().strftime("%Y/%m/%d")
     digest = hashlib.sha256(first.event_id.encode()).hexdigest()[:16]
     rest = f"/{day}/{time.time:010}-{time.inc:010}-{digest}{JSONL.suffix}.gz"
-    names = "/".join([quote(name, safe="") for name in first.namespace if name] or ["_"])
-    return prefix + distinct_name(names, names, _KEY_BYTES - len(f"{prefix}{rest}".encode())) + rest
+    names = name.strip("/") or "_" if isinstance(name, str) else _names(name or first.namespace)
+    return path + distinct_name(names, names, _KEY_BYTES - len(f"{path}{rest}".encode())) + rest
+
+
+def _names(namespace: Namespace) -> str:
+    return "/".join([quote(name, safe="") for name in namespace if name] or ["_"])

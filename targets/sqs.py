@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import orjson
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from docdb_stream.events import ChangeEvent
 from docdb_stream.permissions import Permission, queue_arn
+from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.types import Address, OwnFormat
+from docdb_stream.settings.types import Address, OwnFormat, TemplateText
 from docdb_stream.targets._aws.body import write_directly
 from docdb_stream.targets._aws.client import Destination
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, failed, message, numbered
 from docdb_stream.targets._aws.sender import Limits, Record, Refusal
 from docdb_stream.targets._aws.target import BatchTarget
+from docdb_stream.targets._names import key_of, order_cautions
+from docdb_stream.template import Template, checked
 
 REQUEST_BYTES = 1024 * 1024
 """Amazon SQS API reference, SendMessageBatch: 1 MiB together. One message: what the queue's attribute
@@ -25,6 +29,15 @@ MaximumMessageSize says, its attributes included."""
 
 # The region, when the URL names it; a queue's region is then not for the environment to say.
 _QUEUE_HOST = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com")
+
+
+_GROUPS = ("document_key", "collection")
+
+
+def _group(text: str) -> str:
+    if text not in _GROUPS and "{" not in text:
+        raise ValueError("expected document_key, collection, or a template with a field such as {coll} in it")
+    return text if text in _GROUPS else checked(text)
 
 
 class SqsSettings(TargetSettings):
@@ -37,11 +50,29 @@ class SqsSettings(TargetSettings):
         description="SQS queue URL, standard or FIFO: switches the target on. Absent: off.",
         examples=["https://sqs.eu-central-1.amazonaws.com/123456789012/shop.fifo"],
     )
-    sqs_message_group: Literal["document_key", "collection"] = Field(
+    sqs_message_group: Annotated[str, AfterValidator(_group)] = Field(
         default="document_key",
-        description="FIFO queues: what shares a message group, and with it the order: document_key or collection.",
+        description="FIFO queues: what shares a message group, and with it the order: document_key, collection, or a "
+        "template: {db} {coll} {operation} {key} {document.PATH} (docs/targets.md). An event that has no such value is "
+        "in its document's group.",
+    )
+    sqs_deduplication_id: TemplateText | None = Field(
+        default=None,
+        description="FIFO queues: by what a message is told to have been sent before, within five minutes, as a "
+        "template. Absent: the event id, by which no event is taken for another.",
+        examples=["{event_id}"],
     )
     sqs_payload_format: OwnFormat = None
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        if self.sqs_message_group not in _GROUPS:
+            yield from order_cautions(sqs_message_group=self.sqs_message_group)
+        if self.sqs_deduplication_id is not None and "event_id" not in Template(self.sqs_deduplication_id).fields:
+            yield (
+                "SQS_DEDUPLICATION_ID: of several events within five minutes for which it says the same, FIFO queues "
+                "keep the first only; with {event_id} in it none is lost"
+            )
 
 
 class SqsTarget(BatchTarget):
@@ -61,7 +92,8 @@ class SqsTarget(BatchTarget):
     Args:
         queue_url: The queue's URL.
         payload_format: The name of the format in which an event is written.
-        message_group: FIFO queues: what shares an order.
+        message_group: FIFO queues: what shares an order: ``document_key``, ``collection``, or a template.
+        deduplication_id: FIFO queues: the template of MessageDeduplicationId; None: the event_id.
         lanes: Requests side by side.
     """
 
@@ -74,12 +106,15 @@ class SqsTarget(BatchTarget):
         queue_url: str,
         *,
         payload_format: str = "extended",
-        message_group: Literal["document_key", "collection"] = "document_key",
+        message_group: str = "document_key",
+        deduplication_id: str | None = None,
         lanes: int = 8,
     ) -> None:
         self._queue_url = queue_url
         self._is_fifo = queue_url.endswith(".fifo")
-        self._message_group = message_group
+        self._by_collection = message_group == "collection"
+        self._group = None if message_group in _GROUPS else Template(message_group)
+        self._deduplication_id = None if deduplication_id is None else Template(deduplication_id)
         queue = queue_url.rpartition("/")[2]
         fifo = " --attributes FifoQueue=true" if self._is_fifo else ""
         destination = Destination(
@@ -100,6 +135,7 @@ class SqsTarget(BatchTarget):
             own.where,
             payload_format=own.sqs_payload_format or settings.payload_format,
             message_group=own.sqs_message_group,
+            deduplication_id=own.sqs_deduplication_id,
         )
 
     @classmethod
@@ -136,9 +172,14 @@ class SqsTarget(BatchTarget):
         return attributes
 
     def _record(self, event: ChangeEvent, payload: bytes, key: str) -> Record:
-        if self._message_group == "collection":
+        if not self._is_fifo:
+            return message(event, payload, "MessageBody", None)
+        if self._by_collection:
             key = event.namespace.label or "_"
-        return message(event, payload, "MessageBody", key if self._is_fifo else None)
+        elif self._group is not None:
+            key = key_of(event, self._group, key) or key
+        once = None if self._deduplication_id is None else key_of(event, self._deduplication_id, event.event_id)
+        return message(event, payload, "MessageBody", key, once)
 
     def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
         return failed(self._client.send_message_batch(QueueUrl=self._queue_url, Entries=numbered(entries)))

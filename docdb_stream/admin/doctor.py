@@ -62,6 +62,13 @@ def checks(settings: Settings) -> Iterator[Finding]:
             if isinstance(target, Checkable):
                 yield _tried(f"target {target.name}", target.check)
             target.close()
+        yield from _cautions(settings)
+
+
+def _cautions(settings: Settings) -> Iterator[Finding]:
+    for name, own in settings.targets.items():
+        if own.is_on:
+            yield from (Finding(f"names and keys of {name}", Caution(each)) for each in own.cautions(settings.scope))
 
 
 def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:

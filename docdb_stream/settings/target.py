@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from docdb_stream.errors import ConfigError
+from docdb_stream.position import Namespace
 from docdb_stream.settings.model import SettingsModel, names
 
 
@@ -37,6 +39,14 @@ class TargetSettings(SettingsModel):
     def is_on(self) -> bool:
         """Whether the switch is set."""
         return bool(self.switch and getattr(self, self.switch))
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """What works, and yet should be looked at: for ``doctor``, and for who synthesizes a deployment.
+
+        Args:
+            scope: What the stream watches.
+        """
+        return ()
 
     @property
     def where(self) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from docdb_stream import template
 from docdb_stream.formats import known_format
 from docdb_stream.settings.model import Address as Address
 from docdb_stream.settings.model import Hidden as Hidden
@@ -77,6 +78,9 @@ def _collection_name(name: str) -> str:
         raise ValueError("no collection is called so")
     return name
 
+
+TemplateText = Annotated[str, AfterValidator(template.checked)]
+"""A name or key with fields in braces, see ``template.Template``."""
 
 StartTime = Annotated[StartAt, BeforeValidator(parse_start_at)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]

@@ -19,7 +19,11 @@ _ID = re.compile(r"[!-~]{1,128}")
 
 
 def message(
-    event: ChangeEvent, payload: bytes, body_name: Literal["Message", "MessageBody"], group: str | None
+    event: ChangeEvent,
+    payload: bytes,
+    body_name: Literal["Message", "MessageBody"],
+    group: str | None,
+    once: str | None = None,
 ) -> Record:
     """An event as an entry of a request.
 
@@ -33,6 +37,7 @@ def message(
         payload: Its bytes.
         body_name: What the service calls the body.
         group: FIFO: what shares an order. None: nothing does.
+        once: FIFO: by what the event is told to have been sent before. None: by its id.
     """
     event_id = event.event_id
     # Amazon SQS and SNS API references, MessageAttributeValue: as a body, and not empty.
@@ -47,7 +52,7 @@ def message(
         key = event_id  # each message is on its own
     else:
         entry["MessageGroupId"] = key = _id(group)
-        entry["MessageDeduplicationId"] = _id(event_id)
+        entry["MessageDeduplicationId"] = _id(once or event_id)
     # Developer guides of SQS, "Amazon SQS message quotas", and SNS, "Amazon SNS message attributes": name, type and
     # value of each attribute count.
     size_bytes = len(body) + sum(len(name) + len("String") + len(text.encode()) for name, text in texts.items())

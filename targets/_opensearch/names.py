@@ -28,15 +28,16 @@ _AMBIGUOUS = re.compile(
 )
 
 
-def index_name(prefix: str, namespace: Namespace) -> str:
-    """The index of a collection: ``prefix`` and ``db-coll``, made a name that OpenSearch accepts.
+def index_name(prefix: str, name: Namespace | str) -> str:
+    """The index of a collection: ``prefix`` and ``db-coll``, or the name that a template made; one that OpenSearch
+    accepts.
 
     That is lower case, without ``\\ / * ? " < > | , # :`` and spaces (they become ``_``), not starting with ``-``,
     ``_`` or ``+``, and at most 255 bytes. A changed name gets a hash at its end (see ``distinct_name``), so
     ``shop.Orders`` has another index than ``shop.orders``. Only hyphens are ambiguous: ``a-b.c`` and
     ``a.b-c`` share one.
     """
-    original = prefix + namespace.label
+    original = prefix + (name if isinstance(name, str) else name.label)
     accepted = _FORBIDDEN.sub("_", original.lower()).lstrip("-_+")
     return distinct_name(original, "index" if accepted in ("", ".", "..") else accepted, _INDEX_BYTES)
 

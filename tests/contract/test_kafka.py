@@ -773,3 +773,21 @@ def test_the_settings_switch_it_on(topics: Topics) -> None:
     assert type(within).__name__ == {"confluent": "ConfluentProducer"}.get(topics.client, "KafkaPythonProducer")
     target.check()
     target.close()
+
+
+def test_topics_and_keys_by_template(python_topics: Topics, log: ChangeLog) -> None:
+    """What may not be made of data goes to the dead letters; the rest arrives."""
+    target = python_topics.target(
+        topic="{coll}.{document.region}", topic_allow=["orders.e*"], key="{document.customer}"
+    )
+    events = [
+        log.insert({"_id": 1, "region": "eu", "customer": "ann"}),
+        log.insert({"_id": 2, "region": "us", "customer": "ann"}),
+        log.update({"_id": 1, "region": "eu", "customer": None}),
+        log.delete(1),
+    ]
+    rejections = [*target.write(events), *target.flush()]
+    target.close()
+    assert [rejection.event for rejection in rejections] == [events[1], events[3]]
+    found = {record.key: record.topic.removeprefix(python_topics.prefix) for record in python_topics.records()}
+    assert found == {b"ann": "orders.eu", b'{"_id":1}': "orders.eu"}

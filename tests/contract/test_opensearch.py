@@ -583,3 +583,15 @@ def test_a_namespace_of_a_database_alone_has_an_index_name() -> None:
 def test_basic_needs_a_secret() -> None:
     with pytest.raises(ConfigError, match="credentials"):
         OpenSearchTarget("https://host", auth="basic")
+
+
+def test_indexes_by_template(domain: Domain) -> None:
+    log = ChangeLog("shop", "orders")
+    target = domain.target(index="all-{coll}")
+    target.write([log.insert({"_id": 1, "a": 1}), log.insert({"_id": 2}), log.delete(2)])
+    target.flush()
+    assert [(each["_index"], each["_id"]) for each in domain.documents()] == [(f"{domain.prefix}all-orders", "1")]
+    target.write([log.drop()])
+    target.flush()
+    assert domain.documents() == []
+    target.close()

@@ -208,3 +208,22 @@ def test_from_settings() -> None:
     target = S3Target.from_settings(Settings(documentdb_uri="mongodb://x", bucket_name="b", bucket_path="p"))
     assert isinstance(target, S3Target)
     assert isinstance(target, Checkable)
+
+
+def test_prefixes_by_template(bucket: Bucket) -> None:
+    """Two collections under one prefix are one object; what is not allowed goes to the dead letters."""
+    orders, customers = ChangeLog("shop", "orders"), ChangeLog("shop", "customers")
+    eu, us = {"_id": 1, "region": "../eu"}, {"_id": 2, "region": "us"}
+    target = S3Target(
+        bucket.name, path="raw", prefix="region={document.region}/all", prefix_allow=["region=us/*", "region=..%2Feu/*"]
+    )
+    events = [orders.insert(eu), customers.insert(us), orders.insert(us), customers.insert(eu)]
+    refused = orders.insert({"_id": 3, "region": "ru"})
+    assert [rejection.event for rejection in target.write([*events, refused])] == [refused]
+    target.flush()
+    target.close()
+    assert [key.rpartition("/")[0] for key in bucket.objects()] == [
+        "raw/region=..%2Feu/all/2026/01/31",
+        "raw/region=us/all/2026/01/31",
+    ]
+    assert sorted(bucket.event_ids()) == sorted(event.event_id for event in events)

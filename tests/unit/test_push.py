@@ -125,7 +125,13 @@ def test_steps_come_first(world: World) -> None:
     assert world.target.durable == world.events[1::2]
     assert [(found.event, found.target) for found in world.letters] == [(refused, "odd_ones")]
     assert (pushed.settled, pushed.events, pushed.filtered, pushed.rejections) == (7, 3, 3, 1)
-    assert pushed.as_dict() == {"stream": "shop.orders", "events": 3, "filtered": 3, "filtered_by": {"odd_ones": 3}, "rejections": 1}
+    assert pushed.as_dict() == {
+        "stream": "shop.orders",
+        "events": 3,
+        "filtered": 3,
+        "filtered_by": {"odd_ones": 3},
+        "rejections": 1,
+    }
 
 
 def test_a_step_that_takes_everything_settles_everything(world: World) -> None:
