@@ -55,7 +55,7 @@ class Selecting(Protocol):
     """A step that leaves events out and does nothing else. What it gives is not looked at one by one, so that a batch
     of which everything passes costs next to nothing."""
 
-    def select(self, events: Events) -> Events:
+    def passing(self, events: Events) -> Events:
         """Those that pass, in order, with what is known of them (``Events.only``); ``events`` itself where all do. The
         step called as such gives the same."""
         ...
@@ -159,7 +159,7 @@ def apply(steps: Sequence[Step], events: Sequence[ChangeEvent]) -> Stepped:
         if not left:
             continue
         if isinstance(selecting := _any(step), Selecting):
-            passed = selecting.select(left if isinstance(left, Events) else Events(left))
+            passed = selecting.passing(left if isinstance(left, Events) else Events(left))
             if missing := len(left) - len(passed):
                 filtered[name_of(step)] = filtered.get(name_of(step), 0) + missing
             left = passed

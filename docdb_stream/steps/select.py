@@ -33,7 +33,7 @@ def selections(settings: Settings, formats: Sequence[Reading[Any]] = ()) -> list
     if settings.operations:
         found.append(Selection("operations", of_operations(settings.operations), formats))
     if settings.namespaces:
-        found.insert(0, Selection("namespaces", of_namespaces(settings.namespaces), formats, found))
+        found.insert(0, Selection("namespaces", of_namespaces(settings.namespaces), formats, [*found]))
     return found
 
 
@@ -63,9 +63,9 @@ class Selection:
 
     def __call__(self, events: Sequence[ChangeEvent]) -> Events:
         """See ``Step``."""
-        return self.select(events if isinstance(events, Events) else Events(events))
+        return self.passing(events if isinstance(events, Events) else Events(events))
 
-    def select(self, events: Events) -> Events:
+    def passing(self, events: Events) -> Events:
         """See ``Selecting``."""
         share = self.share * math.prod(each.share for each in self._others)
         events.want(self._formats if share >= AT_ONCE_SHARE else [FACTS])
