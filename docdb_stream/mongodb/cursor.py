@@ -143,7 +143,7 @@ class ChangeStreamCursor:
         """The primary's operation time now, where the stream may be read from a secondary; None where it is not."""
         if self._read_preference == ReadPreference.PRIMARY:
             return None
-        found = self._connection.client.admin.command("ping", read_preference=ReadPreference.PRIMARY)
+        found = self.client.admin.command("ping", read_preference=ReadPreference.PRIMARY)
         return found.get("operationTime")
 
     def kill(self) -> None:

@@ -121,6 +121,12 @@ def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableEr
                 f"{where} answers, but {actual}; the connection string says replicaSet={wanted}",
                 hint=f"use replicaSet={found}" if found else NO_CHANGE_STREAMS_HINT,
             )
+    if "match selector" in str(error) and "Primary()" not in str(error):
+        return SourceUnavailableError(
+            f"no member of {where} is one that readPreference lets the stream be read from: {_short(error)}",
+            hint="see that such a member is up, with these tags and not too far behind; readPreference=secondaryPreferred "
+            "takes the primary meanwhile",
+        )
     return SourceUnavailableError(
         f"no usable server at {where}: {_short(error)}",
         hint="check host, port, TLS, and that this machine may connect (VPC, security group)",

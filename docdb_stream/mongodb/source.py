@@ -22,7 +22,7 @@ from docdb_stream.mongodb.cursor import ChangeStreamCursor
 from docdb_stream.mongodb.diagnosis import HELLO, no_change_streams, no_images, unavailable
 from docdb_stream.mongodb.errors import Verdict, classify
 from docdb_stream.mongodb.opening import Opening
-from docdb_stream.mongodb.pipeline import kept_images, server_filter
+from docdb_stream.mongodb.pipeline import ServerFilter, kept_images, server_filter
 from docdb_stream.position import Position
 from docdb_stream.settings import Settings
 from docdb_stream.settings.types import StartAt
@@ -95,7 +95,10 @@ class MongoChangeSource:
 
     def open(self, position: Position) -> MongoChangeStream:
         """See ChangeSource."""
-        stream = MongoChangeStream(self._settings, self._connection, position, self._opening())
+        return self._opened(position, self._opening())
+
+    def _opened(self, position: Position, opening: Opening) -> MongoChangeStream:
+        stream = MongoChangeStream(self._settings, self._connection, position, opening)
         began_s = time.monotonic()
         try:
             stream.open()
@@ -193,8 +196,10 @@ class MongoChangeSource:
         return Timestamp(reached_s, 0) if reached_s <= now.time else now
 
     def _reaches(self, position: Position) -> bool:
+        # The log is all that is asked about: no images, which need not be there, and no filter.
+        plain = self._settings.model_copy(update={"full_document": "default", "full_document_before_change": "off"})
         try:
-            self.open(position).close()
+            self._opened(position, Opening(plain, ServerFilter({}), on_primary=True)).close()
         except HistoryLostError:
             return False
         return True
