@@ -124,8 +124,8 @@ def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableEr
     if "match selector" in str(error) and "Primary()" not in str(error):
         return SourceUnavailableError(
             f"no member of {where} is one that readPreference lets the stream be read from: {_short(error)}",
-            hint="see that such a member is up, with these tags and not too far behind; readPreference=secondaryPreferred "
-            "takes the primary meanwhile",
+            hint="see that such a member is up, has these tags and is not too far behind; "
+            "readPreference=secondaryPreferred takes the primary meanwhile",
         )
     return SourceUnavailableError(
         f"no usable server at {where}: {_short(error)}",

@@ -320,6 +320,22 @@ def test_documents_that_are_too_large_together(stream: Stream, keeps_images: Cal
     assert delete.document["fullDocumentBeforeChange"]["n"] == 1
 
 
+@pytest.mark.parametrize("filter_at", ["auto", "client"])
+def test_a_large_event_among_those_of_others(stream: Stream, filter_at: str) -> None:
+    values = {"namespaces": f"{stream.db_name}.orders", "filter_at": filter_at}
+    stream.run(**values)
+    for number in range(2):
+        for coll in ("other", "orders", "third"):
+            stream.db[coll].insert_one({"_id": number})
+            stream.db[coll].update_one({"_id": number}, {"$set": {"text": "x" * 9_000_000}})
+    result = stream.run(**values)
+    assert (result.events, result.rejections, result.caught_up) == (4, 0, True)
+    assert result.filtered_by == ({} if filter_at == "auto" else {"namespaces": 8})
+    expected = [(operation, "orders", number) for number in range(2) for operation in ("insert", "update")]
+    assert [len((each.full_document or {}).get("text", "")) for each in stream.target.events] == [0, 9_000_000] * 2
+    assert stream.took() == expected
+
+
 def test_a_match_on_the_server_judges_documents_alone_and_gives_way_to_large_events(stream: Stream) -> None:
     match = '{"fullDocument.total": {"$gte": {"$numberLong": "100"}}}'
     settings = stream.settings(match=match, filter_at="server", on_exit="ignore", watched_collection_name="orders")
