@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.event import ChangeEvent
-from docdb_stream.formats.facts import FACTS, Facts
 from docdb_stream.formats.part import Part, Reading, parts
 from docdb_stream.position import Namespace, Position, ResumeToken, scope_name
 
@@ -105,12 +104,13 @@ class Events(Sequence[ChangeEvent]):
 
     def render(self, payload_format: Format) -> list[bytes | UnrenderableError]:
         """Each event in a format, or why the format cannot say it."""
-        return self._find(payload_format)
+        return self.find(payload_format)
 
-    @property
-    def facts(self) -> list[Facts | UnrenderableError]:
-        """What ``FACTS`` finds of each event, or why it is no change event."""
-        return self._find(FACTS)
+    def find(self, reading: Reading[T]) -> list[T | UnrenderableError]:
+        """What a reading finds in each event, or why it finds nothing."""
+        if self._parts is not None:
+            return [one for part in self._parts for one in part.find(reading)]
+        return [event.part.find(reading)[event.index] for event in self._each]
 
     def only(self, kept: Sequence[bool]) -> Events:
         """Those of the events that are to stay: the same object where all are. What was decoded for the others is not
@@ -135,11 +135,6 @@ class Events(Sequence[ChangeEvent]):
         for _, events in groupby(self._each, lambda event: id(event.part)):
             together = [*events]
             yield together[0].part, [event.index for event in together]
-
-    def _find(self, reading: Reading[T]) -> list[T | UnrenderableError]:
-        if self._parts is not None:
-            return [one for part in self._parts for one in part.find(reading)]
-        return [event.part.find(reading)[event.index] for event in self._each]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class Selection:
         passes = self._passes
         kept = [
             not isinstance(facts, Facts) or passes(facts, lambda place=place: events[place])  # type: ignore[misc]
-            for place, facts in enumerate(events.facts)
+            for place, facts in enumerate(events.find(FACTS))
         ]
         self.share = sum(kept) / len(kept) if kept else 1.0
         return events.only(kept)
