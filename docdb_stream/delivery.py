@@ -13,7 +13,7 @@ from docdb_stream.context import current_deadline
 from docdb_stream.events import ChangeEvent, Events, Rejection, fitting
 from docdb_stream.result import TargetFigures
 from docdb_stream.source import BATCH_BYTES
-from docdb_stream.target import Rendering, Target
+from docdb_stream.target import Target, announced
 from docdb_stream.worker import Mark, Patience, Worker
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,7 @@ class Delivery:
         self._workers: list[Worker] = []
         self._rejections: list[Rejection] = []
         self._rejected_bytes = 0
-        announced = (each for target in self._targets if isinstance(target, Rendering) for each in target.formats)
-        self._formats = list(dict.fromkeys(announced))
+        self._formats = announced(self._targets)
         self._holds_nothing = True
 
     def __enter__(self) -> Delivery:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from itertools import compress, groupby
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.event import ChangeEvent
@@ -31,6 +32,8 @@ __all__ = [
     "scope_name",
 ]
 
+T = TypeVar("T")
+
 _looking = threading.Lock()
 
 
@@ -51,8 +54,13 @@ class Events(Sequence[ChangeEvent]):
     @classmethod
     def of(cls, raws: Sequence[bytes]) -> Events:
         """The events with these bytes. Nothing is decoded before it is asked for."""
+        return cls._of([*parts(raws)])
+
+    @classmethod
+    def _of(cls, together: list[Part]) -> Events:
         events = cls.__new__(cls)
-        events._events, events._parts, events._size = None, [*parts(raws)], len(raws)
+        events._events, events._parts = None, together
+        events._size = sum(len(part.raws) for part in together)
         return events
 
     @property
@@ -96,9 +104,37 @@ class Events(Sequence[ChangeEvent]):
 
     def render(self, payload_format: Format) -> list[bytes | UnrenderableError]:
         """Each event in a format, or why the format cannot say it."""
+        return self.find(payload_format)
+
+    def find(self, reading: Reading[T]) -> list[T | UnrenderableError]:
+        """What a reading finds in each event, or why it finds nothing."""
         if self._parts is not None:
-            return [one for part in self._parts for one in part.find(payload_format)]
-        return [event.part.find(payload_format)[event.index] for event in self._each]
+            return [one for part in self._parts for one in part.find(reading)]
+        return [event.part.find(reading)[event.index] for event in self._each]
+
+    def only(self, kept: Sequence[bool]) -> Events:
+        """Those of the events that are to stay: the same object where all are. What was decoded for the others is not
+        rendered any more, and what was found for these is not looked for again."""
+        if all(kept):
+            return self
+        if self._parts is None and any(event.raw is None for event in self._each):
+            return Events(compress(self._each, kept))
+        together, start = [], 0
+        for part, places in self._places():
+            stay = [*compress(places, kept[start : start + len(places)])]
+            start += len(places)
+            if stay:
+                together.append(part.only(stay))
+        return Events._of(together)
+
+    def _places(self) -> Iterator[tuple[Part, Sequence[int]]]:
+        """The parts in order, and which of their events these are."""
+        if self._parts is not None:
+            yield from ((part, range(len(part.raws))) for part in self._parts)
+            return
+        for _, events in groupby(self._each, lambda event: id(event.part)):
+            together = [*events]
+            yield together[0].part, [event.index for event in together]
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class RunResult:
         read: Events read, delivered or not.
         filtered: Events among those read of which a step left nothing, not even a rejection.
         filtered_by: The same by the step's name: namespaces, operations, match, or that of a function.
+        filtered_on_server: The rules by which the server left events out, which were not read and not counted.
         unsaved: Events among those read that the last checkpoint does not cover: the next run reads them again.
         loops: Batches that held events, also where steps took all of them away.
         checkpoints: Checkpoints saved.
@@ -61,6 +62,7 @@ class RunResult:
     read: int = 0
     filtered: int = 0
     filtered_by: dict[str, int] = field(default_factory=dict)
+    filtered_on_server: list[str] = field(default_factory=list)
     unsaved: int = 0
     loops: int = 0
     checkpoints: int = 0
@@ -98,7 +100,9 @@ class RunResult:
             for name in {**earlier.targets, **self.targets}
         }
         by = added(earlier.filtered_by, self.filtered_by)
-        return replace(self, **counts, filtered_by=by, targets=targets, began_at=earlier.began_at or self.began_at)
+        began_at = earlier.began_at or self.began_at
+        rules = list(dict.fromkeys([*earlier.filtered_on_server, *self.filtered_on_server]))
+        return replace(self, **counts, filtered_by=by, filtered_on_server=rules, targets=targets, began_at=began_at)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values, ready for JSON."""

@@ -143,6 +143,7 @@ class Run:
                     self._sync(delivery, keeper)
             except OutOfTimeError as error:
                 self._out_of_time(error)
+        self._result.filtered_on_server = [*ahead.filtered_on_server]
         waited_s = self._limit.clock() - began_s
         if not self._is_open and self._result.stopped_by == "deadline" and waited_s > TAKE_WAIT_S:
             raise SourceUnavailableError(
@@ -230,7 +231,7 @@ class Run:
             started_s = self._limit.clock()
             made = step.apply(self._steps, batch.events)
             if made.events:
-                delivery.write(made.events, made.size_bytes if self._steps else batch.size_bytes)
+                delivery.write(made.events, batch.size_bytes if made.events is batch.events else made.size_bytes)
             delivery.reject(made.rejected)
             self._last_write_s = self._limit.clock() - started_s
             result.read += len(batch.events)

@@ -5,6 +5,7 @@ Owns the protocols. Does not read (``mongodb.change_stream``) and does not deliv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from bson import Timestamp
@@ -29,6 +30,11 @@ SLOW_OPEN_HINT = (
 
 class ChangeStream(Protocol):
     """Change events from one position on. It belongs to one run; what it knows ends with it. One thread reads."""
+
+    @property
+    def filtered_on_server(self) -> Sequence[str]:
+        """The settings' rules by which the server leaves events out, so far: nobody counts these. From any thread."""
+        ...
 
     def read(self, wait_s: float) -> Batch:
         """The next events, after waiting at most about ``wait_s`` for the first; the batch may be empty.

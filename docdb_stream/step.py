@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import bson
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError
-from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.events import ChangeEvent, Events, Rejection
 from docdb_stream.source import SOURCE
 from docdb_stream.target import Target
 
@@ -47,6 +47,17 @@ class Redacting(Protocol):
     def redact(self, event: ChangeEvent) -> ChangeEvent:
         """The event without them, also one that was rejected before it came to this step, or that cannot be decoded
         whole: as little is left of that as is needed. Never raises."""
+        ...
+
+
+@runtime_checkable
+class Selecting(Protocol):
+    """A step that leaves events out and does nothing else. What it gives is not looked at one by one, so that a batch
+    of which everything passes costs next to nothing."""
+
+    def passing(self, events: Events) -> Events:
+        """Those that pass, in order, with what is known of them (``Events.only``); ``events`` itself where all do. The
+        step called as such gives the same."""
         ...
 
 
@@ -147,6 +158,12 @@ def apply(steps: Sequence[Step], events: Sequence[ChangeEvent]) -> Stepped:
         rejected = redacted((step,), rejected)
         if not left:
             continue
+        if isinstance(selecting := _any(step), Selecting):
+            passed = selecting.passing(left if isinstance(left, Events) else Events(left))
+            if missing := len(left) - len(passed):
+                filtered[name_of(step)] = filtered.get(name_of(step), 0) + missing
+            left = passed
+            continue
         given = _given(step, left)
         after = [one for one in given if isinstance(one, ChangeEvent)]
         refused = [one for one in given if isinstance(one, Rejection)]
@@ -161,10 +178,14 @@ def redacted(steps: Sequence[Step], rejections: Iterable[Rejection]) -> list[Rej
     ``Redacting``. They leave the process, too, as dead letters."""
     found = [*rejections]
     for each_step in steps if found else ():
-        step: object = each_step  # no Callable has it, as type checkers see it
-        if isinstance(step, Redacting):
+        if isinstance(step := _any(each_step), Redacting):
             found = [replace(one, event=step.redact(one.event)) for one in found]
     return found
+
+
+def _any(step: Step) -> object:
+    """The step: type checkers see no other method in a Callable."""
+    return step
 
 
 def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Rejection]:

@@ -13,7 +13,7 @@ from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.formats.part import Reading
 
-__all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "distinct", "is_keyed"]
+__all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "announced", "distinct", "is_keyed"]
 
 
 @runtime_checkable
@@ -113,6 +113,12 @@ class Rendering(Protocol):
         """The formats in which the target asks for events, and ``FACTS`` where it asks for more than these: ids, keys,
         operations, namespaces, times. Read once, when delivery begins."""
         ...
+
+
+def announced(targets: Iterable[Target]) -> list[Reading[Any]]:
+    """All that the targets will ask of their events, each once."""
+    formats = (each for target in targets if isinstance(target, Rendering) for each in target.formats)
+    return list(dict.fromkeys(formats))
 
 
 def is_keyed(target: Target) -> bool:

@@ -295,6 +295,20 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
             problems.append(f"{where} watched_db_name: missing; an event source mapping watches one database")
         if not (settings.documentdb_secret or "").startswith("arn:"):
             problems.append(f"{where} documentdb_secret: an event source mapping takes the secret's ARN")
+        if settings.full_document not in ("update_lookup", "default"):
+            problems.append(
+                f"{where} full_document: an event source mapping knows update_lookup and default alone; for others "
+                "set trigger = schedule"
+            )
+        if settings.full_document_before_change != "off":
+            problems.append(
+                f"{where} full_document_before_change: an event source mapping asks for none; set off, or trigger = "
+                "schedule"
+            )
+        if settings.filter_at == "server":
+            problems.append(
+                f"{where} filter_at: what an event source mapping reads is filtered by the function; set auto or client"
+            )
     return problems
 
 

@@ -14,6 +14,7 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from docdb_stream.mongodb.pipeline import images
 from infra.function import StreamFunction
 from infra.settings import DeploySettings
 
@@ -81,7 +82,7 @@ def event_source_mapping(function: StreamFunction, deploy: DeploySettings) -> la
         document_db_event_source_config=lambda_.CfnEventSourceMapping.DocumentDBEventSourceConfigProperty(
             database_name=settings.watched_db_name,
             collection_name=settings.watched_collection_name,
-            full_document="UpdateLookup",
+            full_document="UpdateLookup" if "fullDocument" in images(settings) else "Default",
         ),
         source_access_configurations=[
             lambda_.CfnEventSourceMapping.SourceAccessConfigurationProperty(

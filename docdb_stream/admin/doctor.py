@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pymongo
+from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
 
 from docdb_stream.context import Deadline, deadline
@@ -15,6 +16,8 @@ from docdb_stream.events import Namespace
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO, unavailable
 from docdb_stream.mongodb.enable import check_enabled
+from docdb_stream.mongodb.images import check_images
+from docdb_stream.mongodb.pipeline import kept_images, server_filter
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.mongodb.state import StateCollection
 from docdb_stream.settings import Settings
@@ -80,6 +83,12 @@ def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
     store = MongoCheckpointStore(settings, connection)
     yield _tried("cluster and change stream", lambda: source.open(source.start_position("now")).close())
     yield _tried("change streams enabled", lambda: check_enabled(connection, settings.scope))
+    if kept_images(settings):
+        yield _tried("pre- and post-images", lambda: check_images(connection, settings))
+    if server_filter(settings).rules:
+        yield _tried("who leaves events out", lambda: _see_who_filters(settings, source))
+    if connection.client.read_preference != ReadPreference.PRIMARY:
+        yield _tried("where the stream is read", lambda: _see_where_it_is_read(source))
     yield _tried("what is watched", lambda: _see_what_is_watched(connection, settings.scope))
     yield _tried("state database", lambda: _see_that_state_can_be_kept(settings, connection, store))
     yield _tried("saved position", lambda: _see_that_it_can_go_on(settings, source, store))
@@ -123,6 +132,26 @@ def _see_that_it_can_go_on(settings: Settings, source: MongoChangeSource, store:
         )
     if checkpoint is not None and checkpoint.position is not None:
         source.open(checkpoint.position).close()
+
+
+def _see_who_filters(settings: Settings, source: MongoChangeSource) -> None:
+    """Raises Caution where it is not the server, though the settings say so."""
+    if settings.filter_at == "server" and not source.says_how_far_it_looked():
+        raise Caution(
+            "FILTER_AT=server: the server does not say how far it has looked, so docdb-stream leaves events out by "
+            "itself, and counts them",
+            hint="FILTER_AT=auto is the same here. DocumentDB 5.0 patch 3.0.11800 and later says it",
+        )
+
+
+def _see_where_it_is_read(source: MongoChangeSource) -> None:
+    """Raises Caution where it is the primary, though the connection string says otherwise."""
+    if not source.is_read_anywhere:
+        raise Caution(
+            "the connection string's readPreference does not count: the change streams of this server are read from "
+            "the primary",
+            hint="DocumentDB 3.6 and 4.0 have them there alone; leave readPreference out, or upgrade",
+        )
 
 
 def _see_what_is_watched(connection: Connection, scope: Namespace | None) -> None:

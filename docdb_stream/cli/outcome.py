@@ -25,6 +25,8 @@ def say_result(result: RunResult, settings: Settings) -> None:
     if result.filtered:
         by = ", ".join(f"{name} {count:,}" for name, count in result.filtered_by.items())
         say(f"  {counted(result.filtered, 'event')} left out ({by})")
+    if result.filtered_on_server:
+        say(f"  left out by the server, uncounted: {', '.join(result.filtered_on_server)}")
     if result.rejections:
         say(f"  {counted(result.rejections, 'event')} put into the dead letters: docdb-stream dead-letters list")
 

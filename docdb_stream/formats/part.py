@@ -70,6 +70,18 @@ class Part:
             found = self._found[reading]
         return found
 
+    def only(self, places: Sequence[int]) -> Part:
+        """The part with the events of these places alone; what was found for them is kept. Itself where it has no
+        others."""
+        if [*places] == [*range(len(self.raws))]:
+            return self
+        part = Part([self.raws[place] for place in places])
+        with self._lock:
+            part._wanted = self._wanted
+            part._found = {reading: [found[place] for place in places] for reading, found in self._found.items()}
+        part.facts = part._found.get(FACTS)
+        return part
+
     def _decode(self, readings: Iterable[Reading[Any]]) -> None:
         decoded = decode_all(self.raws) if self._document is None else [Decoded((), (dict(self._document),))]
         for reading in readings:

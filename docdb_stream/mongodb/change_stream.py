@@ -1,14 +1,15 @@
 """Reads a change stream: from a position on, in order, across failovers.
 
-Owns how a stream is opened and where it stands while it is read. The commands are ``cursor``'s, how much to ask for is
-``reply_size``'s, the meaning of errors is ``errors``', events too large to read are ``oversize``'s.
+Owns where a stream stands while it is read. What the server is asked for is ``opening``'s, the commands are
+``cursor``'s, how much to ask for ``reply_size``'s, the meaning of errors ``errors``', events too large to read
+``oversize``'s.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,8 +21,9 @@ from docdb_stream.errors import DocdbStreamError, HistoryLostError, SourceUnavai
 from docdb_stream.events import Batch, ChangeEvent, Events
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.cursor import ChangeStreamCursor, Reply
-from docdb_stream.mongodb.diagnosis import no_change_streams, server_message, unavailable
-from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off, is_unknown_option
+from docdb_stream.mongodb.diagnosis import no_change_streams, no_image, no_images, server_message, unavailable
+from docdb_stream.mongodb.errors import Verdict, classify, is_cut_off
+from docdb_stream.mongodb.opening import Opening, Request
 from docdb_stream.mongodb.oversize import CUTS, OversizeEventError, read_oversize
 from docdb_stream.mongodb.reply_size import ReplySize
 from docdb_stream.mongodb.state import StateEvents
@@ -50,9 +52,10 @@ class MongoChangeStream:
         settings: The cluster, what is watched, and BATCH_SIZE.
         connection: To the cluster; its owner closes it.
         position: Where it begins.
+        opening: How it is opened, there and wherever it goes on.
     """
 
-    def __init__(self, settings: Settings, connection: Connection, position: Position) -> None:
+    def __init__(self, settings: Settings, connection: Connection, position: Position, opening: Opening) -> None:
         self._settings = settings
         self._connection = connection
         self._cursor = ChangeStreamCursor(connection, settings.scope)
@@ -61,11 +64,18 @@ class MongoChangeStream:
         self._position = position
         self._size = ReplySize(settings.batch_size)
         self._skip_until: Timestamp | None = None
-        self._has_start_after = True
+        self._primary_time: Timestamp | None = None
+        self._opening = opening
+        self._request = opening.at(position)
         self._quiet_replies = 0
         self._quiet_since: Timestamp | None = None
         self._cuts = 0
         self._closed = False
+
+    @property
+    def filtered_on_server(self) -> tuple[str, ...]:
+        """See ChangeStream."""
+        return self._opening.filtered
 
     def open(self) -> None:
         """Open the stream on the server. Raises as ``ChangeSource.open`` does."""
@@ -80,12 +90,17 @@ class MongoChangeStream:
             return self._read(wait_s)
         except OversizeEventError as error:
             self._cursor.kill()
+            if self._opening.without_match():
+                return Batch([], self._position)
             if self._size.events > 1:
                 self._size.failed()
                 self._cuts = 0 if error.certain else CUTS - 1
                 return Batch([], self._position)
             message, certain = str(error), error.certain
-            batch = self._patiently(lambda: read_oversize(self._open_after, self._position, message, certain=certain))
+            required = [name for name, how in self._opening.images.items() if how == "required"]
+            batch = self._patiently(
+                lambda: read_oversize(self._open_after, self._position, message, certain=certain, required=required)
+            )
             self._cursor.kill()  # it reads in that other way; the next read opens the stream as usual
             self._position = batch.position
             self._size.passed()
@@ -155,67 +170,48 @@ class MongoChangeStream:
         return self._position
 
     def _is_quiet(self, reply: Reply, position: Position, full_wait: bool) -> bool:
-        """Whether nothing happened for QUIET_REPLIES full waits in a row; remembers the time before the first."""
+        """Whether nothing happened for QUIET_REPLIES full waits in a row; remembers the time before the first.
+
+        A secondary has to have come to where the primary was at the first: one that is behind is quiet, too.
+        """
         if reply.events or position != self._position or not full_wait:
             self._quiet_replies = 0
             self._quiet_since = reply.operation_time
-        else:
-            self._quiet_replies += 1
-        return self._quiet_replies >= QUIET_REPLIES
+            return False
+        self._quiet_replies += 1
+        if self._quiet_replies == 1:
+            self._primary_time = self._patiently(self._cursor.primary_time)
+        is_behind = reply.operation_time and self._primary_time and reply.operation_time < self._primary_time
+        return self._quiet_replies >= QUIET_REPLIES and not is_behind
 
     # Opening
 
     def _open_cursor(self) -> None:
         """Open the change stream at the position."""
         self._quiet_replies, self._quiet_since = 0, None
-        stage, self._skip_until = self._stage(self._position)
         with self._cuts_counted():
-            try:
-                self._cursor.open(stage, (), self._size.events)
-            except OperationFailure as error:
-                if "startAfter" in stage and is_unknown_option(error, "startAfter"):
-                    self._has_start_after = False
-                    stage, self._skip_until = self._stage(self._position)
-                elif self._skip_until is not None and classify(error) is Verdict.HISTORY_LOST:
-                    # What comes after the position has to be in the log, its own time need not.
-                    stage["startAtOperationTime"] = _next(self._skip_until)
+            while True:
+                try:
+                    self._open_with(self._opening.at(self._position), self._size.events)
+                except OperationFailure as error:
+                    if not self._opening.asks_for_less(error, self._request):
+                        raise
                 else:
-                    raise
-                self._cursor.open(stage, (), self._size.events)
+                    return self._opening.opened()
 
     def _open_after(
-        self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]
+        self, position: Position, *, images: Collection[str], stages: Sequence[dict[str, Any]]
     ) -> Callable[[float], Reply]:
         """Open the change stream in another way, one event at a time; returns what gives the next reply."""
         if self._closed:
             raise SourceUnavailableError("the stream was closed while a large event was read")
-        stage, self._skip_until = self._stage(position)
-        if not lookup:
-            del stage["fullDocument"]
         self._cursor.kill()
-        self._cursor.open(stage, stages, 1)
+        self._open_with(self._opening.in_part(position, images, stages), 1)
         return lambda wait_s: self._cursor.next(wait_s, 1)
 
-    def _stage(self, position: Position) -> tuple[dict[str, Any], Timestamp | None]:
-        """The ``$changeStream`` stage, and the time up to which its events are to be skipped.
-
-        An option that is not needed is left out: DocumentDB does not take null.
-        """
-        stage: dict[str, Any] = {"fullDocument": "updateLookup"}
-        if self._settings.scope is None:
-            stage["allChangesForCluster"] = True
-        time_ = position.operation_time
-        if position.token is not None and not position.after_invalidate:
-            return stage | {"resumeAfter": dict(position.token.value)}, None
-        if position.token is not None and (self._has_start_after or time_ is None):
-            return stage | {"startAfter": dict(position.token.value)}, None
-        if position.token is not None and time_ is not None:
-            # The invalidate and the drop before it have this very time: starting at it would end the stream again.
-            return stage | {"startAtOperationTime": _next(time_)}, None
-        if time_ is not None:
-            # The server includes the time itself, a position excludes it.
-            return stage | {"startAtOperationTime": time_}, time_
-        return stage, None
+    def _open_with(self, request: Request, batch_size: int) -> None:
+        self._request, self._skip_until = request, request.skip_until
+        self._cursor.open(request.stage, request.stages, batch_size, on_primary=request.on_primary)
 
     # Errors
 
@@ -248,7 +244,12 @@ class MongoChangeStream:
             raise self._for_operator(error) from error
 
     def _passes(self, error: PyMongoError) -> bool:
-        return classify(error) is Verdict.RESUME and not self._closed
+        if self._closed:
+            return False
+        if isinstance(error, OperationFailure) and classify(error) is Verdict.HISTORY_LOST:
+            # Servers also look for the position's event only when they are asked for more.
+            return self._opening.asks_for_less(error, self._request)
+        return classify(error) is Verdict.RESUME
 
     def _reopen(self) -> None:
         """Let the next read open the stream at the position again."""
@@ -263,6 +264,10 @@ class MongoChangeStream:
             return OversizeEventError(server_message(error))
         if verdict is Verdict.NO_CHANGE_STREAMS:
             return no_change_streams(server_message(error))
+        if verdict is Verdict.NO_IMAGE:
+            return no_image(server_message(error))
+        if verdict is Verdict.NO_IMAGES:
+            return no_images(server_message(error))
         if verdict is Verdict.HISTORY_LOST:
             since = self._position.time.isoformat() if self._position.time else "unknown"
             return HistoryLostError(
@@ -272,7 +277,3 @@ class MongoChangeStream:
                 f"docdb-stream reset '{self._settings.stream_name}' --to now|earliest|TIMESTAMP",
             )
         return unavailable(error, self._connection.uri)
-
-
-def _next(time: Timestamp) -> Timestamp:
-    return Timestamp(time.time, time.inc + 1)

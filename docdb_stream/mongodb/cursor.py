@@ -16,6 +16,7 @@ import pymongo
 from bson import Int64, Timestamp
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo import ReadPreference
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
@@ -33,6 +34,9 @@ KILL_TIMEOUT_S = 1.0
 """How long to wait for the server to drop a cursor. It drops an idle one by itself after ten minutes."""
 
 logger = logging.getLogger(__name__)
+
+ReadPreferences = Any
+"""What ``ReadPreference`` has; PyMongo gives the type no public name."""
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
@@ -69,6 +73,7 @@ class ChangeStreamCursor:
         self._db = "admin" if scope is None else scope.db
         self._watched: str | int = 1 if scope is None or scope.coll is None else scope.coll
         self._client: Client | None = None
+        self._read_preference: ReadPreferences = ReadPreference.PRIMARY
         self._session: ClientSession | None = None
         self._id = 0
         self._name = ""
@@ -84,14 +89,26 @@ class ChangeStreamCursor:
         """Whether ``next`` has something to ask or to give."""
         return self._id != 0 or self._first is not None
 
-    def open(self, stage: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], batch_size: int) -> None:
-        """Open the change stream, with further pipeline stages after ``$changeStream``."""
+    def open(
+        self,
+        stage: Mapping[str, Any],
+        stages: Sequence[Mapping[str, Any]],
+        batch_size: int,
+        *,
+        on_primary: bool = False,
+    ) -> None:
+        """Open the change stream, with further pipeline stages after ``$changeStream``.
+
+        The connection string's readPreference says where (a command by itself would go to the primary); what comes
+        after goes there, too, as long as the same members can be chosen. Where others can, the cursor is not found.
+        """
         self.forget()
         self._client = self._connection.client
+        self._read_preference = ReadPreference.PRIMARY if on_primary else self._client.read_preference
         # A cursor belongs to the session that made it; a session of its own lets getMore name it explicitly.
         self._session = self._client.start_session()
         # Looks for a server with the usual patience; within the time-out below, it would take all of that for it.
-        self._client.admin.command("ping")
+        self._client.admin.command("ping", read_preference=self._read_preference)
         with pymongo.timeout(min(OPEN_TIMEOUT_S, max(1.0, current_deadline().remaining_s))):
             reply = self._client[self._db].command(
                 "aggregate",
@@ -100,6 +117,7 @@ class ChangeStreamCursor:
                 cursor={"batchSize": batch_size},
                 session=self._session,
                 codec_options=_RAW,
+                read_preference=self._read_preference,
             )
         self._first = self._reply(reply)
 
@@ -117,8 +135,16 @@ class ChangeStreamCursor:
             maxTimeMS=max(1, int(wait_s * 1000)),
             session=self._session,
             codec_options=_RAW,
+            read_preference=self._read_preference,
         )
         return self._reply(reply)
+
+    def primary_time(self) -> Timestamp | None:
+        """The primary's operation time now, where the stream may be read from a secondary; None where it is not."""
+        if self._read_preference == ReadPreference.PRIMARY:
+            return None
+        found = self.client.admin.command("ping", read_preference=ReadPreference.PRIMARY)
+        return found.get("operationTime")
 
     def kill(self) -> None:
         """Tell the server to drop the cursor; a ``next`` under way in another thread then ends with an error."""
@@ -127,7 +153,9 @@ class ChangeStreamCursor:
         if cursor_id and client is not None:
             try:
                 answer_in_time(
-                    lambda: client[self._db].command("killCursors", name, cursors=[Int64(cursor_id)]),
+                    lambda: client[self._db].command(
+                        "killCursors", name, cursors=[Int64(cursor_id)], read_preference=self._read_preference
+                    ),
                     at_most_s=current_deadline().cleanup_s(KILL_TIMEOUT_S),
                 )
             except (PyMongoError, NoAnswerError) as error:

@@ -15,7 +15,7 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, S
 from pymongo.uri_parser import parse_uri
 
 from docdb_stream.context import current_deadline
-from docdb_stream.errors import SourceUnavailableError
+from docdb_stream.errors import ConfigError, SourceUnavailableError
 
 AUTHENTICATION_FAILED = 18
 UNAUTHORIZED = 13
@@ -62,6 +62,12 @@ def unavailable(error: PyMongoError, uri: str) -> SourceUnavailableError:
         return SourceUnavailableError(
             f"PyMongo {pymongo.version} does not go with the server: {error}", hint=_other_pymongo(str(error))
         )
+    if isinstance(error, ConfigurationError):
+        return SourceUnavailableError(
+            f"the connection string does not go with the cluster: {_short(error)}",
+            hint="correct documentdb_uri",
+            refused=True,
+        )
     return SourceUnavailableError(
         f"the connection to {where} broke: {_short(error)}", hint="the next run goes on from the checkpoint"
     )
@@ -71,6 +77,26 @@ def no_change_streams(why: str) -> SourceUnavailableError:
     """The error for the operator where the server has no change streams."""
     return SourceUnavailableError(
         f"this server has no change streams: {why}", hint=NO_CHANGE_STREAMS_HINT, refused=True
+    )
+
+
+def no_images(why: str) -> ConfigError:
+    """The error for the operator where the settings want pre- or post-images, and the server keeps none."""
+    return ConfigError(
+        f"this server keeps no pre- and post-images: {why}",
+        hint="they came with MongoDB 6.0: set FULL_DOCUMENT to update_lookup or default, and "
+        "FULL_DOCUMENT_BEFORE_CHANGE to off",
+    )
+
+
+def no_image(why: str) -> SourceUnavailableError:
+    """The error for the operator where an image is required that the server has not got."""
+    return SourceUnavailableError(
+        f"an image that is required is not there: {why}",
+        hint="db.runCommand({collMod: COLLECTION, changeStreamPreAndPostImages: {enabled: true}}) has the server keep "
+        "them from now on; for the changes before, set required to when_available until the stream is past them. The "
+        "position is kept",
+        refused=True,
     )
 
 
@@ -95,6 +121,12 @@ def _no_server(error: PyMongoError, uri: str, where: str) -> SourceUnavailableEr
                 f"{where} answers, but {actual}; the connection string says replicaSet={wanted}",
                 hint=f"use replicaSet={found}" if found else NO_CHANGE_STREAMS_HINT,
             )
+    if "match selector" in str(error) and "Primary()" not in str(error):
+        return SourceUnavailableError(
+            f"no member of {where} is one that readPreference lets the stream be read from: {_short(error)}",
+            hint="see that such a member is up, has these tags and is not too far behind; "
+            "readPreference=secondaryPreferred takes the primary meanwhile",
+        )
     return SourceUnavailableError(
         f"no usable server at {where}: {_short(error)}",
         hint="check host, port, TLS, and that this machine may connect (VPC, security group)",

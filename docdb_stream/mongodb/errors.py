@@ -47,6 +47,18 @@ _NO_CHANGE_STREAMS_TEXTS = (
     "modifychangestreams has not been run",  # DocumentDB, not enabled: with code 136, as if a position were lost
     "stage not supported: '$changestream'",  # DocumentDB's elastic clusters
 )
+_NO_MATCHING_DOCUMENT_CODE = 47
+_NO_IMAGE_TEXTS = ("post-image was not found", "pre-image was not found")
+_NO_IMAGES_CODES = frozenset(
+    {
+        2,  # BadValue: 'whenAvailable' is not a valid value (MongoDB 5.0)
+        9,  # FailedToParse
+        40415,  # unknown field: fullDocumentBeforeChange
+        40575,  # unrecognized value for the 'fullDocument' option (MongoDB 4)
+        51770,  # fullDocumentBeforeChange: no pre-image optime was recorded (MongoDB 4.4 and 5.0)
+    }
+)
+_NO_IMAGES_TEXTS = ("fulldocument", "no pre-image optime")
 _RESUMABLE_CODES = frozenset(
     # The change streams specification's list, "Resumable Error", for servers that set no label.
     {6, 7, 43, 63, 89, 91, 133, 150, 189, 234, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
@@ -63,6 +75,8 @@ class Verdict(enum.Enum):
     HISTORY_LOST = "the position is no longer in the change log"
     OVERSIZE = "the next event is larger than the server can send"
     NO_CHANGE_STREAMS = "this server has none"
+    NO_IMAGES = "this server keeps no pre- and post-images"
+    NO_IMAGE = "that of the next event is not there, and required"
     FATAL = "an operator has to look"
 
 
@@ -79,6 +93,10 @@ def classify(error: PyMongoError) -> Verdict:
         return Verdict.HISTORY_LOST
     if error.code in _HISTORY_LOST_CODES or any(text in message for text in _HISTORY_LOST_TEXTS):
         return Verdict.HISTORY_LOST
+    if error.code == _NO_MATCHING_DOCUMENT_CODE and any(text in message for text in _NO_IMAGE_TEXTS):
+        return Verdict.NO_IMAGE
+    if error.code in _NO_IMAGES_CODES and any(text in message for text in _NO_IMAGES_TEXTS):
+        return Verdict.NO_IMAGES
     if error.code in _RESUMABLE_CODES or error.has_error_label(_RESUMABLE_LABEL):
         return Verdict.RESUME
     return Verdict.FATAL

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import bson
@@ -39,6 +39,8 @@ _PARTS = ("documentKey", "fullDocument", "updateDescription", "fullDocumentBefor
 """What can be large in an event; each comes alone where they do not fit together."""
 _INDISPENSABLE = frozenset({"documentKey", "fullDocument"})
 """Without one of these an event would be taken for another: a document that is gone, or none at all."""
+_IMAGES = frozenset({"fullDocument", "fullDocumentBeforeChange"})
+"""What the server adds to an event where it is asked to, each by an option of this name."""
 _WITHOUT_PARTS: Stages = ({"$project": dict.fromkeys(_PARTS, 0)},)
 _SPLIT: Stages = ({"$changeStreamSplitLargeEvent": {}},)
 """MongoDB 6.0.9 and later. The last stage there may be."""
@@ -91,13 +93,20 @@ class Opener(Protocol):
     """Opens the change stream after a position in a given way; returns what gives the next reply."""
 
     def __call__(
-        self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]
+        self, position: Position, *, images: Collection[str], stages: Sequence[dict[str, Any]]
     ) -> Callable[[float], Reply]:
-        """Look the document up or not; further pipeline stages."""
+        """With no other images of the document than these, as far as the stream has any; further pipeline stages."""
         ...
 
 
-def read_oversize(open_after: Opener, position: Position, message: str, *, certain: bool = True) -> Batch:
+def read_oversize(
+    open_after: Opener,
+    position: Position,
+    message: str,
+    *,
+    certain: bool = True,
+    required: Collection[str] = (),
+) -> Batch:
     """The one event after ``position``, in the most complete form there is.
 
     An event that cannot be had with its key and its document comes in ``Batch.rejected``, for the dead letters. So do
@@ -109,12 +118,13 @@ def read_oversize(open_after: Opener, position: Position, message: str, *, certa
         position: Just before the event.
         message: The server's error.
         certain: It says that the event is too large; else it may be read whole after all.
+        required: The images without which the stream wants no event.
 
     Raises:
         PyMongoError: Other trouble than size; the call can be repeated.
         HistoryLostError: Nothing leads past the event.
     """
-    reading = _Reading(open_after, position, message.partition(" First element")[0])
+    reading = _Reading(open_after, position, message.partition(" First element")[0], _INDISPENSABLE.union(required))
     try:
         base = reading.sendable()
         return reading.whole(base, certain) or reading.in_parts(base)
@@ -133,7 +143,8 @@ class _NothingThereError(Exception):
 class _Reading:
     """The reading of one event, whose parts are whole BSON elements by name."""
 
-    def __init__(self, open_after: Opener, position: Position, message: str) -> None:
+    def __init__(self, open_after: Opener, position: Position, message: str, indispensable: Collection[str]) -> None:
+        self._indispensable = frozenset(indispensable)
         self._open_after = open_after
         self._position = position
         self._message = message
@@ -145,7 +156,7 @@ class _Reading:
         from now on."""
         while True:
             try:
-                return self._event(lookup=False, stages=_WITHOUT_PARTS)
+                return self._event(images=(), stages=_WITHOUT_PARTS)
             except _TooLargeError:
                 self._leave_out()
 
@@ -154,7 +165,7 @@ class _Reading:
         ways: list[tuple[str, Stages]] = [("whole", ()), ("split by the server", _SPLIT)]
         for how, stages in ways[1:] if too_large and not self._left_out else ways:
             try:
-                event = self._event(lookup=True, stages=stages)
+                event = self._event(images=_IMAGES, stages=stages)
             except _TooLargeError:
                 continue
             logger.info("a large event at %s was read %s", self._position.time, how)
@@ -167,7 +178,7 @@ class _Reading:
         event, missing = dict(base), []
         for name in _PARTS:
             try:
-                part = self._event(lookup=name == "fullDocument", stages=({"$project": {name: 1}},))
+                part = self._event(images=_IMAGES & {name}, stages=({"$project": {name: 1}},))
             except _TooLargeError:
                 missing.append(name)
             else:
@@ -187,7 +198,7 @@ class _Reading:
         invalidated = event.operation == "invalidate"
         after = Position.at_token(event.token, time=event.cluster_time, after_invalidate=invalidated)
         gap = self._gap(missing)
-        if _INDISPENSABLE.intersection(missing):
+        if self._indispensable.intersection(missing):
             return Batch([], after, rejected=_rejected([*self._left_out, event], gap), gap=gap)
         return Batch([event], after, event.size_bytes, rejected=_rejected(self._left_out, gap), gap=gap)
 
@@ -203,7 +214,7 @@ class _Reading:
     def _leave_out(self) -> None:
         """Have the server leave out the next event, which it cannot name but in an error."""
         try:
-            self._read(lookup=False, stages=_NAMED_IN_THE_ERROR)
+            self._read(images=(), stages=_NAMED_IN_THE_ERROR)
         except OperationFailure as error:
             if classify(error) is not Verdict.OVERSIZE:
                 raise
@@ -216,7 +227,7 @@ class _Reading:
             hint="docdb-stream reset to a time after it; what happened between is lost to this stream",
         )
 
-    def _event(self, *, lookup: bool, stages: Stages) -> dict[str, bytes]:
+    def _event(self, *, images: Collection[str], stages: Stages) -> dict[str, bytes]:
         """The next event in this way.
 
         Raises:
@@ -225,7 +236,7 @@ class _Reading:
         large = False
         for _ in range(CUTS):
             try:
-                return self._read(lookup=lookup, stages=stages)
+                return self._read(images=images, stages=stages)
             except OperationFailure as error:
                 verdict = classify(error)
                 # Servers do not know how to split, or know it and cannot (MongoDB 6.0.27 with most of its own tokens).
@@ -233,19 +244,19 @@ class _Reading:
                     raise _TooLargeError from error
                 raise
             except AutoReconnect as error:
-                large = is_cut_off(error) and (large or self._is_large(lookup, stages))
+                large = is_cut_off(error) and (large or self._is_large(images, stages))
                 if not large:
                     raise
         raise _TooLargeError
 
-    def _is_large(self, lookup: bool, stages: Stages) -> bool:
+    def _is_large(self, images: Collection[str], stages: Stages) -> bool:
         try:
-            self._read(lookup=lookup, stages=(*(stages if stages is not _SPLIT else ()), *_THREE_TIMES))
+            self._read(images=images, stages=(*(stages if stages is not _SPLIT else ()), *_THREE_TIMES))
         except OperationFailure as error:
             return classify(error) is Verdict.OVERSIZE
         return False
 
-    def _read(self, *, lookup: bool, stages: Stages) -> dict[str, bytes]:
+    def _read(self, *, images: Collection[str], stages: Stages) -> dict[str, bytes]:
         """The next event, put together from its fragments where it is split: each holds some of its elements."""
         self._looked_up_to = None
         # These alone: the server has to meet the event of the position, too, or calls the token invalid. By $or, since
@@ -254,7 +265,7 @@ class _Reading:
             {"$match": {"$or": [{"_id._data": {"$lt": event.event_id}}, {"_id._data": {"$gt": _end_of(event)}}]}}
             for event in self._left_out
         ]
-        read = self._open_after(self._position, lookup=lookup, stages=(*without, *stages))
+        read = self._open_after(self._position, images=images, stages=(*without, *stages))
         event: dict[str, bytes] = {}
         for _ in range(READS):
             reply = read(READ_WAIT_S)

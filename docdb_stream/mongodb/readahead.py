@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -90,6 +91,12 @@ class ReadAhead:
         """Whether the server has opened the stream at the position."""
         with self._changed:
             return self._stream is not None
+
+    @property
+    def filtered_on_server(self) -> Sequence[str]:
+        """See ChangeStream."""
+        with self._changed:
+            return () if self._stream is None else self._stream.filtered_on_server
 
     @property
     def caught_up(self) -> bool:

@@ -20,8 +20,8 @@ class ClusterSettings(SettingsModel):
         min_length=1,
         description="MongoDB connection string of the replica set or DocumentDB cluster. A host name alone is taken as "
         "an Amazon DocumentDB cluster endpoint (TLS, replica set rs0, port 27017). No password here: see "
-        "documentdb_secret. Its options maxPoolSize, timeoutMS and retryWrites are not used, and a socketTimeoutMS "
-        "below 5000 counts as 5000.",
+        "documentdb_secret. readPreference says where the stream is read; the state is always the primary's. The "
+        "options maxPoolSize, timeoutMS and retryWrites are not used, and a socketTimeoutMS below 5000 counts as 5000.",
         examples=["mongodb://127.0.0.1:27017/?replicaSet=rs0"],
     )
     documentdb_secret: SecretReference = Field(

@@ -11,22 +11,22 @@ from pydantic import Field
 
 from docdb_stream.settings.model import Heading
 from docdb_stream.settings.reading import ReadingSettings
-from docdb_stream.settings.types import FormatName, SecretReference, Words
+from docdb_stream.settings.types import FormatName, NamespacePatterns, Operations, SecretReference, Words
 
 
 class ShapingSettings(ReadingSettings):
     """And what is delivered of it: which events, which fields, in which format."""
 
-    operations: Annotated[Words, Heading("What is delivered")] = Field(
+    operations: Annotated[Operations, Heading("What is delivered")] = Field(
         default=(),
         description="Only these operations, with commas: insert, update, replace, delete, drop, rename, dropDatabase, "
         "invalidate. Absent: all.",
         examples=["insert, update, replace, delete"],
     )
-    namespaces: Words = Field(
+    namespaces: NamespacePatterns = Field(
         default=(),
         description="Only these collections, with commas, each as db.coll; * stands for any text. Watch their database "
-        "or the whole deployment for it. Absent: all that is watched.",
+        "(watched_db_name alone) or the whole deployment for it. Absent: all that is watched.",
         examples=["shop.orders, shop.invoices_*"],
     )
     match: str | None = Field(
@@ -45,8 +45,8 @@ class ShapingSettings(ReadingSettings):
     filter_at: Literal["auto", "server", "client"] = Field(
         default="auto",
         description="Who leaves events out. client: docdb-stream, which counts them. server: the cluster, which spares "
-        "the network but tells no count. auto: the server for namespaces where that is safe, docdb-stream for the "
-        "rest.",
+        "the network but tells no count. auto: the server for namespaces, docdb-stream for the rest. A server that "
+        "does not say how far it has looked (DocumentDB before 5.0 patch 3.0.11800) leaves nothing out.",
     )
     fields_keep: Words = Field(
         default=(),

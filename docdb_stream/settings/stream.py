@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from docdb_stream.errors import ConfigError, DocdbStreamError
+from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import Namespace, scope_name
 from docdb_stream.settings.model import Heading, line_errors
 from docdb_stream.settings.shaping import ShapingSettings
@@ -79,6 +80,17 @@ class Settings(ShapingSettings):
     def _consistent(self) -> Self:
         if self.watched_collection_name and not self.watched_db_name:
             raise ValueError("watched_collection_name needs watched_db_name")
+        if self.namespaces and self.watched_collection_name:
+            raise ValueError(
+                "namespaces is needless where one collection is watched; leave watched_collection_name out to have "
+                "several of its database"
+            )
+        for pattern in self.namespaces if self.watched_db_name else ():
+            if not NamespacePattern.of(pattern).matches_database(self.watched_db_name or ""):
+                raise ValueError(
+                    f"namespaces: {pattern} is not in the watched database {self.watched_db_name}; leave "
+                    "watched_db_name out to have several databases"
+                )
         if not self.stream_name:
             object.__setattr__(self, "stream_name", scope_name(self.scope))
         return self

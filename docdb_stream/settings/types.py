@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from docdb_stream import template
 from docdb_stream.formats import known_format
+from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.settings.model import Address as Address
 from docdb_stream.settings.model import Hidden as Hidden
 from docdb_stream.settings.model import Reference
@@ -82,6 +83,33 @@ def _collection_name(name: str) -> str:
 TemplateText = Annotated[str, AfterValidator(template.checked)]
 """A name or key with fields in braces, see ``template.Template``."""
 
+
+def _namespace_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for text in patterns:
+        pattern = NamespacePattern.of(text)
+        if not pattern.db or not pattern.coll:
+            raise ValueError(f"expected db.coll, db.* or the like, with commas, found {text!r}")
+        if pattern.db in _INTERNAL_DATABASES:
+            raise ValueError(f"{text}: the server does not let its own databases be watched (admin, config, local)")
+        if _NOT_IN_DATABASE_NAMES & set(pattern.db) or len(pattern.db.replace("*", "").encode()) > DATABASE_NAME_BYTES:
+            raise ValueError(f"{text}: no database is called so; the text before the first dot is the database")
+        _collection_name(pattern.coll)
+    return tuple(dict.fromkeys(patterns))
+
+
+OPERATIONS = ("insert", "update", "replace", "delete", "drop", "rename", "dropDatabase", "invalidate")
+"""The operations of a change stream that asks for no others (MongoDB manual, "Change Events"; those that came with 6.0
+are sent with ``showExpandedEvents`` alone)."""
+
+_BY_LOWER_CASE = {name.lower(): name for name in OPERATIONS}
+
+
+def _operations(given: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in given if name.lower() not in _BY_LOWER_CASE]:
+        raise ValueError(f"there is no operation {', '.join(unknown)}; there are {', '.join(OPERATIONS)}")
+    return tuple(dict.fromkeys(_BY_LOWER_CASE[name.lower()] for name in given))
+
+
 StartTime = Annotated[StartAt, BeforeValidator(parse_start_at)]
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 WatchedDatabase = Annotated[str, AfterValidator(_watched_database)]
@@ -99,6 +127,12 @@ def words(value: object) -> object:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(words)]
+
+
+Operations = Annotated[Words, AfterValidator(_operations)]
+"""Names of operations, in any case, as the server writes them."""
+NamespacePatterns = Annotated[Words, AfterValidator(_namespace_patterns)]
+"""Texts of ``NamespacePattern``."""
 
 
 def _is_a_reference(value: str | None) -> str | None:

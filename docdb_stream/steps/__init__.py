@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step
-from docdb_stream.target import Target
+from docdb_stream.target import Target, announced
 
 
 def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
@@ -20,4 +20,12 @@ def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
     Raises:
         ConfigError: One cannot be made of them.
     """
-    return ()
+    steps: list[Step] = []
+    if settings.namespaces or settings.operations:
+        from docdb_stream.steps.select import selections
+
+        # Where other steps follow, which events are delivered, and how they look, is not known yet.
+        fields = (settings.fields_keep, settings.fields_drop, settings.fields_mask, settings.fields_hash)
+        is_changed = bool(settings.match or settings.transform) or any(fields)
+        steps += selections(settings, () if is_changed else announced(targets))
+    return steps

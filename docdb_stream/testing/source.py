@@ -119,6 +119,8 @@ class ScriptedSource:
 class ScriptedStream:
     """A ChangeStream over a script. Made by ``ScriptedSource.open``."""
 
+    filtered_on_server = ()
+
     def __init__(self, source: ScriptedSource, position: Position, first: int) -> None:
         self._source = source
         self._position = position

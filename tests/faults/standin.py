@@ -221,6 +221,8 @@ class DocumentDB:
                 raise Refused(40415, f"BSON field '$changeStream.{name}' is an unknown field.")
             if value is None:
                 raise Refused(14, f"BSON field '$changeStream.{name}' is the wrong type 'null'")
+        if options.get("fullDocument", "default") not in ("default", "updateLookup"):
+            raise Refused(9, f"Unrecognized value for the 'fullDocument' option: {options['fullDocument']}")
         if self._not_enabled == "error" and not self._is_enabled(watched):
             raise Refused(CAPPED_POSITION_LOST, NOT_ENABLED)
         time = options.get("startAtOperationTime")

@@ -10,7 +10,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from docdb_stream.admin.doctor import checks
-from docdb_stream.errors import SourceUnavailableError
+from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.local import ReplicaSet
 
 pytestmark = pytest.mark.integration
@@ -81,6 +81,43 @@ def test_an_idle_stream_keeps_its_checkpoint_moving(
     mongo[db_name].orders.insert_one({"_id": 1})
     run(settings, target)
     assert target.ids == [1]
+
+
+@pytest.mark.parametrize("post_batch_tokens", [False, True])
+@pytest.mark.parametrize("filter_at", ["auto", "server"])
+def test_a_filtered_stream_moves_on_whoever_filters(
+    documentdb: Place, mongo: Client, db_name: str, post_batch_tokens: bool, filter_at: str
+) -> None:
+    """Without post-batch tokens the server is not asked to: it would keep the position where it is."""
+    place = documentdb(post_batch_tokens=post_batch_tokens)
+    rules = {"namespaces": f"{db_name}.orders", "operations": "insert", "filter_at": filter_at}
+    settings, target = stream(place.uri, db_name, None, **rules), ListTarget()
+    run(settings, target)
+    began = operation_time_of(settings)
+    mongo[db_name].other.insert_many([{"_id": number} for number in range(200)])
+    mongo[db_name].orders.insert_one({"_id": 1})
+    mongo[db_name].orders.delete_one({"_id": 1})
+    result = run(settings, target)
+    assert (target.ids, result.caught_up) == ([1], True)
+    by_server = {"auto": ["namespaces"], "server": ["namespaces", "operations"]}[filter_at]
+    assert result.filtered_on_server == (by_server if post_batch_tokens else [])
+    if not post_batch_tokens:
+        assert result.filtered_by == {"namespaces": 200, "operations": 1}
+    assert operation_time_of(settings) > began
+    told = [found.error for found in checks(settings) if found.what == "who leaves events out"]
+    assert [each is None for each in told] == [post_batch_tokens or filter_at == "auto"]
+
+
+@pytest.mark.parametrize(
+    "values", [{"full_document": "required"}, {"full_document_before_change": "when_available"}], ids=repr
+)
+def test_pre_and_post_images_are_refused_with_what_to_set_instead(
+    documentdb: Place, db_name: str, values: dict[str, str]
+) -> None:
+    settings = stream(documentdb().uri, db_name, **values)
+    with pytest.raises(ConfigError, match="no pre- and post-images") as caught:
+        run(settings, ListTarget())
+    assert "update_lookup" in caught.value.hint
 
 
 def test_a_dropped_and_recreated_collection_goes_on_without_start_after(

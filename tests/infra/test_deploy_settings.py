@@ -205,6 +205,31 @@ def test_an_event_source_mapping_needs_cluster_database_and_secret_by_arn(deploy
     assert "ARN" in problems(lambda: deployment(deploy=f"trigger = esm\ncluster_arn = {arn}"))[0]
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("full_document = required", "update_lookup and default alone"),
+        ("full_document_before_change = when_available", "asks for none"),
+        ("filter_at = server", "filtered by the function"),
+        ("full_document = default", ""),
+        ("operations = insert, delete", ""),
+    ],
+)
+def test_what_an_event_source_mapping_cannot_do(deployment: Read, setting: str, told: str):
+    arn = "arn:aws:rds:eu-central-1:123456789012:cluster:shop"
+    secret = "documentdb_secret = arn:aws:secretsmanager:eu-central-1:123456789012:secret:shop"
+
+    def read() -> object:
+        return deployment(
+            stream=f"kinesis_stream = changes\n{secret}\n{setting}", deploy=f"trigger = esm\ncluster_arn = {arn}"
+        )
+
+    if told:
+        assert any(told in problem for problem in problems(read))
+    else:
+        read()
+
+
 def test_a_stream_without_a_target_is_told(deployment: Read):
     with pytest.raises(ConfigError, match=r"shop\.orders") as caught:
         plans(deployment(stream="start_at = now"))

@@ -420,6 +420,17 @@ def test_an_event_source_mapping_instead_of_the_schedule(template: Synthesize):
     assert names == {"Errors", "Throttles", "Lag", "RetentionHeadroom", "Depth"}
 
 
+@pytest.mark.parametrize("setting", ["full_document = default", "operations = insert, delete"])
+def test_a_mapping_looks_nothing_up_that_nobody_sees(template: Synthesize, setting: str):
+    made = template(
+        stream=f"kinesis_stream = changes\ndocumentdb_secret = {SECRET_ARN}\n{setting}",
+        deploy=f"trigger = esm\ncluster_arn = {CLUSTER_ARN}",
+        rest=NETWORK,
+    )
+    mapping = only(made, "AWS::Lambda::EventSourceMapping")
+    assert mapping["DocumentDBEventSourceConfig"]["FullDocument"] == "Default"
+
+
 # As others judge it
 
 SHAPES: dict[str, dict[str, str]] = {

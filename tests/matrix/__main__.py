@@ -30,6 +30,7 @@ ON_EVERY_MONGOD = (
     "tests/matrix/test_mongod.py",
     "tests/integration/test_run.py",
     "tests/integration/test_history.py",
+    "tests/integration/test_selection.py",
     "tests/integration/test_oversize.py",
     "tests/integration/test_doctor.py",
     "tests/integration/test_ids.py",

@@ -6,7 +6,7 @@ from typing import Any
 
 import dns.resolver
 import pytest
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import ConfigurationError, PyMongoError, ServerSelectionTimeoutError
 
 from docdb_stream.mongodb.diagnosis import unavailable, uri_options
 
@@ -51,3 +51,19 @@ def test_an_outage_that_takes_the_name_service_with_it_is_told_without_asking_it
     assert uri_options(URI)["replicaset"] == "rs0"  # as when the client was made
     monkeypatch.setattr(dns.resolver, "resolve", is_silent)
     assert "a.cluster.example.net" in str(unavailable(ServerSelectionTimeoutError("No servers found yet"), URI))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ServerSelectionTimeoutError('No replica set members match selector "Secondary(tag_sets=None)"'),
+            "readPreference",
+        ),
+        (ServerSelectionTimeoutError('No replica set members match selector "Primary()"'), "no usable server"),
+        (ConfigurationError("maxStalenessSeconds must be at least 90"), "connection string does not go with"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_where_no_member_is_what_the_connection_string_asks_for(error: PyMongoError, told: str) -> None:
+    assert told in str(unavailable(error, "mongodb://127.0.0.1:1/"))

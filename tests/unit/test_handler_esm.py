@@ -161,6 +161,19 @@ def test_the_state_of_docdb_stream_is_left_out(built: list[ListTarget]) -> None:
     assert [found.event_id for found in built[0].events] == [event.event_id]
 
 
+def test_the_function_leaves_out_what_the_mapping_cannot(
+    built: list[ListTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WATCHED_COLLECTION_NAME")
+    monkeypatch.setenv("NAMESPACES", "shop.orders")
+    monkeypatch.setenv("OPERATIONS", "insert")
+    orders = ChangeLog()
+    events = [orders.insert({"_id": 1}), orders.delete(1), ChangeLog("shop", "other").insert({"_id": 2})]
+    answer = esm.handler(payload([canonical(event) for event in events]), Context())
+    assert [found.event_id for found in built[0].events] == [events[0].event_id]
+    assert answer["filtered_by"] == {"namespaces": 1, "operations": 1}
+
+
 def test_an_empty_batch_is_no_error(built: list[ListTarget]) -> None:
     assert esm.handler(payload([]), Context())["events"] == 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
@@ -34,30 +34,32 @@ class Server:
     def __init__(self, *log: bytes, cuts: bool = False, splits: bool = False, weather: int = 0) -> None:
         self.log = log
         self.cuts, self.splits, self.weather = cuts, splits, weather
-        self.asked: list[tuple[bool, tuple[str, ...]]] = []
+        self.asked: list[tuple[frozenset[str], tuple[str, ...]]] = []
         self.token = "82FF"  # how far it has looked where nothing is left
 
     def __call__(
-        self, position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]
+        self, position: Position, *, images: Collection[str], stages: Sequence[dict[str, Any]]
     ) -> Callable[[float], Reply]:
-        self.asked.append((lookup, tuple(name for stage in stages for name in stage)))
-        replies = self._replies(lookup, stages)
+        self.asked.append((frozenset(images), tuple(name for stage in stages for name in stage)))
+        replies = self._replies(images, stages)
         return lambda wait_s: next(replies)
 
-    def _replies(self, lookup: bool, stages: Sequence[dict[str, Any]]) -> Iterator[Reply]:
+    def _replies(self, images: Collection[str], stages: Sequence[dict[str, Any]]) -> Iterator[Reply]:
         if self.weather:
             self.weather -= 1
             raise AutoReconnect("connection closed")
         for raw in self.log:
-            events = self._sent(rawbson.parts(raw), lookup, stages)
+            events = self._sent(rawbson.parts(raw), images, stages)
             for event in events:
                 yield self._reply([event], data(rawbson.parts(event)["_id"]))
         while True:
             yield self._reply([], self.token)
 
-    def _sent(self, event: dict[str, bytes], lookup: bool, stages: Sequence[dict[str, Any]]) -> list[bytes]:
-        if not lookup and data(event["operationType"], "operationType") == "update":
+    def _sent(self, event: dict[str, bytes], images: Collection[str], stages: Sequence[dict[str, Any]]) -> list[bytes]:
+        if "fullDocument" not in images and data(event["operationType"], "operationType") == "update":
             event.pop("fullDocument", None)
+        if "fullDocumentBeforeChange" not in images:
+            event.pop("fullDocumentBeforeChange", None)
         fragments = [event]
         for stage in stages:
             [(name, body)] = stage.items()
@@ -120,7 +122,13 @@ def split(event: Mapping[str, bytes]) -> list[dict[str, bytes]]:
 
 
 def event(
-    number: int, operation: str, *, key: bytes | None = None, document: bytes | None = None, changed: int = 0
+    number: int,
+    operation: str,
+    *,
+    key: bytes | None = None,
+    document: bytes | None = None,
+    before: bytes | None = None,
+    changed: int = 0,
 ) -> bytes:
     """An event whose token holds its key, as MongoDB's do."""
     key = bson.encode({"_id": number}) if key is None else key
@@ -136,6 +144,8 @@ def event(
         parts += rawbson.parts(bson.encode({"updateDescription": {"updatedFields": {"a": "x" * changed}}})).values()
     if document is not None:
         parts.append(b"\x03fullDocument\0" + document)
+    if before is not None:
+        parts.append(b"\x03fullDocumentBeforeChange\0" + before)
     return rawbson.joined(parts)
 
 
@@ -209,6 +219,27 @@ def test_without_its_description_an_event_is_delivered_and_the_ledger_says_so() 
     assert found.update_description is None
     assert found.full_document is not None
     assert "updateDescription" in (batch.gap or "")
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+@pytest.mark.parametrize("splits", [False, True])
+def test_the_documents_before_and_after_come_each_alone(cuts: bool, splits: bool) -> None:
+    large = event(5, "update", document=strange(), before=text(500), changed=300)
+    batch = read_oversize(Server(large, cuts=cuts, splits=splits), BEFORE, "too large", required=["fullDocument"])
+    [found] = batch.events
+    assert fields(found.raw) == fields(large)
+    assert batch.gap is None
+
+
+def test_without_the_document_before_an_event_is_delivered_where_it_need_not_have_it() -> None:
+    large = event(5, "delete", before=text(850))
+    batch = read_oversize(Server(large), BEFORE, "too large")
+    [found] = batch.events
+    assert (found.operation, found.document_key) == ("delete", {"_id": 5})
+    assert "fullDocumentBeforeChange" in (batch.gap or "")
+    batch = read_oversize(Server(large), BEFORE, "too large", required=["fullDocumentBeforeChange"])
+    [rejected] = batch.rejected
+    assert (batch.events, rejected.event.document_key) == ([], {"_id": 5})
 
 
 def test_a_key_that_fits_no_reply_beside_the_token_is_a_dead_letter_without_it() -> None:
@@ -298,7 +329,9 @@ def test_nothing_there_after_all() -> None:
 
 
 def test_other_errors_are_passed_on() -> None:
-    def refuse(position: Position, *, lookup: bool, stages: Sequence[dict[str, Any]]) -> Callable[[float], Reply]:
+    def refuse(
+        position: Position, *, images: Collection[str], stages: Sequence[dict[str, Any]]
+    ) -> Callable[[float], Reply]:
         raise OperationFailure("not authorized", 13)
 
     with pytest.raises(OperationFailure, match="not authorized"):

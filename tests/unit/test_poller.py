@@ -717,6 +717,7 @@ def test_the_result_as_plain_values(five: World) -> None:
         "read": 5,
         "filtered": 0,
         "filtered_by": {},
+        "filtered_on_server": [],
         "unsaved": 0,
         "loops": 5,
         "checkpoints": 3,

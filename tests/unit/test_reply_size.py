@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 from bson import Timestamp
+from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, PyMongoError
 
 from docdb_stream.events import Position
@@ -33,7 +35,9 @@ class Cursor:
     def __init__(self, connection: Any, scope: Any) -> None:
         self.is_open, self.at, self.client = False, 0, None
 
-    def open(self, stage: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], batch_size: int) -> None:
+    def open(
+        self, stage: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], batch_size: int, *, on_primary: bool
+    ) -> None:
         self.is_open = True
 
     def next(self, wait_s: float, batch_size: int) -> Reply:
@@ -53,7 +57,7 @@ class Cursor:
 
 
 class Connection:
-    uri, client = "mongodb://x", None
+    uri, client = "mongodb://x", SimpleNamespace(read_preference=ReadPreference.PRIMARY)
 
     def patiently(
         self,

@@ -135,6 +135,30 @@ def test_the_server_has_no_change_streams(code: int, text: str) -> None:
     assert classify(failure(code, text)) is Verdict.NO_CHANGE_STREAMS
 
 
+IMAGE = "Change stream was configured to require a post-image for all update events, but the post-image was not found"
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "verdict"),
+    [
+        (47, IMAGE, Verdict.NO_IMAGE),
+        (47, IMAGE.replace("post", "pre"), Verdict.NO_IMAGE),
+        (47, "no matching document", Verdict.FATAL),
+        (
+            2,
+            "Enumeration value 'required' for field '$changeStream.fullDocument' is not a valid value.",
+            Verdict.NO_IMAGES,
+        ),
+        (40575, "unrecognized value for the 'fullDocument' option to the $changeStream stage.", Verdict.NO_IMAGES),
+        (40415, "BSON field '$changeStream.fullDocumentBeforeChange' is an unknown field.", Verdict.NO_IMAGES),
+        (51770, "... but no pre-image optime was recorded for event", Verdict.NO_IMAGES),
+        (2, "unknown operator: $gtee", Verdict.FATAL),
+    ],
+)
+def test_images_of_documents(code: int, text: str, verdict: Verdict) -> None:
+    assert classify(failure(code, text)) is verdict
+
+
 @pytest.mark.parametrize(
     ("error", "name", "unknown"),
     [
