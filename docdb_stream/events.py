@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.event import ChangeEvent
@@ -30,6 +30,8 @@ __all__ = [
     "fitting",
     "scope_name",
 ]
+
+T = TypeVar("T")
 
 _looking = threading.Lock()
 
@@ -96,9 +98,13 @@ class Events(Sequence[ChangeEvent]):
 
     def render(self, payload_format: Format) -> list[bytes | UnrenderableError]:
         """Each event in a format, or why the format cannot say it."""
+        return self.find(payload_format)
+
+    def find(self, reading: Reading[T]) -> list[T | UnrenderableError]:
+        """What a reading finds in each event, or why it finds nothing."""
         if self._parts is not None:
-            return [one for part in self._parts for one in part.find(payload_format)]
-        return [event.part.find(payload_format)[event.index] for event in self._each]
+            return [one for part in self._parts for one in part.find(reading)]
+        return [event.part.find(reading)[event.index] for event in self._each]
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ _FLAGS: Final = ((2, "i"), (4, "l"), (8, "m"), (16, "s"), (32, "u"), (64, "x"))
 
 
 def text(value: Any) -> str:
-    """A string or symbol as text; code, too."""
+    """A string or symbol as text."""
     return value if isinstance(value, str) else value.text
 
 
@@ -134,18 +134,22 @@ def _scoped_code(left: Any, right: Any) -> int:
     return compare(str(left), str(right)) or _documents(left.scope, right.scope)
 
 
+KEYS: Final[dict[int, Callable[[Any], Any]]] = {
+    STRING: text,
+    BINARY: _binary,
+    OBJECT_ID: lambda value: value.binary,
+    BOOLEAN: bool,
+    DATE: milliseconds,
+    TIMESTAMP: lambda value: (value.time, value.inc),
+    REGEX: regex_parts,
+    CODE: str,
+}
+"""Of each bracket here: what its values are compared by, which is hashable."""
 _WITHIN: Final[dict[int, Callable[[Any, Any], int]]] = {
+    **{bracket: _ordered(key) for bracket, key in KEYS.items()},
     NUMBER: _numbers,
-    STRING: _ordered(text),
     DOCUMENT: _documents,
     ARRAY: _arrays,
-    BINARY: _ordered(_binary),
-    OBJECT_ID: _ordered(lambda value: value.binary),
-    BOOLEAN: _ordered(bool),
-    DATE: _ordered(milliseconds),
-    TIMESTAMP: _ordered(lambda value: (value.time, value.inc)),
-    REGEX: _ordered(regex_parts),
-    CODE: _ordered(text),
     SCOPED_CODE: _scoped_code,
 }
 """How values of one bracket are compared; those of a bracket that is not here are equal."""

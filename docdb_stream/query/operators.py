@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from bson import Decimal128, Int64, MaxKey, MinKey, Regex
 
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats.rawbson import Symbol
 from docdb_stream.query import regex
-from docdb_stream.query.compare import compare, number, regex_parts
+from docdb_stream.query.compare import KEYS, compare, number, regex_parts
 from docdb_stream.query.path import Test
 from docdb_stream.query.values import (
     BOOLEAN,
@@ -108,9 +109,27 @@ def among(operands: Sequence[Any]) -> Test:
     """``$in``: equal to one, or matching one that is a regular expression."""
     if operands and all(type(each) is str for each in operands):
         return _among_texts(frozenset(operands))
-    tests = [comparing("$eq", each) for each in operands]
+    keys = frozenset((bracket(each), _key(each)) for each in operands if bracket(each) in _HASHED)
+    tests = [comparing("$eq", each) for each in operands if bracket(each) not in _HASHED]
     tests += [matching(*regex_parts(each)) for each in operands if isinstance(each, Regex)]
-    return lambda value: any(test(value) for test in tests) or is_other(value)
+
+    def test(value: Any) -> bool:
+        own = bracket(value)
+        return (own in _HASHED and (own, _key(value)) in keys) or any(each(value) for each in tests)
+
+    return test
+
+
+_HASHED: Final = frozenset({NUMBER, *KEYS})
+"""The brackets whose values are looked up, however many there are."""
+
+
+def _key(value: Any) -> Any:
+    own = bracket(value)
+    if own != NUMBER:
+        return KEYS[own](value)
+    found = number(value)
+    return found if found == found else None
 
 
 def _among_texts(texts: frozenset[str]) -> Test:
@@ -177,7 +196,8 @@ def sized(operand: Any) -> Test:
 
 
 def remaining(operand: Any) -> Test:
-    """``$mod``: an integer part, which 64 bits can hold, with a remainder. As C++ has it, which rounds towards 0."""
+    """``$mod``: a number whose integer part has this remainder, as C++ has it, which rounds towards 0. Of one beyond 64
+    bits, and of a decimal with a fraction, versions of the server say different things."""
     if not isinstance(operand, list) or len(operand) != 2:
         raise ValueError("$mod takes a list of divisor and remainder")
     divisor, remainder = (_integer("$mod", each) for each in operand)
@@ -188,7 +208,12 @@ def remaining(operand: Any) -> Test:
         if bracket(value) != NUMBER:
             return False
         whole = _whole(number(value))
-        return whole is not None and int(math.copysign(abs(whole) % abs(divisor), whole)) == remainder
+        if whole is None or (type(value) is Decimal128 and whole != number(value)):
+            raise UnrenderableError(
+                "MATCH cannot judge a number beyond 64 bits, or a decimal's fraction, by $mod as the server does"
+            )
+        rest = abs(whole) % abs(divisor)
+        return (rest if whole >= 0 else -rest) == remainder
 
     return test
 

@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -17,8 +18,11 @@ PATTERN_CHARACTERS: Final = 32_764
 """MongoDB limits, "$regex": pattern length."""
 REPEATS: Final = 1_000
 """The largest number in ``{n,m}``: beyond what a filter needs, and below what PCRE and Python take."""
-TEXT_CHARACTERS: Final = 64 * 1024
-"""Of a text that is searched with ``*``, ``+`` or ``{n,}``: the time is up to quadratic in it for each of them."""
+STEPS: Final = 300_000_000
+"""That a search may take at worst: a few seconds, in which nothing else of the process runs. It decides how long a text
+a pattern is asked of."""
+SHORTEST_LIMIT: Final = 200
+"""Characters; a pattern that may not be asked of as much is refused."""
 
 Search = Callable[[str], object]
 """Gives something true where the text matches. Raises UnrenderableError for a text that takes too long."""
@@ -41,20 +45,29 @@ def compiled(pattern: str, options: str) -> Search:
         search = re.compile(rewritten.text, re.ASCII).search
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"the regular expression is wrong: {error}") from None
-    return _bounded(search) if rewritten.repeats else search
+    return _bounded(search, rewritten.longest_text)
 
 
-def _bounded(search: Search) -> Search:
+def _bounded(search: Search, limit: int) -> Search:
+    if limit < SHORTEST_LIMIT:
+        raise ValueError(
+            f"the regular expression can take too long for a text of {limit} characters already; begin it with ^, or "
+            "repeat less in it"
+        )
+
     def bounded(text: str) -> object:
-        if len(text) > TEXT_CHARACTERS:
+        if len(text) > limit:
             raise UnrenderableError(
-                f"MATCH does not search a text of {len(text)} characters for a regular expression with repetitions; "
-                f"the limit is {TEXT_CHARACTERS}"
+                f"MATCH does not search a text of {len(text)} characters: its regular expression can take too long "
+                f"beyond {limit}"
             )
         return search(text)
 
-    return bounded
+    return bounded if limit < UNBOUNDED_CHARACTERS else search
 
+
+UNBOUNDED_CHARACTERS: Final = 16 * 1024 * 1024
+"""No text in BSON is longer (MongoDB limits, "BSON Document Size")."""
 
 _SAME_CLASSES: Final = frozenset("dDwWsS")
 _CHARACTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "e": "\x1b", "a": "\a"}
@@ -71,27 +84,37 @@ class _Rewritten:
 
     Attributes:
         text: The pattern, for ``re.ASCII``.
-        repeats: Whether something in it is repeated without an end.
     """
 
     def __init__(self, pattern: str, options: set[str]) -> None:
         self._pattern = pattern
         self._at = 0
         self._options = options
-        self.repeats = False
+        self._endless = 0
+        self._branches = 1
+        self._has_alternatives = False
         self.text = self._alternatives(inside=False)
+
+    @property
+    def longest_text(self) -> int:
+        """Characters in which the search stays within STEPS, whatever they are: a place is tried for each begin, unless
+        there is only one, and for the end of each repetition, for each way through what is optional or alternative."""
+        is_anchored = not self._has_alternatives and self.text.startswith(r"\A")
+        places = self._endless + (not is_anchored)
+        if not places:
+            return UNBOUNDED_CHARACTERS
+        return min(UNBOUNDED_CHARACTERS, int((STEPS * math.factorial(places) / self._branches) ** (1 / places)))
 
     def _alternatives(self, *, inside: bool) -> str:
         """Up to the end, or to the parenthesis that closes a group."""
         parts: list[str] = []
         while self._at < len(self._pattern):
             if self._pattern[self._at] == ")":
-                if inside:
-                    return "".join(parts)
-                self._refuse("a ) without its (")
+                break
             parts.append(self._repeated())
-        if inside:
-            self._refuse("a ( without its )")
+        if inside != (self._at < len(self._pattern)):
+            self._refuse("a ( without its )" if inside else "a ) without its (")
+        self._branches *= 1 + parts.count("|")
         return "".join(parts)
 
     def _repeated(self) -> str:
@@ -113,7 +136,10 @@ class _Rewritten:
             self._refuse(
                 f"{self._pattern[start : self._at]!r}: repeating what repeats or has alternatives can take for ever"
             )
-        self.repeats |= is_endless
+        self._endless += is_endless
+        if not is_endless:
+            least, most = int(quantifier[1] or 0), int(quantifier[3] or quantifier[1] or 1)
+            self._branches *= max(1, most - least + 1)
         if self._take("?"):
             text += "?"
         elif self._at < len(self._pattern) and self._pattern[self._at] == "+":
@@ -137,6 +163,7 @@ class _Rewritten:
         if character == ".":
             return (r"[\s\S]" if "s" in self._options else "."), True, True
         if character == "|":
+            self._has_alternatives = True
             return "|", False, True
         if character == "^":
             return (r"(?:\A|(?<=\n)(?!\Z))" if "m" in self._options else r"\A"), False, True

@@ -20,4 +20,10 @@ def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
     Raises:
         ConfigError: One cannot be made of them.
     """
-    return ()
+    steps: list[Step] = []
+    if settings.match:
+        from docdb_stream.steps.match import match_step
+
+        fields = settings.fields_keep, settings.fields_drop, settings.fields_mask, settings.fields_hash
+        steps.append(match_step(settings, targets, is_last=not (any(fields) or settings.transform)))
+    return tuple(steps)

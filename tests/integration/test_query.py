@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 ROUNDS = 24 if "MONGOD_BINARY" in os.environ else 4
 """More of them where make test-matrix asks each version."""
-DOCUMENTS, QUERIES = 150, 250
+DOCUMENTS, QUERIES = 120, 150
 
 NUMBERS: Sequence[Any] = [
     0,
@@ -60,6 +60,8 @@ NUMBERS: Sequence[Any] = [
     {"$numberDecimal": "0.1000000000000000055511151231257827"},
     {"$numberDecimal": "1.00"},
     {"$numberDecimal": "2.5"},
+    {"$numberDecimal": "1.7"},
+    {"$numberDecimal": "-3.5"},
     {"$numberDecimal": "NaN"},
     {"$numberDecimal": "-Infinity"},
     {"$numberDecimal": "-0"},
@@ -305,3 +307,96 @@ def test_the_same_documents_match_as_on_the_server(stored: Collection[Any], seed
             assert matched is (number in found), (text, json.dumps(documents[number]))
     assert asked > QUERIES / 2
     assert judged > asked * DOCUMENTS * 0.6
+
+
+ATOMS = (
+    *(
+        "a",
+        "b",
+        "k",
+        "S",
+        "\u00e9",
+        ".",
+        "\\d",
+        "\\D",
+        "\\w",
+        "\\W",
+        "\\s",
+        "\\S",
+        "\\b",
+        "\\B",
+        "^",
+        "$",
+        "\\A",
+        "\\z",
+    ),
+    *(
+        "\\Z",
+        "\\n",
+        "\\t",
+        "\n",
+        "\\.",
+        "\\[",
+        "\\x41",
+        "[ab]",
+        "[^ab]",
+        "[a-z]",
+        "[^a-z\\d]",
+        "[\\w.]",
+        "[]-]",
+        "[\\n\\\\]",
+    ),
+    *(
+        "[^K]",
+        "[k-s]",
+        "[$^]",
+        "-",
+        "#",
+        " ",
+        "&",
+        "~",
+        "{",
+        "}",
+        "]",
+        "|",
+        "[&&a]",
+        "[a||b]",
+        "[~~-]",
+        "[\\-a]",
+        "[a\\]]",
+    ),
+    *("[\\b]", "\\e", "\\/", "\\-", "_", "[[a]", "[^\\W]", "[\\D\\s]", "\\R", "\\v", "\\Q", "(?i)", "\u212a", "\u017f"),
+)
+LETTERS = "aAbBkKsS\u00e9\u00c9\u212a\u017f019 \n\t.-_[]{}\\$^|&~#/\u2028\x0b\x1b\x08\0\x85\xa0\U0001f600"
+
+
+def pattern(draw: random.Random, depth: int = 0) -> str:
+    pieces = []
+    for _ in range(draw.choice((1, 1, 2, 2, 3))):
+        piece = draw.choice(ATOMS)
+        if depth < 2 and draw.random() < 0.2:
+            piece = draw.choice(("(", "(?:", "(?=", "(?!")) + pattern(draw, depth + 1) + ")"
+        pieces.append(
+            piece + draw.choice(("", "", "", "", "?", "*", "+", "{2}", "{1,2}", "{0,}", "*?", "??", "+?", "{,2}"))
+        )
+    return "".join(pieces)
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS // 2))
+def test_the_same_texts_match_a_regular_expression(stored: Collection[Any], seed: int) -> None:
+    draw = random.Random(seed)
+    texts = ["", "\n", *("".join(draw.choices(LETTERS, k=draw.choice((1, 1, 2, 2, 3, 5)))) for _ in range(200))]
+    stored.insert_many([RawBSONDocument(bson.encode({"_id": number, "a": one})) for number, one in enumerate(texts)])
+    asked = 0
+    for _ in range(300):
+        options = draw.choice(("", "", "i", "m", "s", "im", "ims"))
+        query = {"a": {"$regex": pattern(draw), "$options": options}}
+        try:
+            matches = parse(json.dumps(query)).matches
+        except ValueError:
+            continue
+        asked += 1
+        found = {one["_id"] for one in stored.find(query, {"_id": 1})}
+        for number, one in enumerate(texts):
+            assert matches({"a": one}) is (number in found), (query, one)
+    assert asked > 75
