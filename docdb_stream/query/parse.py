@@ -97,9 +97,9 @@ def _decoded(given: Mapping[str, Any]) -> dict[str, Any]:
     try:
         raw = to_bson(given)
         found = bson.decode(raw, DECODE_OPTIONS)
-        _refuse_old_types(rawbson.read(raw))
-    except (TypeError, ArithmeticError, BSONError) as error:
+    except (ValueError, TypeError, ArithmeticError, BSONError) as error:
         raise ValueError(f"it holds a value that BSON has not: {error}") from None
+    _refuse_old_types(rawbson.read(raw))
     return found
 
 
