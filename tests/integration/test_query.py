@@ -5,6 +5,7 @@ The server stores a query's documents and finds them with it; a change stream's 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -277,6 +278,29 @@ def known(raw: bytes) -> dict[str, Any]:
     """A document as the step has it."""
     decoded = decode(raw)
     return decoded if is_whole(decoded, raw) else read(raw)
+
+
+def test_every_value_is_compared_with_every_other_and_with_none(stored: Collection[Any]) -> None:
+    operands = [*NUMBERS, *TEXTS, *OTHERS, [], [1], {}, {"a": 1}, {"a": 1, "b": 1}, {"b": 0}]
+    documents = [{}, *({"a": one} for one in [*operands, *STORED]), {"a": [{"$minKey": 1}]}, {"a": [{"$maxKey": 1}]}]
+    raws = [to_bson({"_id": number, **one}) for number, one in enumerate(documents)]
+    stored.insert_many([RawBSONDocument(raw, RAW) for raw in raws])
+    decoded = [known(raw) for raw in raws]
+    for name, operand in itertools.product(("$eq", "$gt", "$gte", "$lt", "$lte"), operands):
+        text = json.dumps({"a": {name: operand}})
+        try:
+            matches = parse(text).matches
+        except ValueError:
+            assert "$regularExpression" in text
+            continue
+        found = {one["_id"] for one in stored.find(RawBSONDocument(to_bson(json.loads(text)), RAW), {"_id": 1})}
+        for number, document in enumerate(decoded):
+            try:
+                matched = matches(document)
+            except UnrenderableError:
+                assert documents[number]["a"] in STORED[:2]
+                continue
+            assert matched is (number in found), (text, documents[number])
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
