@@ -36,10 +36,12 @@ class Query:
         matches: Whether a document does: a dictionary as ``formats.decoded`` or ``values.read`` makes it. Raises
             UnrenderableError where that cannot be judged as the server does.
         paths: What it asks for, as dotted paths; within ``$elemMatch``, the array's path alone.
+        parts: The queries that have to match all, where it is made of several.
     """
 
     matches: Judge
     paths: frozenset[str]
+    parts: Sequence[Query] = ()
 
     def is_about(self, fields: Collection[str]) -> bool:
         """Whether it asks for one of these fields of the document, or for something within."""
@@ -66,15 +68,21 @@ def parse(text: str) -> Query:
             raise ValueError("a query is a JSON object, such as " + _EXAMPLE)
         if not given:
             raise ValueError("it is empty, and would match everything: leave it out, or say something like " + _EXAMPLE)
-        document = _decoded(given)
-        paths = set[str]()
-        return Query(_Parser(paths).query(document, 0), frozenset(paths))
+        parts = [_read({key: value}) for key, value in _decoded(given).items()]
+        return Query(
+            _every([part.matches for part in parts]), frozenset().union(*(part.paths for part in parts)), parts
+        )
     except json.JSONDecodeError as error:
         raise ValueError(
             f"it is no JSON ({error.msg}, at character {error.pos + 1}); expected something like {_EXAMPLE}"
         ) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _read(document: Mapping[str, Any]) -> Query:
+    paths = set[str]()
+    return Query(_Parser(paths).query(document, 0), frozenset(paths))
 
 
 _EXAMPLE: Final = '{"fullDocument.total": {"$gte": 100}}'

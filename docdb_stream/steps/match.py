@@ -80,6 +80,7 @@ class Match:
     ) -> None:
         self.on_exit = on_exit
         self._matches = query.matches
+        self._of_namespaces = [part.matches for part in query.parts if part.is_only_about({"ns"})]
         self._asks_for_the_document = query.is_about({_DOCUMENT})
         self._null_is_gone = null_is_gone
         self._wanted = [FACTS, *formats]
@@ -133,12 +134,17 @@ class Match:
             return event
         if isinstance(verdict, UnrenderableError):
             return Rejection(event, self.name, str(verdict))
-        if operation == "insert" or self.on_exit == "ignore":
+        if operation == "insert" or self.on_exit == "ignore" or self._is_elsewhere(event):
             return None
         try:
             return _delete(event)
         except UnrenderableError as error:
             return Rejection(event, self.name, str(error))
+
+    def _is_elsewhere(self, event: ChangeEvent) -> bool:
+        """Whether no document of its namespace ever matched: a target knows nothing of it, not even by its name."""
+        ns = event.namespace
+        return not all(matches({"ns": {"db": ns.db, "coll": ns.coll}}) for matches in self._of_namespaces)
 
     def _together(
         self, found: Sequence[ChangeEvent | Rejection | bytes], *, made_anew: bool

@@ -102,6 +102,21 @@ def test_a_document_that_was_gone_does_not_match_whatever_is_asked_of_missing_fi
     assert seen(matched([gone, never], '{"ns.coll": "orders"}')) == [("update", 1), ("update", 1)]
 
 
+def test_no_delete_is_made_in_a_collection_of_which_nothing_ever_matched(log: ChangeLog) -> None:
+    elsewhere = ChangeLog(coll="carts")
+    events = [log.update(order(1, 5)), elsewhere.update(order(1, 5)), elsewhere.delete(1)]
+    for text in (
+        '{"fullDocument.total": {"$gte": 100}, "ns.coll": "orders"}',
+        '{"ns": {"db": "shop", "coll": "orders"}}',
+    ):
+        found = matched(events, text)
+        assert [(event.operation, event.namespace.coll) for event in found.events] == [
+            ("delete" if "total" in text else "update", "orders"),
+            ("delete", "carts"),
+        ]
+        assert found.filtered == {"match": 1}
+
+
 def test_an_update_without_its_post_image_is_rejected_since_its_document_may_be_there(log: ChangeLog) -> None:
     found = matched([log.update(order(1, 1), gone=True), log.update(order(2, 1))], null_is_gone=False)
     assert seen(found) == [("delete", 2)]
