@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Reading(Protocol[T_co]):
-    """What can be found in decoded events: a ``Format``, or what says by ``result`` that it finds something else than
+    """What can be found in decoded events: a ``Format``, or what says by ``finds`` that it finds something else than
     bytes, as ``FACTS`` does, and a step that judges events."""
 
     def render(self, decoded: Decoded) -> Sequence[T_co | UnrenderableError]:
@@ -96,11 +96,11 @@ def _find(reading: Reading[T], decoded: Decoded) -> Sequence[T | UnrenderableErr
         return [UnrenderableError(decoded.problem)]
     try:
         found = surely(lambda: [*reading.render(decoded)])
-        result: type = getattr(reading, "result", bytes)
-        if len(found) == len(decoded.documents) and {result, UnrenderableError}.issuperset(map(type, found)):
+        finds: type = getattr(reading, "finds", bytes)
+        if len(found) == len(decoded.documents) and {finds, UnrenderableError}.issuperset(map(type, found)):
             return found
         error = UnrenderableError(
-            f"cannot be rendered: its format gives something else than {result.__name__} for each event"
+            f"cannot be rendered: its format gives something else than {finds.__name__} for each event"
         )
     except UnrenderableError as raised:
         error = raised.with_traceback(None)

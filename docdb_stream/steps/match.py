@@ -68,7 +68,7 @@ class Match:
     """
 
     name = "match"
-    result = bool
+    finds = bool
 
     def __init__(
         self,
