@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -18,14 +19,22 @@ PATTERN_CHARACTERS: Final = 32_764
 """MongoDB limits, "$regex": pattern length."""
 REPEATS: Final = 1_000
 """The largest number in ``{n,m}``: beyond what a filter needs, and below what PCRE and Python take."""
-STEPS: Final = 300_000_000
-"""That a search may take at worst: a few seconds, in which nothing else of the process runs. It decides how long a text
-a pattern is asked of."""
-SHORTEST_LIMIT: Final = 200
-"""Characters; a pattern that may not be asked of as much is refused."""
+STEPS: Final = 100_000_000
+"""That the searches in one document may take at worst: a few seconds, in which nothing else of the process runs."""
+SHORTEST_TEXT: Final = 200
+"""Characters; a pattern that takes more than STEPS for as much is refused."""
+LONGEST_TEXT: Final = 16 * 1024 * 1024
+"""Characters; no document holds more (MongoDB limits, "BSON Document Size")."""
 
 Search = Callable[[str], object]
-"""Gives something true where the text matches. Raises UnrenderableError for a text that takes too long."""
+"""Gives something true where the text matches. Raises UnrenderableError for texts that take too long."""
+
+_left = threading.local()
+
+
+def new_document() -> None:
+    """Said by this thread before it searches in another document: STEPS are for each."""
+    _left.steps = STEPS
 
 
 def compiled(pattern: str, options: str) -> Search:
@@ -45,29 +54,28 @@ def compiled(pattern: str, options: str) -> Search:
         search = re.compile(rewritten.text, re.ASCII).search
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"the regular expression is wrong: {error}") from None
-    return _bounded(search, rewritten.longest_text)
+    return _bounded(search, rewritten.steps)
 
 
-def _bounded(search: Search, limit: int) -> Search:
-    if limit < SHORTEST_LIMIT:
+def _bounded(search: Search, steps: Callable[[int], float]) -> Search:
+    if steps(LONGEST_TEXT) <= STEPS:
+        return search
+    if steps(SHORTEST_TEXT) > STEPS:
         raise ValueError(
-            f"the regular expression can take too long for a text of {limit} characters already; begin it with ^, or "
-            "repeat less in it"
+            f"the regular expression can take too long for a text of {SHORTEST_TEXT} characters already; begin it with "
+            "^, or repeat less in it"
         )
 
     def bounded(text: str) -> object:
-        if len(text) > limit:
+        _left.steps = getattr(_left, "steps", STEPS) - steps(len(text))
+        if _left.steps < 0:
             raise UnrenderableError(
-                f"MATCH does not search a text of {len(text)} characters: its regular expression can take too long "
-                f"beyond {limit}"
+                f"MATCH does not search {len(text)} characters for its regular expression: it can take too long"
             )
         return search(text)
 
-    return bounded if limit < UNBOUNDED_CHARACTERS else search
+    return bounded
 
-
-UNBOUNDED_CHARACTERS: Final = 16 * 1024 * 1024
-"""No text in BSON is longer (MongoDB limits, "BSON Document Size")."""
 
 _SAME_CLASSES: Final = frozenset("dDwWsS")
 _CHARACTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "e": "\x1b", "a": "\a"}
@@ -95,15 +103,13 @@ class _Rewritten:
         self._has_alternatives = False
         self.text = self._alternatives(inside=False)
 
-    @property
-    def longest_text(self) -> int:
-        """Characters in which the search stays within STEPS, whatever they are: a place is tried for each begin, unless
-        there is only one, and for the end of each repetition, for each way through what is optional or alternative."""
+    def steps(self, characters: int) -> float:
+        """What the search takes at worst for a text of so many: a place is tried for each begin, unless there is only
+        one, and for the end of each repetition, for each way through what is optional or alternative."""
         is_anchored = not self._has_alternatives and self.text.startswith(r"\A")
         places = self._endless + (not is_anchored)
-        if not places:
-            return UNBOUNDED_CHARACTERS
-        return min(UNBOUNDED_CHARACTERS, int((STEPS * math.factorial(places) / self._branches) ** (1 / places)))
+        pieces = 1 + len(self.text) / 100
+        return min(float(characters) ** places / math.factorial(places), 1e18) * self._branches * pieces
 
     def _alternatives(self, *, inside: bool) -> str:
         """Up to the end, or to the parenthesis that closes a group."""
@@ -138,8 +144,7 @@ class _Rewritten:
             )
         self._endless += is_endless
         if not is_endless:
-            least, most = int(quantifier[1] or 0), int(quantifier[3] or quantifier[1] or 1)
-            self._branches *= max(1, most - least + 1)
+            self._branches *= max(2 - (text[-1] == "}"), int(quantifier[3] or quantifier[1] or 1))
         if self._take("?"):
             text += "?"
         elif self._at < len(self._pattern) and self._pattern[self._at] == "+":
