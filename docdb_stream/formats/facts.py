@@ -50,6 +50,7 @@ class FactsOfEvents:
     """Finds them as a format renders: for many events at a time, and also for those that no format can render."""
 
     name = "facts"
+    finds = Facts
 
     def render(self, decoded: Decoded) -> Sequence[Facts | UnrenderableError]:
         """The facts of each event, or the error that says why it is no change event."""

@@ -19,14 +19,13 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Reading(Protocol[T_co]):
-    """What can be found in decoded events: a ``Format``, or ``FACTS``."""
+    """What can be found in decoded events: a ``Format``, or what says by ``finds`` that it finds something else than
+    bytes, as ``FACTS`` does, and a step that judges events."""
 
     def render(self, decoded: Decoded) -> Sequence[T_co | UnrenderableError]:
         """One result for each event; see ``Format``."""
         ...
 
-
-_RESULTS: Final = frozenset({bytes, Facts, UnrenderableError})
 
 PART_EVENTS: Final = 64
 """Measured: 256 gain no more than 64 (bench/NOTES.md)."""
@@ -109,9 +108,12 @@ def _find(reading: Reading[T], decoded: Decoded) -> Sequence[T | UnrenderableErr
         return [UnrenderableError(decoded.problem)]
     try:
         found = surely(lambda: [*reading.render(decoded)])
-        if len(found) == len(decoded.documents) and _RESULTS.issuperset(map(type, found)):
+        finds: type = getattr(reading, "finds", bytes)
+        if len(found) == len(decoded.documents) and {finds, UnrenderableError}.issuperset(map(type, found)):
             return found
-        error = UnrenderableError("cannot be rendered: its format gives something else than bytes for each event")
+        error = UnrenderableError(
+            f"cannot be rendered: its format gives something else than {finds.__name__} for each event"
+        )
     except UnrenderableError as raised:
         error = raised.with_traceback(None)
     if len(decoded.documents) == 1:

@@ -5,13 +5,32 @@ Owns names, types, defaults and meaning of these keys of a stream. ``stream`` pu
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from docdb_stream.settings.model import Heading
 from docdb_stream.settings.reading import ReadingSettings
 from docdb_stream.settings.types import FormatName, NamespacePatterns, Operations, SecretReference, Words
+
+STATE: Final = frozenset({"fullDocument", "documentKey", "ns"})
+"""The fields of an event that say what a document is now: one that does not match by these alone has left the filter.
+The others say what happened to it."""
+_EVENT_FIELDS: Final = STATE | {
+    *("_id", "operationType", "clusterTime", "wallTime", "fullDocumentBeforeChange", "updateDescription"),
+    *("lsid", "txnNumber", "to", "operationDescription", "collectionUUID"),
+}
+"""MongoDB manual, "Change Events"."""
+
+
+def _query(text: str) -> str:
+    """A query over change events that can be judged as the server does."""
+    from docdb_stream.query.parse import parse
+
+    strange = min((path for path in parse(text).paths if path.partition(".")[0] not in _EVENT_FIELDS), default=None)
+    if strange is not None:
+        raise ValueError(f"a change event has no field {strange}; for the document's own, say fullDocument.{strange}")
+    return text
 
 
 class ShapingSettings(ReadingSettings):
@@ -29,17 +48,17 @@ class ShapingSettings(ReadingSettings):
         "(watched_db_name alone) or the whole deployment for it. Absent: all that is watched.",
         examples=["shop.orders, shop.invoices_*"],
     )
-    match: str | None = Field(
+    match: Annotated[str, AfterValidator(_query)] | None = Field(
         default=None,
-        description="Only events that match, in MongoDB's query language over the change event, as Extended JSON. "
-        "Events without a document (delete, drop, ...) always pass. Absent: all.",
+        description="Only inserts, updates and replacements that match, in MongoDB's query language over the change "
+        "event, as Extended JSON. Other events (delete, drop, ...) always pass. See docs/steps.md. Absent: all.",
         examples=['{"fullDocument.total": {"$gte": 100}}'],
     )
     on_exit: Literal["delete", "ignore"] | None = Field(
         default=None,
-        description="What becomes of an update after which the document does not match any more: delete (a delete of "
-        "its key is delivered), or ignore. Absent: delete where match is about the document and a target keeps "
-        "documents by their key (OpenSearch, MongoDB), else ignore.",
+        description="What becomes of an update or replacement after which the document does not match: delete (a "
+        "delete of its key is delivered), or ignore. Absent: delete where match is about the document alone and a "
+        "target keeps documents by their key (OpenSearch, MongoDB), else ignore.",
         examples=["ignore"],
     )
     filter_at: Literal["auto", "server", "client"] = Field(
@@ -94,3 +113,28 @@ class ShapingSettings(ReadingSettings):
         "payload. Or the name of another format, see docs/formats.md. A target can have its own. OpenSearch always "
         "takes plain JSON documents.",
     )
+
+    @model_validator(mode="after")
+    def _match_can_be_judged(self) -> Self:
+        if self.match is None:
+            if self.on_exit:
+                raise ValueError("on_exit says what becomes of documents that leave match, and match is not set")
+            return self
+        from docdb_stream.query.parse import parse
+
+        query = parse(self.match)
+        if self.full_document == "default" and query.is_about({"fullDocument"}):
+            raise ValueError(
+                "match asks for fullDocument, which no update has with full_document = default; leave full_document "
+                "out, or match updateDescription.updatedFields"
+            )
+        if self.full_document_before_change == "off" and query.is_about({"fullDocumentBeforeChange"}):
+            raise ValueError("match asks for fullDocumentBeforeChange; set full_document_before_change for it")
+        if self.on_exit == "delete" and not query.is_only_about(STATE):
+            what = min(path for path in query.paths if path.partition(".")[0] not in STATE)
+            raise ValueError(
+                f"on_exit = delete with a match that asks for {what}, which says what a change was and not what the "
+                "document is: every other update would delete the document. Match fullDocument, documentKey and ns "
+                "alone, or set on_exit = ignore"
+            )
+        return self

@@ -21,11 +21,15 @@ def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
         ConfigError: One cannot be made of them.
     """
     steps: list[Step] = []
+    fields = (settings.fields_keep, settings.fields_drop, settings.fields_mask, settings.fields_hash)
+    # Which events are delivered, and how they look, is known only where nothing follows that changes them.
+    is_changed = bool(settings.transform) or any(fields)
     if settings.namespaces or settings.operations:
         from docdb_stream.steps.select import selections
 
-        # Where other steps follow, which events are delivered, and how they look, is not known yet.
-        fields = (settings.fields_keep, settings.fields_drop, settings.fields_mask, settings.fields_hash)
-        is_changed = bool(settings.match or settings.transform) or any(fields)
-        steps += selections(settings, () if is_changed else announced(targets))
-    return steps
+        steps += selections(settings, () if settings.match or is_changed else announced(targets))
+    if settings.match:
+        from docdb_stream.steps.match import match_step
+
+        steps.append(match_step(settings, targets, is_last=not is_changed))
+    return tuple(steps)

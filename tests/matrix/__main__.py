@@ -34,6 +34,8 @@ ON_EVERY_MONGOD = (
     "tests/integration/test_oversize.py",
     "tests/integration/test_doctor.py",
     "tests/integration/test_ids.py",
+    "tests/integration/test_query.py",
+    "tests/integration/test_match.py",
     "tests/contract/test_mongodb_store.py",
 )
 
