@@ -30,6 +30,10 @@ FORMATS: dict[str, str] = {
     "extended": "docdb_stream.formats.extended:EXTENDED",
     "document": "docdb_stream.formats.document:DOCUMENT",
     "plain": "docdb_stream.formats.plain:PLAIN",
+    "full_document": "docdb_stream.formats.full_document:FULL_DOCUMENT",
+    "debezium": "docdb_stream.formats.debezium:DEBEZIUM",
+    "cloudevents": "docdb_stream.formats.cloudevents:CLOUDEVENTS",
+    "cloudevents_binary": "docdb_stream.formats.cloudevents:BINARY_CLOUDEVENTS",
 }
 """Format name -> where it is."""
 FILE_FORMATS: dict[str, str] = {"jsonl": "docdb_stream.formats.jsonl:JSONL"}

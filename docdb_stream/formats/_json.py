@@ -179,6 +179,12 @@ def base64_text(value: bytes) -> str:
     return b64encode(value).decode()
 
 
+def escaped(character: str) -> str:
+    r"""A character as JSON writes any of them: ``\\u`` and four digits, twice beyond U+FFFF."""
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
+
+
 def regex_options(value: Regex[Any]) -> str:
     """The letters of a regular expression's options."""
     letters = {re.I: "i", re.L: "l", re.M: "m", re.S: "s", re.U: "u", re.X: "x"}
