@@ -15,7 +15,7 @@ import bson
 from bson import ObjectId, Timestamp
 
 from docdb_stream.errors import UnrenderableError
-from docdb_stream.formats import format_named
+from docdb_stream.formats import format_of
 from docdb_stream.formats.decoded import DECODE_OPTIONS, decode_all
 from docdb_stream.formats.facts import FACTS, UNKNOWN, Facts, exact_id, key_of
 from docdb_stream.formats.key import object_id_key
@@ -187,9 +187,7 @@ class ChangeEvent:
         Raises:
             UnrenderableError: The event holds something that the format cannot say without altering it.
         """
-        if isinstance(payload_format, str):
-            payload_format = format_named(payload_format)
-        found = self.part.find(payload_format)[self.index]
+        found = self.part.find(format_of(payload_format))[self.index]
         if isinstance(found, bytes):
             return found
         raise UnrenderableError(*found.args)  # a new one: an error keeps the frames that it is raised in

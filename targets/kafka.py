@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
-from docdb_stream.formats import format_named
+from docdb_stream.format import Format
+from docdb_stream.formats import format_of
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import Address, OwnFormat, SecretReference, TemplateText, Words
@@ -189,7 +190,7 @@ class KafkaTarget:
         compression: How batches are compressed: none, gzip, snappy, lz4 or zstd.
         transactions: Whether to send within transactions.
         stream: The stream's name, by which the brokers know who else delivers it; without one, no transactions.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         scope: What the stream watches.
 
     Raises:
@@ -217,7 +218,7 @@ class KafkaTarget:
         compression: Compression = "none",
         transactions: Choice = "auto",
         stream: str | None = None,
-        payload_format: str = "extended",
+        payload_format: Format | str = "extended",
         scope: Namespace | None = None,
     ) -> None:
         brokers = Brokers(
@@ -244,7 +245,7 @@ class KafkaTarget:
         self._topic_prefix = topic_prefix
         self._names = None if topic is None else TargetName(topic, "KAFKA_TOPIC_ALLOW", topic_allow)
         self._key = None if key is None else Template(key)
-        self._format = format_named(payload_format)
+        self._format = format_of(payload_format)
         self.formats = (self._format, FACTS)
         self._scope = scope or Namespace("deployment")
         self._topics: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
@@ -269,7 +270,7 @@ class KafkaTarget:
             compression=own.kafka_compression,
             transactions=own.kafka_transactions,
             stream=settings.stream_name,
-            payload_format=own.kafka_payload_format or settings.payload_format,
+            payload_format=settings.format_for(own.kafka_payload_format),
             scope=settings.scope,
         )
 

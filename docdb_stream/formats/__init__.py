@@ -60,6 +60,11 @@ def format_named(name: str, stream: str = "") -> Format:
     return cast("Format", found.of_stream(stream) if isinstance(found, OfStream) else found)
 
 
+def format_of(given: Format | str) -> Format:
+    """What is given, if it is a format, else the one of this name. Raises as ``format_named`` does."""
+    return format_named(given) if isinstance(given, str) else given
+
+
 @cache
 def file_format_named(name: str) -> FileFormat:
     """The file format of this name. Raises as ``format_named`` does."""
