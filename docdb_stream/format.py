@@ -1,6 +1,6 @@
 """The contracts of what becomes of events: a format makes bytes of one event, a file format a file of many.
 
-``Described``, ``Keyed`` and ``WithAttributes`` are what a format may have besides; a target asks whether it has.
+``Described``, ``Keyed``, ``Tombstoned`` and ``WithAttributes`` are what a format may have besides; targets ask for it.
 
 Owns the protocols. Which formats there are, and how they are found by name, is ``formats``'.
 """
@@ -71,6 +71,17 @@ class Keyed(Protocol):
         Raises:
             UnrenderableError: The format cannot say the key without altering it. The event is rejected then.
         """
+        ...
+
+
+@runtime_checkable
+class Tombstoned(Protocol):
+    """Of a ``Format``, if it likes: that its readers expect a record without a value after a delete's. Only Kafka has
+    such records, and its settings may say otherwise."""
+
+    @property
+    def has_tombstones(self) -> bool:
+        """Whether they do."""
         ...
 
 

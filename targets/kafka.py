@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
-from docdb_stream.format import Format
+from docdb_stream.format import Described, Format, Keyed, Tombstoned, WithAttributes
 from docdb_stream.formats import format_of
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.settings import Settings, TargetSettings
@@ -33,6 +33,9 @@ from docdb_stream.template import Template
 # The broker's rule for topics, org.apache.kafka.common.internals.Topic: these characters, at most 249 of them.
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9._-]")
 _TOPIC_BYTES = 249
+
+_HEADERS = ("event_id", "operation", "cluster_time", "namespace")
+"""What every record has; a tombstone no others."""
 
 Client = Literal["kafka-python", "confluent"]
 """The client library that sends."""
@@ -139,6 +142,12 @@ class KafkaSettings(TargetSettings):
         examples=["on"],
     )
     kafka_payload_format: OwnFormat = None
+    kafka_tombstones: bool | None = Field(
+        default=None,
+        description="Whether a delete is followed by a tombstone, a record with its key and without a value, by which "
+        "a compacted topic forgets the document: true or false. Absent: true with debezium, else false.",
+        examples=["true"],
+    )
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -165,8 +174,10 @@ class KafkaTarget:
       order. Events about no single document (drop, rename, dropDatabase, invalidate, unknown ones) are keyed by their
       namespace: they keep their order among themselves, but Kafka has none between them and the documents of other
       partitions.
-    - Value: the event as ``payload_format`` says; deletes too, so compaction keeps a document's last event for ever.
-    - Headers: ``event_id``, ``operation``, ``cluster_time`` (``seconds.increment``), ``namespace``.
+    - Value: the event as ``payload_format`` says; deletes too, so compaction keeps a document's last event for ever,
+      unless tombstones follow them.
+    - Headers: ``event_id``, ``operation``, ``cluster_time`` (``seconds.increment``), ``namespace``; and of formats that
+      have them ``content-type`` and attributes, as ``ce_NAME``.
 
     The idempotent producer writes each record once and in order as long as it lives. After a failure it is thrown
     away, and what was not confirmed comes again: consumers may see an event twice (same ``event_id``), and after the
@@ -191,6 +202,7 @@ class KafkaTarget:
         transactions: Whether to send within transactions.
         stream: The stream's name, by which the brokers know who else delivers it; without one, no transactions.
         payload_format: The format in which an event is written, or its name.
+        tombstones: Whether a tombstone follows a delete; None: as the format has it.
         scope: What the stream watches.
 
     Raises:
@@ -219,6 +231,7 @@ class KafkaTarget:
         transactions: Choice = "auto",
         stream: str | None = None,
         payload_format: Format | str = "extended",
+        tombstones: bool | None = None,
         scope: Namespace | None = None,
     ) -> None:
         brokers = Brokers(
@@ -247,6 +260,11 @@ class KafkaTarget:
         self._key = None if key is None else Template(key)
         self._format = format_of(payload_format)
         self.formats = (self._format, FACTS)
+        has_tombstones = isinstance(self._format, Tombstoned) and self._format.has_tombstones
+        self._tombstones = has_tombstones if tombstones is None else tombstones
+        self._content_type = self._format.content_type.encode() if isinstance(self._format, Described) else None
+        self._keyed = self._format if isinstance(self._format, Keyed) else None
+        self._attributed = self._format if isinstance(self._format, WithAttributes) else None
         self._scope = scope or Namespace("deployment")
         self._topics: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
 
@@ -271,6 +289,7 @@ class KafkaTarget:
             transactions=own.kafka_transactions,
             stream=settings.stream_name,
             payload_format=settings.format_for(own.kafka_payload_format),
+            tombstones=own.kafka_tombstones,
             scope=settings.scope,
         )
 
@@ -281,10 +300,12 @@ class KafkaTarget:
             TargetError: No broker answers, a topic is missing, or an earlier record failed.
         """
         rendered, rejections = render_all(events, self._format, self.name)
-        records = []
+        records: list[Record] = []
         for event, payload in rendered:
             try:
-                records.append(self._record(event, payload))
+                records.append(record := self._record(event, payload))
+                if self._tombstones and event.operation == "delete" and event.has_document_key:
+                    records.append(self._tombstone(record))
             except UnrenderableError as error:  # the key is Extended JSON, whatever the payload is
                 rejections.append(Rejection(event, self.name, str(error)))
         for part in self._pace.parts(records):
@@ -292,7 +313,7 @@ class KafkaTarget:
         if len(records) < FEW_RECORDS:
             with self._paced():
                 rejections += self._producer.reveal()
-        return rejections
+        return _one_each(rejections)
 
     def flush(self) -> Sequence[Rejection]:
         """Wait until the brokers have confirmed every record (``acks=all``), and commit the transaction.
@@ -300,7 +321,7 @@ class KafkaTarget:
         Raises:
             TargetError: They did not, or did not in time; nothing is in flight any more.
         """
-        return self._settled(self._producer.commit)
+        return _one_each(self._settled(self._producer.commit))
 
     @property
     def takes_bytes(self) -> int | None:
@@ -351,14 +372,29 @@ class KafkaTarget:
     def _record(self, event: ChangeEvent, payload: bytes) -> Record:
         namespace = event.namespace
         topic, path = self._topics.get(namespace) or self._topic(event)
-        key = event.key if self._key is None else key_of(event, self._key, event.key)
+        key = self._key_of(event)
         headers = {  # of bytes alone, so that the garbage collector has nothing to look into
             "event_id": event.event_id.encode(),
             "operation": event.operation.encode(),
             "cluster_time": b"%d.%d" % event.cluster_time_parts,
             "namespace": path,
         }
-        return Record(event, topic, path if key is None else key.encode(), payload, headers)
+        if self._content_type is not None:
+            headers["content-type"] = self._content_type
+        if self._attributed is not None:
+            for name, text in self._attributed.attributes(event).items():
+                headers["ce_" + name] = text.encode()
+        return Record(event, topic, path if key is None else key, payload, headers)
+
+    def _key_of(self, event: ChangeEvent) -> bytes | None:
+        key = None if self._key is None else key_of(event, self._key, None)
+        if key is None and self._keyed is not None:
+            return self._keyed.key(event)
+        key = key or event.key
+        return None if key is None else key.encode()
+
+    def _tombstone(self, record: Record) -> Record:
+        return record._replace(value=None, headers={name: record.headers[name] for name in _HEADERS})
 
     def _topic(self, event: ChangeEvent) -> tuple[str, bytes]:
         known = event.namespace if event.namespace.db else self._scope
@@ -367,6 +403,11 @@ class KafkaTarget:
         if self._names is None or self._names.is_of_namespace:
             self._topics[event.namespace] = topic
         return topic
+
+
+def _one_each(rejections: list[Rejection]) -> list[Rejection]:
+    """One for an event, of which both record and tombstone may have been refused."""
+    return [*{id(rejection.event): rejection for rejection in reversed(rejections)}.values()][::-1]
 
 
 def _producer_class(client: Client) -> Callable[..., Producer]:

@@ -60,7 +60,6 @@ class Debezium:
     """
 
     name = "debezium"
-    content_type = batch_content_type = "application/json"
     has_tombstones = True
 
     def __init__(self, stream: str = "") -> None:
