@@ -1,6 +1,6 @@
 """The contracts of what becomes of events: a format makes bytes of one event, a file format a file of many.
 
-``Described``, ``Keyed``, ``Tombstoned`` and ``WithAttributes`` are what a format may have besides; targets ask for it.
+The others are what a format may have besides; targets ask for it.
 
 Owns the protocols. Which formats there are, and how they are found by name, is ``formats``'.
 """
@@ -100,6 +100,22 @@ class WithAttributes(Protocol):
         Raises:
             UnrenderableError: One of them cannot be said. The event is rejected then.
         """
+        ...
+
+
+@runtime_checkable
+class WithSchema(Protocol):
+    """Of a ``Format`` whose bytes cannot be read without a schema. Kafka's target keeps it in a schema registry, and
+    says before the bytes which it is; no other target can."""
+
+    @property
+    def schema_type(self) -> str:
+        """As the registry calls it: ``AVRO``, ``JSON`` or ``PROTOBUF``."""
+        ...
+
+    @property
+    def schema(self) -> str:
+        """Its text, of which there is one for all events."""
         ...
 
 

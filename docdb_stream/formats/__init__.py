@@ -36,6 +36,8 @@ FORMATS: dict[str, str] = {
     "cloudevents_binary": "docdb_stream.formats.cloudevents:BINARY_CLOUDEVENTS",
 }
 """Format name -> where it is."""
+KAFKAS_OWN = "avro"
+"""A format that only Kafka's target can send, for which it has a schema registry; see ``formats.avro``."""
 FILE_FORMATS: dict[str, str] = {"jsonl": "docdb_stream.formats.jsonl:JSONL"}
 """File format name -> where it is."""
 
@@ -77,6 +79,8 @@ def known_format(name: str) -> str:
     Raises:
         ValueError: There is none.
     """
+    if name == KAFKAS_OWN:
+        raise ValueError("it is for Kafka alone: kafka_payload_format = avro")
     if name not in FORMATS and name not in (registered := _registered(ENTRY_POINTS)).names:
         installed = ", ".join(sorted(registered.names)) or "none"
         raise ValueError(

@@ -24,7 +24,7 @@ from bson.regex import Regex
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats import extended, rawbson
 from docdb_stream.formats._json import EPOCH, MILLISECOND, JsonRenderer, base64_text, escaped, regex_options, utc
-from docdb_stream.formats.decoded import Decoded, field_of
+from docdb_stream.formats.decoded import Decoded
 from docdb_stream.formats.facts import FACTS, Facts
 
 if TYPE_CHECKING:
@@ -132,34 +132,7 @@ DEBEZIUM: Final = Debezium()
 
 
 def _texts(renderer: JsonRenderer, decoded: Decoded, *way: str) -> Texts:
-    documents = [_at(event, way) for event in decoded.documents]
-    there = [document for document in documents if document is not None]
-    if not there:
-        return documents
-    together = renderer.together(there, decoded.joined) if decoded.is_whole else None
-    if together is None:
-        return [
-            None if document is None else _text_alone(renderer, one, document, way)
-            for one, document in zip(decoded.each, documents, strict=True)
-        ]
-    texts = map(bytes.decode, together)
-    return [None if document is None else next(texts) for document in documents]
-
-
-def _at(document: Any, way: Sequence[str]) -> Any:
-    for name in way:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
-
-
-def _text_alone(renderer: JsonRenderer, one: Decoded, document: Any, way: Sequence[str]) -> str | UnrenderableError:
-    raw = one.raw
-    for name in way:
-        raw = raw and field_of(raw, name)
-    try:
-        return renderer.alone(document, raw).decode()
-    except UnrenderableError as error:
-        return error
+    return [each.decode() if isinstance(each, bytes) else each for each in renderer.column(decoded, *way)]
 
 
 def _update_description(found: Mapping[str, Any], updated: str) -> dict[str, Any]:
