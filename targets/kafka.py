@@ -134,7 +134,7 @@ class KafkaSettings(TargetSettings):
         default=None,
         description="As payload_format, for this target alone; or avro, whose schema is in kafka_schema_registry "
         "(docs/formats.md). Absent: payload_format.",
-        examples=["debezium"],
+        examples=["avro"],
     )
     kafka_schema_registry: Annotated[str | None, Address("kafka_schema_registry_secret")] = Field(
         default=None,
