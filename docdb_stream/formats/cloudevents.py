@@ -136,6 +136,8 @@ def _time(seconds: int) -> str:
 
 
 def _allowed(text: str) -> str:
+    if text.isascii() and text.isprintable():  # as nearly all are, in a tenth of the time
+        return text
     return _DISALLOWED.sub(lambda found: escaped(found[0]), text)
 
 
