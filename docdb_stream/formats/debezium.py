@@ -99,13 +99,13 @@ class Debezium:
         envelope = {
             "before": before,
             "after": after,
-            "updateDescription": updated and _update_description(event["updateDescription"], updated),
+            "updateDescription": _update_description(event.get("updateDescription"), updated),
             "source": {
                 **self._source,
                 "ts_ms": seconds * 1000,
                 "snapshot": "false",
                 "db": facts.namespace.db,
-                "sequence": f'["{facts.event_id}"]',
+                "sequence": orjson.dumps([facts.event_id]).decode(),
                 "ts_us": seconds * 1_000_000,
                 "ts_ns": seconds * 1_000_000_000,
                 "collection": facts.namespace.coll,
@@ -135,7 +135,9 @@ def _texts(renderer: JsonRenderer, decoded: Decoded, *way: str) -> Texts:
     return [each.decode() if isinstance(each, bytes) else each for each in renderer.column(decoded, *way)]
 
 
-def _update_description(found: Mapping[str, Any], updated: str) -> dict[str, Any]:
+def _update_description(found: Mapping[str, Any] | None, updated: str | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
     truncated = found.get("truncatedArrays") or ()
     return {
         "removedFields": found.get("removedFields") or None,

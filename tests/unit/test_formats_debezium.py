@@ -123,6 +123,17 @@ def test_what_is_about_no_document_is_not_lost(operation: str) -> None:
     assert debezium().key(event) is None
 
 
+def test_an_update_of_which_only_removed_fields_are_left() -> None:
+    event = ChangeLog().update({"_id": 1}).replace(updateDescription={"removedFields": ["a"]})
+    description = json.loads(event.render(debezium()))["updateDescription"]
+    assert description == {"removedFields": ["a"], "updatedFields": None, "truncatedArrays": None}
+
+
+def test_a_token_of_any_text() -> None:
+    event = ChangeLog().insert({"_id": 1}).replace(_id={"_data": 'a"\\'})
+    assert json.loads(json.loads(event.render(debezium()))["source"]["sequence"]) == ['a"\\']
+
+
 def test_an_update_whose_document_is_gone() -> None:
     event = ChangeLog().update({"_id": 1}, {"a": 2}, gone=True)
     envelope = json.loads(event.render(debezium()))
