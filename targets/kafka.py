@@ -134,7 +134,7 @@ class KafkaSettings(TargetSettings):
         default=None,
         description="As payload_format, for this target alone; or avro, whose schema is in kafka_schema_registry "
         "(docs/formats.md). Absent: payload_format.",
-        examples=["avro"],
+        examples=["debezium"],
     )
     kafka_schema_registry: Annotated[str | None, Address("kafka_schema_registry_secret")] = Field(
         default=None,
@@ -157,8 +157,8 @@ class KafkaSettings(TargetSettings):
     @model_validator(mode="after")
     def _named(self) -> Self:
         require_allow_list("kafka_topic", self.kafka_topic, self.kafka_topic_allow)
-        if (self.kafka_payload_format == KAFKAS_OWN) != (self.kafka_schema_registry is not None):
-            raise ValueError("kafka_payload_format = avro and kafka_schema_registry need each other")
+        if self.kafka_payload_format == KAFKAS_OWN and self.kafka_schema_registry is None:
+            raise ValueError("kafka_payload_format = avro needs kafka_schema_registry")
         return self
 
     def cautions(self, scope: Namespace | None) -> Iterable[str]:

@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -21,6 +20,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
+from docdb_stream import __version__
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats import extended, rawbson
 from docdb_stream.formats._json import EPOCH, MILLISECOND, JsonRenderer, base64_text, escaped, regex_options, utc
@@ -63,7 +63,7 @@ class Debezium:
     has_tombstones = True
 
     def __init__(self, stream: str = "") -> None:
-        self._source = {"version": version("docdb-stream"), "connector": "mongodb", "name": stream}
+        self._source = {"version": __version__, "connector": "mongodb", "name": stream}
 
     def of_stream(self, stream: str) -> Debezium:
         """See ``OfStream``."""

@@ -71,7 +71,7 @@ class SchemaRegistry:
         if not _is_url(url):
             raise ConfigError(
                 "KAFKA_SCHEMA_REGISTRY is no URL of a schema registry",
-                hint="write it as https://registry.example:8081",
+                hint="write it as https://registry.example:8081, and user and password as KAFKA_SCHEMA_REGISTRY_SECRET",
             )
         self._target = target
         self._url = url.rstrip("/")
@@ -194,7 +194,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
+        is_http = parts.scheme in ("http", "https")
+        return is_http and bool(parts.hostname) and parts.port != 0 and not parts.query and parts.username is None
     except ValueError:  # a port that is none
         return False
 

@@ -6,12 +6,12 @@ import base64
 import json
 import re
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from docdb_stream import __version__
 from docdb_stream.events import ChangeEvent, Events
 from docdb_stream.formats import format_named
 from docdb_stream.formats.debezium import Debezium
@@ -79,7 +79,7 @@ def test_the_key_is_the_connectors_to_the_byte(number: int) -> None:
 def test_what_is_ours() -> None:
     for ours, change in zip(rendered(together=True), recorded(), strict=True):
         source = ours["source"]
-        assert source["version"] == version("docdb-stream")
+        assert source["version"] == __version__
         assert source["name"] == STREAM
         assert json.loads(source["sequence"]) == [change.event.event_id]
         assert ours["ts_ms"] == source["wallTime"]
