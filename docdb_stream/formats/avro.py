@@ -79,7 +79,7 @@ class Avro:
             strict=True,
         )
         return [
-            next((each for each in column if type(each) is UnrenderableError), None) or _encoded(*column)
+            next((each for each in column if isinstance(each, UnrenderableError)), None) or _encoded(*column)
             for column in columns
         ]
 

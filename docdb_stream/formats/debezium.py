@@ -81,7 +81,7 @@ class Debezium:
             strict=True,
         )
         return [
-            next((each for each in columns if type(each) is UnrenderableError), None) or self._envelope(*columns)
+            next((each for each in columns if isinstance(each, UnrenderableError)), None) or self._envelope(*columns)
             for columns in columns
         ]
 
