@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import bson
 from bson import ObjectId, Timestamp
 
-from docdb_stream.errors import UnrenderableError, surely
-from docdb_stream.formats import format_named
+from docdb_stream.errors import UnrenderableError
+from docdb_stream.formats import format_of
 from docdb_stream.formats.decoded import DECODE_OPTIONS, decode_all
-from docdb_stream.formats.facts import FACTS, UNKNOWN, Facts, exact_id
-from docdb_stream.formats.key import key_json, object_id_key
+from docdb_stream.formats.facts import FACTS, UNKNOWN, Facts, exact_id, key_of
+from docdb_stream.formats.key import object_id_key
 from docdb_stream.formats.part import Part
 from docdb_stream.position import Namespace, ResumeToken
 
@@ -165,9 +165,7 @@ class ChangeEvent:
         facts = self._facts
         if facts.object_id:
             return object_id_key(facts.object_id)
-        if facts.key is None and facts.has_key:
-            return surely(lambda: key_json(self.exact_id))
-        return facts.key
+        return facts.key if facts.key is not None or not facts.has_key else key_of(facts, self.document, self.raw)
 
     @property
     def ordering_key(self) -> str:
@@ -189,9 +187,7 @@ class ChangeEvent:
         Raises:
             UnrenderableError: The event holds something that the format cannot say without altering it.
         """
-        if isinstance(payload_format, str):
-            payload_format = format_named(payload_format)
-        found = self.part.find(payload_format)[self.index]
+        found = self.part.find(format_of(payload_format))[self.index]
         if isinstance(found, bytes):
             return found
         raise UnrenderableError(*found.args)  # a new one: an error keeps the frames that it is raised in

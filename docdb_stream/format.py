@@ -1,15 +1,20 @@
 """The contracts of what becomes of events: a format makes bytes of one event, a file format a file of many.
 
+The others are what a format may have besides; targets ask for it.
+
 Owns the protocols. Which formats there are, and how they are found by name, is ``formats``'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats.decoded import Decoded
+
+if TYPE_CHECKING:
+    from docdb_stream.event import ChangeEvent
 
 
 @runtime_checkable
@@ -37,6 +42,80 @@ class Format(Protocol):
         An exception is taken to be about one event: all are rendered again one by one, and the one it comes from is
         rejected. So is a wrong number of results.
         """
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Of a ``Format``, if it likes: its media types. Without them it is taken for ``application/json``."""
+
+    @property
+    def content_type(self) -> str:
+        """Of one event's bytes: an HTTP target's or a Kafka record's ``Content-Type``."""
+        ...
+
+    @property
+    def batch_content_type(self) -> str | None:
+        """Of a JSON array of events; None where an array of them says nothing that its reader knows how to take."""
+        ...
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """Of a ``Format``, if it likes: what an event's record is keyed by, where its readers expect something else than
+    ``ChangeEvent.key``. Only Kafka's records have such keys."""
+
+    def key(self, event: ChangeEvent) -> bytes | None:
+        """The key; None where the event is about no single document. It has to be equal for events of one document.
+
+        Raises:
+            UnrenderableError: The format cannot say the key without altering it. The event is rejected then.
+        """
+        ...
+
+
+@runtime_checkable
+class Tombstoned(Protocol):
+    """Of a ``Format``, if it likes: that its readers expect a record without a value after a delete's. Only Kafka has
+    such records, and its settings may say otherwise."""
+
+    @property
+    def has_tombstones(self) -> bool:
+        """Whether they do."""
+        ...
+
+
+@runtime_checkable
+class WithAttributes(Protocol):
+    """Of a ``Format``, if it likes: what it says beside an event's bytes, for targets that have a place for it.
+
+    Kafka's is a record's headers ``ce_NAME``, HTTP's are a request's ``ce-NAME``. Where a target has none, or sends
+    several events at once, they are left out.
+    """
+
+    def attributes(self, event: ChangeEvent) -> Mapping[str, str]:
+        """Names of lower-case letters and digits -> values, of any characters but control ones: it is for the target
+        to encode them as its protocol wants them.
+
+        Raises:
+            UnrenderableError: One of them cannot be said. The event is rejected then.
+        """
+        ...
+
+
+@runtime_checkable
+class WithSchema(Protocol):
+    """Of a ``Format`` whose bytes cannot be read without a schema. Kafka's target keeps it in a schema registry, and
+    says before the bytes which it is; no other target can."""
+
+    @property
+    def schema_type(self) -> str:
+        """As the registry calls it: ``AVRO``, ``JSON`` or ``PROTOBUF``."""
+        ...
+
+    @property
+    def schema(self) -> str:
+        """Its text, of which there is one for all events."""
         ...
 
 

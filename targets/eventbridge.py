@@ -9,6 +9,7 @@ from pydantic import Field
 
 from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent
+from docdb_stream.format import Format
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
@@ -66,7 +67,7 @@ class EventBridgeTarget(BatchTarget):
 
     Args:
         bus: Name or ARN.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         event_bytes: What the entries of a request, and so each event, are smaller than.
         lanes: Requests side by side.
     """
@@ -80,7 +81,7 @@ class EventBridgeTarget(BatchTarget):
         self,
         bus: str,
         *,
-        payload_format: str = "extended",
+        payload_format: Format | str = "extended",
         event_bytes: int = EVENT_BYTES,
         lanes: int = 8,
     ) -> None:
@@ -103,7 +104,7 @@ class EventBridgeTarget(BatchTarget):
         own = settings.of(EventBridgeSettings)
         return cls(
             own.where,
-            payload_format=own.eventbridge_payload_format or settings.payload_format,
+            payload_format=settings.format_for(own.eventbridge_payload_format),
             event_bytes=own.eventbridge_event_bytes,
         )
 

@@ -16,7 +16,8 @@ from pydantic import Field
 from docdb_stream.appending import lock, make_entry_durable, write_all
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.formats import format_named
+from docdb_stream.format import Format
+from docdb_stream.formats import format_of
 from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
@@ -57,15 +58,15 @@ class FileTarget:
 
     Args:
         path: The file; its folder must exist.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
     """
 
     name = "file"
     settings_model = FileSettings
 
-    def __init__(self, path: str | Path, *, payload_format: str = "extended") -> None:
+    def __init__(self, path: str | Path, *, payload_format: Format | str = "extended") -> None:
         self._path = Path(path)
-        self._format = format_named(payload_format)
+        self._format = format_of(payload_format)
         self.formats = (self._format,)
         self._descriptor: int | None = None
         self._is_regular = True
@@ -74,7 +75,7 @@ class FileTarget:
     def from_settings(cls, settings: Settings) -> Self:
         """The target of a stream that has it switched on."""
         own = settings.of(FileSettings)
-        return cls(own.where, payload_format=own.file_payload_format or settings.payload_format)
+        return cls(own.where, payload_format=settings.format_for(own.file_payload_format))
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Append the events' lines; the first call opens the file.

@@ -9,6 +9,7 @@ from pydantic import Field
 from docdb_stream.aws import arn_region
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.format import Format
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
@@ -52,7 +53,7 @@ class FirehoseTarget(BatchTarget):
 
     Args:
         stream: Name or ARN of a stream whose source is Direct PUT.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         lanes: Requests side by side.
     """
 
@@ -60,7 +61,7 @@ class FirehoseTarget(BatchTarget):
     settings_model = FirehoseSettings
     action = "firehose:PutRecordBatch"
 
-    def __init__(self, stream: str, *, payload_format: str = "extended", lanes: int = 4) -> None:
+    def __init__(self, stream: str, *, payload_format: Format | str = "extended", lanes: int = 4) -> None:
         self._stream = stream.rpartition("/")[2]  # requests take names only
         destination = Destination(
             target=self.name,
@@ -76,7 +77,7 @@ class FirehoseTarget(BatchTarget):
     def from_settings(cls, settings: Settings) -> Self:
         """The target of a stream that has it switched on."""
         own = settings.of(FirehoseSettings)
-        return cls(own.where, payload_format=own.firehose_payload_format or settings.payload_format)
+        return cls(own.where, payload_format=settings.format_for(own.firehose_payload_format))
 
     @classmethod
     def permissions(cls, settings: Settings) -> list[Permission]:

@@ -1,37 +1,38 @@
 """Events to Kafka topics, one topic per namespace, keyed by document.
 
-Owns topics, keys, headers and values. Sending is a client library's, behind ``_kafka.producer``.
+Owns the settings, and what is sent when. What an event becomes is ``_kafka.records``'; sending is a client library's,
+behind ``_kafka.producer``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
-from docdb_stream.formats import format_named
+from docdb_stream.format import Format
+from docdb_stream.formats import KAFKAS_OWN, format_of, known_format
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.types import Address, OwnFormat, SecretReference, TemplateText, Words
+from docdb_stream.settings.types import Address, SecretReference, TemplateText, Words
 from docdb_stream.source import BATCH_BYTES
 from docdb_stream.target import Rejection
 from docdb_stream.targets._kafka.brokers import Brokers, Compression
 from docdb_stream.targets._kafka.pace import Pace
 from docdb_stream.targets._kafka.producer import FEW_RECORDS, Producer, Record
+from docdb_stream.targets._kafka.records import Records, transactional_id
 from docdb_stream.targets._kafka.transactions import Transactions
-from docdb_stream.targets._names import TargetName, distinct_name, key_of, order_cautions, require_allow_list
+from docdb_stream.targets._names import TargetName, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
 from docdb_stream.template import Template
 
-# The broker's rule for topics, org.apache.kafka.common.internals.Topic: these characters, at most 249 of them.
-_FORBIDDEN = re.compile(r"[^a-zA-Z0-9._-]")
-_TOPIC_BYTES = 249
+if TYPE_CHECKING:
+    from docdb_stream.targets._kafka.registry import SchemaRegistry
 
 Client = Literal["kafka-python", "confluent"]
 """The client library that sends."""
@@ -40,16 +41,8 @@ Choice = Literal["auto", "on", "off"]
 """Whether to send within transactions; auto: where the brokers let this client."""
 
 
-def topic_name(prefix: str, name: Namespace | str) -> str:
-    """The topic of a namespace: ``prefix`` and ``db-coll``, or ``db`` for events about a whole database; or that for
-    the name that a template made.
-
-    Characters that Kafka does not allow become ``_``; a name changed so, or cut to 249 characters, gets a hash at its
-    end (see ``distinct_name``).
-    """
-    original = prefix + (name if isinstance(name, str) else name.label)
-    accepted = _FORBIDDEN.sub("_", original)
-    return distinct_name(original, "_" if accepted in ("", ".", "..") else accepted, _TOPIC_BYTES)
+def _kafka_format(name: str) -> str:
+    return name if name == KAFKAS_OWN else known_format(name)
 
 
 class KafkaSettings(TargetSettings):
@@ -137,11 +130,35 @@ class KafkaSettings(TargetSettings):
         "this client. on: it is an error where they do not. off: never. See docs/targets.md.",
         examples=["on"],
     )
-    kafka_payload_format: OwnFormat = None
+    kafka_payload_format: Annotated[str, AfterValidator(_kafka_format)] | None = Field(
+        default=None,
+        description="As payload_format, for this target alone; or avro, whose schema is in kafka_schema_registry "
+        "(docs/formats.md). Absent: payload_format.",
+        examples=["debezium"],
+    )
+    kafka_schema_registry: Annotated[str | None, Address("kafka_schema_registry_secret")] = Field(
+        default=None,
+        description="URL of a schema registry with Confluent's API, for avro. The schema is registered under the "
+        "topic's name and -value. Absent: none.",
+        examples=["https://registry.example:8081"],
+    )
+    kafka_schema_registry_secret: SecretReference = Field(
+        default=None,
+        description="User name and password for the schema registry, by reference as documentdb_secret.",
+        examples=["schema-registry"],
+    )
+    kafka_tombstones: bool | None = Field(
+        default=None,
+        description="Whether a delete is followed by a tombstone, a record with its key and without a value, by which "
+        "a compacted topic forgets the document: true or false. Absent: true with debezium, else false.",
+        examples=["true"],
+    )
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         require_allow_list("kafka_topic", self.kafka_topic, self.kafka_topic_allow)
+        if self.kafka_payload_format == KAFKAS_OWN and self.kafka_schema_registry is None:
+            raise ValueError("kafka_payload_format = avro needs kafka_schema_registry")
         return self
 
     def cautions(self, scope: Namespace | None) -> Iterable[str]:
@@ -149,23 +166,19 @@ class KafkaSettings(TargetSettings):
         yield from order_cautions(kafka_topic=self.kafka_topic, kafka_key=self.kafka_key)
 
 
-def transactional_id(prefix: str, stream: str) -> str:
-    """Names whoever delivers a stream to the topics with this prefix; made of the characters of topics."""
-    original = f"docdb-stream-{prefix}{stream}"
-    return distinct_name(original, _FORBIDDEN.sub("_", original), _TOPIC_BYTES)
-
-
 class KafkaTarget:
     """Sends each event as one record.
 
-    - Topic: see ``topic_name``, or as the template says. An ``invalidate``, which has no namespace, goes to the topic
-      of the stream's scope.
-    - Key: the document key as text, or as the template says, so that all events of a document are in one partition, in
-      order. Events about no single document (drop, rename, dropDatabase, invalidate, unknown ones) are keyed by their
-      namespace: they keep their order among themselves, but Kafka has none between them and the documents of other
-      partitions.
-    - Value: the event as ``payload_format`` says; deletes too, so compaction keeps a document's last event for ever.
-    - Headers: ``event_id``, ``operation``, ``cluster_time`` (``seconds.increment``), ``namespace``.
+    - Topic: see ``records.topic_name``, or as the template says. An ``invalidate``, which has no namespace, goes to the
+      topic of the stream's scope.
+    - Key: the document key as text, or as the template or the format says, so that all events of a document are in one
+      partition, in order. Events about no single document (drop, rename, dropDatabase, invalidate, unknown ones) are
+      keyed by their namespace: they keep their order among themselves, but Kafka has none between them and the
+      documents of other partitions.
+    - Value: the event as ``payload_format`` says; deletes too, so compaction keeps a document's last event for ever,
+      unless tombstones follow them.
+    - Headers: ``event_id``, ``operation``, ``cluster_time`` (``seconds.increment``), ``namespace``; and of formats that
+      have them ``content-type`` and attributes, as ``ce_NAME``.
 
     The idempotent producer writes each record once and in order as long as it lives. After a failure it is thrown
     away, and what was not confirmed comes again: consumers may see an event twice (same ``event_id``), and after the
@@ -189,7 +202,10 @@ class KafkaTarget:
         compression: How batches are compressed: none, gzip, snappy, lz4 or zstd.
         transactions: Whether to send within transactions.
         stream: The stream's name, by which the brokers know who else delivers it; without one, no transactions.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
+        schema_registry: URL of the registry, for a format with a schema (see ``SchemaRegistry``).
+        schema_registry_secret: Where username and password for it are.
+        tombstones: Whether a tombstone follows a delete; None: as the format has it.
         scope: What the stream watches.
 
     Raises:
@@ -217,7 +233,10 @@ class KafkaTarget:
         compression: Compression = "none",
         transactions: Choice = "auto",
         stream: str | None = None,
-        payload_format: str = "extended",
+        payload_format: Format | str = "extended",
+        schema_registry: str | None = None,
+        schema_registry_secret: str | None = None,
+        tombstones: bool | None = None,
         scope: Namespace | None = None,
     ) -> None:
         brokers = Brokers(
@@ -241,18 +260,24 @@ class KafkaTarget:
             make = partial(producer, self.name, brokers)
             self._producer = Transactions(self.name, make, name, required=transactions == "on")
         self._pace = Pace()
-        self._topic_prefix = topic_prefix
-        self._names = None if topic is None else TargetName(topic, "KAFKA_TOPIC_ALLOW", topic_allow)
-        self._key = None if key is None else Template(key)
-        self._format = format_named(payload_format)
+        self._format = _format_of(payload_format)
         self.formats = (self._format, FACTS)
-        self._scope = scope or Namespace("deployment")
-        self._topics: dict[Namespace, tuple[str, bytes]] = {}  # namespace -> topic, and what the header says
+        self._registry = _registry(self.name, schema_registry, schema_registry_secret)
+        self._records = Records(
+            self._format,
+            self._registry,
+            topic_prefix=topic_prefix,
+            topic=None if topic is None else TargetName(topic, "KAFKA_TOPIC_ALLOW", topic_allow),
+            key=None if key is None else Template(key),
+            tombstones=tombstones,
+            scope=scope or Namespace("deployment"),
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """The target of a stream that has it switched on."""
         own = settings.of(KafkaSettings)
+        has_schema = own.kafka_payload_format == KAFKAS_OWN
         return cls(
             own.where,
             client=own.kafka_client,
@@ -269,7 +294,10 @@ class KafkaTarget:
             compression=own.kafka_compression,
             transactions=own.kafka_transactions,
             stream=settings.stream_name,
-            payload_format=own.kafka_payload_format or settings.payload_format,
+            payload_format=KAFKAS_OWN if has_schema else settings.format_for(own.kafka_payload_format),
+            schema_registry=own.kafka_schema_registry,
+            schema_registry_secret=own.kafka_schema_registry_secret,
+            tombstones=own.kafka_tombstones,
             scope=settings.scope,
         )
 
@@ -280,18 +308,21 @@ class KafkaTarget:
             TargetError: No broker answers, a topic is missing, or an earlier record failed.
         """
         rendered, rejections = render_all(events, self._format, self.name)
-        records = []
+        records: list[Record] = []
         for event, payload in rendered:
             try:
-                records.append(self._record(event, payload))
+                records += self._records.of(event, payload)
             except UnrenderableError as error:  # the key is Extended JSON, whatever the payload is
                 rejections.append(Rejection(event, self.name, str(error)))
+            except DocdbStreamError:  # the schema registry's
+                self.close()
+                raise
         for part in self._pace.parts(records):
             rejections += self._send(part)
         if len(records) < FEW_RECORDS:
             with self._paced():
                 rejections += self._producer.reveal()
-        return rejections
+        return _one_each(rejections)
 
     def flush(self) -> Sequence[Rejection]:
         """Wait until the brokers have confirmed every record (``acks=all``), and commit the transaction.
@@ -299,7 +330,7 @@ class KafkaTarget:
         Raises:
             TargetError: They did not, or did not in time; nothing is in flight any more.
         """
-        return self._settled(self._producer.commit)
+        return _one_each(self._settled(self._producer.commit))
 
     @property
     def takes_bytes(self) -> int | None:
@@ -316,15 +347,19 @@ class KafkaTarget:
         """Let the producer go, without waiting for records that are not confirmed; abort the transaction."""
         self._producer.close()
         self._pace.start_again()
+        if self._registry is not None:
+            self._registry.forget()
 
     def check(self) -> None:
         """Connect, sign in, and see whether there are transactions. Whether a topic exists or may be written to shows
         at its first event.
 
         Raises:
-            TargetError: No broker answers, or it refuses the credentials.
+            TargetError: No broker answers, or the schema registry, or one refuses the credentials.
             Caution: Events will be sent without transactions, because the brokers do not let this client have any.
         """
+        if self._registry is not None:
+            self._registry.check()
         self._producer.connect()
 
     def _send(self, records: Sequence[Record]) -> list[Rejection]:
@@ -347,25 +382,27 @@ class KafkaTarget:
             self._pace.start_again()
             raise
 
-    def _record(self, event: ChangeEvent, payload: bytes) -> Record:
-        namespace = event.namespace
-        topic, path = self._topics.get(namespace) or self._topic(event)
-        key = event.key if self._key is None else key_of(event, self._key, event.key)
-        headers = {  # of bytes alone, so that the garbage collector has nothing to look into
-            "event_id": event.event_id.encode(),
-            "operation": event.operation.encode(),
-            "cluster_time": b"%d.%d" % event.cluster_time_parts,
-            "namespace": path,
-        }
-        return Record(event, topic, path if key is None else key.encode(), payload, headers)
 
-    def _topic(self, event: ChangeEvent) -> tuple[str, bytes]:
-        known = event.namespace if event.namespace.db else self._scope
-        name = known if self._names is None else self._names.of(event, known)
-        topic = topic_name(self._topic_prefix, name), str(known).encode()
-        if self._names is None or self._names.is_of_namespace:
-            self._topics[event.namespace] = topic
-        return topic
+def _one_each(rejections: list[Rejection]) -> list[Rejection]:
+    """One for an event, of which both record and tombstone may have been refused."""
+    return [*{id(rejection.event): rejection for rejection in reversed(rejections)}.values()][::-1]
+
+
+def _format_of(given: Format | str) -> Format:
+    if given == KAFKAS_OWN:  # imported only now
+        from docdb_stream.formats.avro import AVRO
+
+        return AVRO
+    return format_of(given)
+
+
+def _registry(target: str, url: str | None, secret: str | None) -> SchemaRegistry | None:
+    """The schema registry, whose file is imported only now."""
+    if url is None:
+        return None
+    from docdb_stream.targets._kafka.registry import SchemaRegistry
+
+    return SchemaRegistry(target, url, secret)
 
 
 def _producer_class(client: Client) -> Callable[..., Producer]:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from docdb_stream.aws import arn_region
 from docdb_stream.events import ChangeEvent
+from docdb_stream.format import Format
 from docdb_stream.permissions import Permission, named_arn
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings, TargetSettings
@@ -77,7 +78,7 @@ class KinesisTarget(BatchTarget):
 
     Args:
         stream: Name or ARN.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         partition_key: The template of the partition key; None: namespace and document key. Whatever it says, two events
             of a document are never in one request.
         record_bytes: The largest record the stream takes, partition key included.
@@ -93,7 +94,7 @@ class KinesisTarget(BatchTarget):
         self,
         stream: str,
         *,
-        payload_format: str = "extended",
+        payload_format: Format | str = "extended",
         partition_key: str | None = None,
         record_bytes: int = RECORD_BYTES,
         request_bytes: int = REQUEST_BYTES,
@@ -118,7 +119,7 @@ class KinesisTarget(BatchTarget):
         own = settings.of(KinesisSettings)
         return cls(
             own.where,
-            payload_format=own.kinesis_payload_format or settings.payload_format,
+            payload_format=settings.format_for(own.kinesis_payload_format),
             partition_key=own.kinesis_partition_key,
             record_bytes=own.kinesis_record_bytes,
         )

@@ -30,7 +30,8 @@ from docdb_stream import aws
 from docdb_stream.context import in_background
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
-from docdb_stream.formats import format_named
+from docdb_stream.format import Format
+from docdb_stream.formats import format_of
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
@@ -123,7 +124,7 @@ class S3Target:
         prefix: The template of what stands between ``path`` and the day; None: ``db/coll``. What it makes of values is
             percent-encoded, as names are.
         prefix_allow: What may be made of data; see ``AllowList``.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         object_bytes: Uncompressed bytes after which ``wants_flush`` asks for a flush.
         lanes: Uploads side by side.
     """
@@ -138,7 +139,7 @@ class S3Target:
         path: str = "",
         prefix: str | None = None,
         prefix_allow: Sequence[str] = (),
-        payload_format: str = "extended",
+        payload_format: Format | str = "extended",
         object_bytes: int = OBJECT_BYTES,
         lanes: int = 8,
     ) -> None:
@@ -146,7 +147,7 @@ class S3Target:
         self._bucket = bucket
         self._path = f"{path.strip('/')}/" if path.strip("/") else ""
         self._prefixes = None if prefix is None else TargetName(prefix, "S3_PREFIX_ALLOW", prefix_allow, _quoted)
-        self._format = format_named(payload_format)
+        self._format = format_of(payload_format)
         self.formats = (self._format, FACTS)
         self._object_bytes = object_bytes
         self._lanes = lanes
@@ -169,7 +170,7 @@ class S3Target:
             path=own.bucket_path,
             prefix=own.s3_prefix,
             prefix_allow=own.s3_prefix_allow,
-            payload_format=own.s3_payload_format or settings.payload_format,
+            payload_format=settings.format_for(own.s3_payload_format),
             object_bytes=own.s3_object_bytes,
         )
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from docdb_stream.aws import arn_region
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.format import Format
 from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
@@ -52,7 +53,7 @@ class SnsTarget(BatchTarget):
 
     Args:
         topic_arn: The topic's ARN.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         lanes: Requests side by side.
 
     Raises:
@@ -63,7 +64,7 @@ class SnsTarget(BatchTarget):
     settings_model = SnsSettings
     action = "sns:Publish"
 
-    def __init__(self, topic_arn: str, *, payload_format: str = "extended", lanes: int = 8) -> None:
+    def __init__(self, topic_arn: str, *, payload_format: Format | str = "extended", lanes: int = 8) -> None:
         if not topic_arn.startswith("arn:"):
             hint = "give the topic's ARN, arn:aws:sns:REGION:ACCOUNT:NAME"
             raise ConfigError(f"SNS_TOPIC_ARN_EVENT is no ARN: {topic_arn}", hint=hint)
@@ -84,7 +85,7 @@ class SnsTarget(BatchTarget):
     def from_settings(cls, settings: Settings) -> Self:
         """The target of a stream that has it switched on."""
         own = settings.of(SnsSettings)
-        return cls(own.where, payload_format=own.sns_payload_format or settings.payload_format)
+        return cls(own.where, payload_format=settings.format_for(own.sns_payload_format))
 
     @classmethod
     def permissions(cls, settings: Settings) -> list[Permission]:

@@ -11,6 +11,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from docdb_stream.events import ChangeEvent
+from docdb_stream.format import Format
 from docdb_stream.permissions import Permission, queue_arn
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings, TargetSettings
@@ -91,7 +92,7 @@ class SqsTarget(BatchTarget):
 
     Args:
         queue_url: The queue's URL.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         message_group: FIFO queues: what shares an order: ``document_key``, ``collection``, or a template.
         deduplication_id: FIFO queues: the template of MessageDeduplicationId; None: the event_id.
         lanes: Requests side by side.
@@ -105,7 +106,7 @@ class SqsTarget(BatchTarget):
         self,
         queue_url: str,
         *,
-        payload_format: str = "extended",
+        payload_format: Format | str = "extended",
         message_group: str = "document_key",
         deduplication_id: str | None = None,
         lanes: int = 8,
@@ -133,7 +134,7 @@ class SqsTarget(BatchTarget):
         own = settings.of(SqsSettings)
         return cls(
             own.where,
-            payload_format=own.sqs_payload_format or settings.payload_format,
+            payload_format=settings.format_for(own.sqs_payload_format),
             message_group=own.sqs_message_group,
             deduplication_id=own.sqs_deduplication_id,
         )

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from docdb_stream.errors import TargetGoneError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.formats import format_named
+from docdb_stream.format import Format
+from docdb_stream.formats import format_of
 from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat
@@ -37,7 +38,7 @@ class StdoutTarget:
 
     Args:
         stream: Where to write; standard output by default.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
 
     Raises:
         TargetGoneError: Standard output is closed.
@@ -46,17 +47,17 @@ class StdoutTarget:
     name = "stdout"
     settings_model = StdoutSettings
 
-    def __init__(self, stream: BinaryIO | None = None, *, payload_format: str = "extended") -> None:
+    def __init__(self, stream: BinaryIO | None = None, *, payload_format: Format | str = "extended") -> None:
         if stream is None and sys.stdout is None:
             raise self._gone(OSError("standard output is closed"))
         self._stream = stream or sys.stdout.buffer
-        self._format = format_named(payload_format)
+        self._format = format_of(payload_format)
         self.formats = (self._format,)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """The target of a stream that has it switched on."""
-        return cls(payload_format=settings.of(StdoutSettings).stdout_payload_format or settings.payload_format)
+        return cls(payload_format=settings.format_for(settings.of(StdoutSettings).stdout_payload_format))
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Write the events' lines, and hand them over: whoever reads them sees them now, not at the next checkpoint.

@@ -30,8 +30,14 @@ FORMATS: dict[str, str] = {
     "extended": "docdb_stream.formats.extended:EXTENDED",
     "document": "docdb_stream.formats.document:DOCUMENT",
     "plain": "docdb_stream.formats.plain:PLAIN",
+    "full_document": "docdb_stream.formats.full_document:FULL_DOCUMENT",
+    "debezium": "docdb_stream.formats.debezium:DEBEZIUM",
+    "cloudevents": "docdb_stream.formats.cloudevents:CLOUDEVENTS",
+    "cloudevents_binary": "docdb_stream.formats.cloudevents:BINARY_CLOUDEVENTS",
 }
 """Format name -> where it is."""
+KAFKAS_OWN = "avro"
+"""A format that only Kafka's target can send, for which it has a schema registry; see ``formats.avro``."""
 FILE_FORMATS: dict[str, str] = {"jsonl": "docdb_stream.formats.jsonl:JSONL"}
 """File format name -> where it is."""
 
@@ -56,6 +62,11 @@ def format_named(name: str, stream: str = "") -> Format:
     return cast("Format", found.of_stream(stream) if isinstance(found, OfStream) else found)
 
 
+def format_of(given: Format | str) -> Format:
+    """What is given, if it is a format, else the one of this name. Raises as ``format_named`` does."""
+    return format_named(given) if isinstance(given, str) else given
+
+
 @cache
 def file_format_named(name: str) -> FileFormat:
     """The file format of this name. Raises as ``format_named`` does."""
@@ -68,6 +79,8 @@ def known_format(name: str) -> str:
     Raises:
         ValueError: There is none.
     """
+    if name == KAFKAS_OWN:
+        raise ValueError("it is for Kafka alone: kafka_payload_format = avro")
     if name not in FORMATS and name not in (registered := _registered(ENTRY_POINTS)).names:
         installed = ", ".join(sorted(registered.names)) or "none"
         raise ValueError(

@@ -26,7 +26,7 @@ from bson.timestamp import Timestamp
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats import rawbson
-from docdb_stream.formats.decoded import is_whole
+from docdb_stream.formats.decoded import Decoded, field_of, is_whole
 
 # The keys of the specification's conversion table, which a parser must not leave as they are. Missing on purpose: $ref,
 # $id and $db (a DBRef *is* a document with these keys).
@@ -95,6 +95,29 @@ class JsonRenderer:
             return together[0]
         return self.exactly(rawbson.read(raw))
 
+    def column(self, decoded: Decoded, *way: str) -> Sequence[bytes | UnrenderableError | None]:
+        """Of each event the document at a way of keys: rendered, or why it cannot be; None where there is none."""
+        documents = [_at(event, way) for event in decoded.documents]
+        there = [document for document in documents if document is not None]
+        if not there:
+            return documents
+        together = self.together(there, decoded.joined) if decoded.is_whole else None
+        if together is not None:
+            rendered = iter(together)
+            return [None if document is None else next(rendered) for document in documents]
+        return [
+            None if document is None else self._one(one.raw, document, way)
+            for one, document in zip(decoded.each, documents, strict=True)
+        ]
+
+    def _one(self, raw: bytes | None, document: Any, way: Iterable[str]) -> bytes | UnrenderableError:
+        for name in way:
+            raw = raw and field_of(raw, name)
+        try:
+            return self.alone(document, raw)
+        except UnrenderableError as error:
+            return error
+
     def exactly(self, document: Mapping[str, Any] | rawbson.Document) -> bytes:
         """Render one document value by value. Raises UnrenderableError as `alone` does."""
         try:
@@ -140,6 +163,12 @@ class JsonRenderer:
         return orjson.Fragment(b"{%b}" % b",".join(members))
 
 
+def _at(document: Any, way: Iterable[str]) -> Any:
+    for name in way:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
+
+
 def non_finite_name(value: float) -> str:
     """What JSON's readers call a number that it has not: NaN, Infinity or -Infinity."""
     return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
@@ -177,6 +206,12 @@ def from_ms(value: DatetimeMS) -> datetime | None:
 def base64_text(value: bytes) -> str:
     """The bytes in Base64."""
     return b64encode(value).decode()
+
+
+def escaped(character: str) -> str:
+    r"""A character as JSON writes any of them: ``\\u`` and four digits, twice beyond U+FFFF."""
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
 def regex_options(value: Regex[Any]) -> str:

@@ -121,7 +121,8 @@ _RENDERERS: Final[dict[type, Callable[[Any], Any]]] = {
 }
 
 
-def _default(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """What a value that JSON has not is written as."""
     kind = type(value)
     # By far the commonest: not by way of the table, which would be one call more for each.
     if kind is ObjectId:
@@ -133,5 +134,5 @@ def _default(value: Any) -> Any:
     return _RENDERERS[kind](value)
 
 
-RENDERER: Final = JsonRenderer(_default, non_finite=lambda name: {"$numberDouble": name}, has_wrappers=True)
+RENDERER: Final = JsonRenderer(json_value, non_finite=lambda name: {"$numberDouble": name}, has_wrappers=True)
 EXTENDED: Final = ExtendedJson()

@@ -14,7 +14,7 @@ from bson.errors import BSONError
 from docdb_stream.errors import UnrenderableError, surely
 from docdb_stream.formats import rawbson
 from docdb_stream.formats.decoded import Decoded, field_of, is_whole
-from docdb_stream.formats.key import key_json
+from docdb_stream.formats.key import key_json, object_id_key
 from docdb_stream.position import Namespace, ResumeToken
 
 
@@ -110,6 +110,15 @@ _FIELDS: Final = ("_id", "operationType", "ns", "clusterTime", "documentKey")
 
 _new_facts: Final[Callable[[tuple[Any, ...]], Facts]] = partial(tuple.__new__, Facts)
 """Facts of a tuple, without the function that a named tuple's own constructor is."""
+
+
+def key_of(facts: Facts, event: Mapping[str, Any], raw: bytes | None) -> str | None:
+    """See ``ChangeEvent.key``, which is this for an event's facts, its document and its BSON."""
+    if facts.object_id:
+        return object_id_key(facts.object_id)
+    if facts.key is None and facts.has_key:
+        return surely(lambda: key_json(exact_id(event["documentKey"], raw)))
+    return facts.key
 
 
 def exact_id(document_key: Mapping[str, Any] | None, raw: bytes | None) -> Any:

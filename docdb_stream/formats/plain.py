@@ -22,7 +22,7 @@ from bson.timestamp import Timestamp
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats import rawbson
 from docdb_stream.formats._json import EPOCH, JsonRenderer, base64_text, decimal_text, from_ms, regex_options, utc
-from docdb_stream.formats.decoded import Decoded, field_of
+from docdb_stream.formats.decoded import Decoded
 
 
 class PlainJson:
@@ -32,19 +32,7 @@ class PlainJson:
 
     def render(self, decoded: Decoded) -> Sequence[bytes | UnrenderableError]:
         """See ``Format``, and `plain_json` for how values are written."""
-        documents = [event.get("fullDocument") for event in decoded.documents]
-        together = RENDERER.together(documents, decoded.joined) if decoded.is_whole else None
-        return together or [_alone(one) for one in decoded.each]
-
-
-def _alone(one: Decoded) -> bytes | UnrenderableError:
-    full = one.documents[0].get("fullDocument")
-    if full is None:
-        return b"null"
-    try:
-        return RENDERER.alone(full, None if one.raw is None else field_of(one.raw, "fullDocument"))
-    except UnrenderableError as error:
-        return error
+        return [b"null" if each is None else each for each in RENDERER.column(decoded, "fullDocument")]
 
 
 def plain_json(document: Mapping[str, Any], raw: bytes | None = None) -> bytes:

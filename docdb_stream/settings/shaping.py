@@ -110,8 +110,9 @@ class ShapingSettings(ReadingSettings):
     payload_format: FormatName = Field(
         default="extended",
         description="extended: the whole change event as relaxed MongoDB Extended JSON v2. document: the AWS sample's "
-        "payload. Or the name of another format, see docs/formats.md. A target can have its own. OpenSearch always "
-        "takes plain JSON documents.",
+        "payload. full_document: the document alone. debezium: the envelope of Debezium's connector. cloudevents, "
+        "cloudevents_binary. Or the name of another format, see docs/formats.md. A target can have its own. OpenSearch "
+        "always takes plain JSON documents.",
     )
 
     @model_validator(mode="after")

@@ -22,12 +22,16 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from docdb_stream.errors import ConfigError, DocdbStreamError
+from docdb_stream.formats import format_named
 from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import Namespace, scope_name
 from docdb_stream.settings.model import Heading, line_errors
 from docdb_stream.settings.shaping import ShapingSettings
 from docdb_stream.settings.target import TargetSettings
 from docdb_stream.settings.types import Address, Words, words
+
+if TYPE_CHECKING:
+    from docdb_stream.format import Format
 
 T = TypeVar("T", bound=TargetSettings)
 
@@ -187,6 +191,15 @@ class Settings(ShapingSettings):
         if self.watched_db_name is None:
             return None
         return Namespace(self.watched_db_name, self.watched_collection_name)
+
+    def format_for(self, own: str | None) -> Format:
+        """The format of one target: the one of the name that is set for it alone, or else the stream's. The stream's
+        name is in it, where it has a place for it.
+
+        Raises:
+            ConfigError: It cannot be imported.
+        """
+        return format_named(own or self.payload_format, self.stream_name)
 
     @property
     def ledger_collection(self) -> str:

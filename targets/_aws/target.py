@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from docdb_stream import aws
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.formats import format_named
+from docdb_stream.format import Format
+from docdb_stream.formats import format_of
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Destination, client
@@ -28,7 +29,7 @@ class BatchTarget(ABC):
 
     Args:
         destination: Where the records go.
-        payload_format: The name of the format in which an event is written.
+        payload_format: The format in which an event is written, or its name.
         lanes: Requests side by side.
         region: Where the destination is, when its name tells; else the environment does.
     """
@@ -37,10 +38,12 @@ class BatchTarget(ABC):
     service: ClassVar[str]
     action: ClassVar[str]
 
-    def __init__(self, destination: Destination, payload_format: str, lanes: int, region: str | None = None) -> None:
+    def __init__(
+        self, destination: Destination, payload_format: Format | str, lanes: int, region: str | None = None
+    ) -> None:
         aws.load()
         self._destination = destination
-        self._format = format_named(payload_format)
+        self._format = format_of(payload_format)
         self.formats = (self._format, FACTS)
         self._lanes = lanes
         self._region = region

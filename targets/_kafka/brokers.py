@@ -107,8 +107,8 @@ class Brokers:
 
     def too_large(self, target: str, record: Record) -> Rejection:
         """The verdict on a record that is too large, here or for the broker."""
-        size = len(record.key) + len(record.value)
-        reason = f"{size} bytes are too large for topic {record.topic}; KAFKA_MESSAGE_BYTES is {self.message_bytes}"
+        size, limit = record.size_bytes, self.message_bytes
+        reason = f"{size} bytes are too large for topic {record.topic}; KAFKA_MESSAGE_BYTES is {limit}"
         return Rejection(record.event, target, reason)
 
 

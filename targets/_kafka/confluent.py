@@ -206,7 +206,7 @@ class ConfluentProducer:
         small_bytes = self._brokers.message_bytes - _SMALL_BYTES
         for number, record in records:
             _, topic, key, value, headers = record
-            if len(value) > small_bytes and self._exceeds_limit(record):
+            if value is not None and len(value) > small_bytes and self._exceeds_limit(record):
                 rejections.append(self._brokers.too_large(self._target, record))
                 continue
             try:
@@ -247,7 +247,7 @@ class ConfluentProducer:
 
     def _exceeds_limit(self, record: Record) -> bool:
         """Whether the record alone in its batch is too large for the broker; librdkafka counts key and value only."""
-        size = _OVERHEAD_BYTES + len(record.key) + len(record.value)
+        size = _OVERHEAD_BYTES + record.size_bytes
         size += sum(_HEADER_OVERHEAD_BYTES + len(name) + len(content) for name, content in record.headers.items())
         return size > self._brokers.message_bytes
 

@@ -50,11 +50,14 @@ class Pace:
         return self._handed_bytes >= self.limit_bytes and self.limit_bytes < IN_FLIGHT_BYTES
 
     def parts(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """The records, in parts of what may be handed over until it is due; each has one record at least."""
+        """The records, in parts of what may be handed over until it is due; each has one record at least, and a
+        tombstone stays with the record before it: what is committed of an event is all of it."""
         start = end = 0
         while end < len(records):
             room_bytes = self.limit_bytes - self._handed_bytes
-            while end < len(records) and (end == start or room_bytes > 0 or self.limit_bytes >= IN_FLIGHT_BYTES):
+            while end < len(records) and (
+                end == start or room_bytes > 0 or self.limit_bytes >= IN_FLIGHT_BYTES or records[end].value is None
+            ):
                 size_bytes = records[end].size_bytes
                 room_bytes -= size_bytes
                 self._handed_bytes += size_bytes

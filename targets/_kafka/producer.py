@@ -32,18 +32,18 @@ open is ended by the next one at once; only where none comes, this is how long r
 
 
 class Record(NamedTuple):
-    """What is sent to Kafka for an event."""
+    """What is sent to Kafka for an event: one record, and perhaps a tombstone, which has no value, right after it."""
 
     event: ChangeEvent
     topic: str
     key: bytes
-    value: bytes
+    value: bytes | None
     headers: dict[str, bytes]
 
     @property
     def size_bytes(self) -> int:
         """Of key and value."""
-        return len(self.key) + len(self.value)
+        return len(self.key) + len(self.value or b"")
 
 
 class NoTransactionsError(Exception):

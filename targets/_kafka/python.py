@@ -173,7 +173,7 @@ class KafkaPythonProducer:
             self._see_if_refused()
             raise self._failure(error, topic) from error
         self._in_flight.append((record, future))
-        self._in_flight_bytes += len(value)
+        self._in_flight_bytes += record.size_bytes
         return True
 
     def _send_now(self) -> None:
@@ -194,7 +194,7 @@ class KafkaPythonProducer:
                 self._await(record, future)
             if future.succeeded():
                 self._in_flight.popleft()
-                self._in_flight_bytes -= len(record.value)
+                self._in_flight_bytes -= record.size_bytes
                 continue
             rejected = self._rejected_by_broker()
             if not rejected:

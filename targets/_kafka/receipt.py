@@ -62,6 +62,7 @@ class Replay:
 
     def __init__(self, receipt: Receipt | None) -> None:
         self._receipt = receipt
+        self._asked: tuple[ChangeEvent, bool] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -69,7 +70,12 @@ class Replay:
         return self._receipt is None
 
     def has(self, event: ChangeEvent) -> bool:
-        """Whether the event is committed. Asked for each event, in order."""
+        """Whether the event is committed. Asked for each record, in order: of one event, twice in a row."""
+        if self._asked is None or self._asked[0] is not event:
+            self._asked = event, self._has(event)
+        return self._asked[1]
+
+    def _has(self, event: ChangeEvent) -> bool:
         receipt = self._receipt
         if receipt is None:
             return False

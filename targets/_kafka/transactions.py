@@ -181,7 +181,7 @@ class Transactions:
         if not self._held:
             self._began_s = current_deadline().clock()
         self._held += records
-        self._held_bytes += sum(len(record.value) for record in records)
+        self._held_bytes += sum(record.size_bytes for record in records)
         return records
 
     def _commit(self) -> list[Rejection]:

@@ -19,7 +19,8 @@ from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetErro
 from docdb_stream.local import KafkaBroker
 from docdb_stream.settings import Settings
 from docdb_stream.target import Target
-from docdb_stream.targets.kafka import Client, KafkaTarget, transactional_id
+from docdb_stream.targets._kafka.records import transactional_id
+from docdb_stream.targets.kafka import Client, KafkaTarget
 from docdb_stream.testing.contract import Faults
 from docdb_stream.testing.events import ChangeLog
 

@@ -97,7 +97,13 @@ HOSTILE: dict[str, Changes] = {
 
 @pytest.mark.parametrize(
     ("letters", "payload_format"),
-    [("collection", "extended"), ("file", "document"), ("s3", "extended"), ("sqs", "document"), ("fifo", "extended")],
+    [
+        ("collection", "extended"),
+        ("file", "debezium"),
+        ("s3", "cloudevents"),
+        ("sqs", "document"),
+        ("fifo", "cloudevents_binary"),
+    ],
 )
 def test_no_document_stops_a_stream(
     letters: str,
@@ -115,6 +121,7 @@ def test_no_document_stops_a_stream(
         watched_db_name=db_name,
         state_db=f"{db_name}_state",
         payload_format=payload_format,
+        kinesis_payload_format="full_document",
         max_loop=0,
         dead_letters=place_of(letters, aws, tmp_path),
         msk_bootstrap_srv=kafka_broker.bootstrap_servers,

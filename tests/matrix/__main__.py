@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matrix.servers import kafka, opensearch
+from matrix.servers import apicurio, kafka, opensearch
 from matrix.servers.downloads import UnobtainableError, cached, jars
 from matrix.servers.mongod import WHEELS, mongod_binary
 
@@ -59,6 +59,7 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
     tests: list[str] = []
     if "kafka" in parts:
         jars(kafka.JARS)
+        apicurio.unpacked()
         tests += ["tests/contract/test_kafka.py", "tests/contract/test_kafka_transactions.py", *_only_here("kafka")]
     if "opensearch" in parts:
         opensearch.main_class()

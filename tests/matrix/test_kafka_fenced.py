@@ -25,7 +25,7 @@ from docdb_stream.context import RunContext, running
 from docdb_stream.errors import StateStoreError, TargetError
 from docdb_stream.local import KafkaBroker
 from docdb_stream.local.process import wait_until
-from docdb_stream.targets.kafka import transactional_id
+from docdb_stream.targets._kafka.records import transactional_id
 from docdb_stream.testing.events import ChangeLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.matrix]

@@ -45,6 +45,12 @@ class Broker:
         self._reads_again_s = self.now_s + (size_bytes - within_bytes) / self._rate
 
 
+def test_a_tombstone_goes_with_its_delete() -> None:
+    pace = Pace(clock=lambda: 0.0)
+    pair = [Record(EVENT, "t", b"", bytes(FIRST_BYTES), {}), Record(EVENT, "t", b"", None, {})]
+    assert [*pace.parts(pair * 3)] == [pair] * 3
+
+
 def test_a_broker_without_a_quota_is_soon_given_all_there_is() -> None:
     broker = Broker(float("inf"))
     broker.send(100_000)

@@ -39,6 +39,13 @@ def test_what_is_committed_is_not_sent_again(last: int, start: int, next_sent: i
     assert sent(receipt(last), start) == list(range(next_sent, len(ALL)))
 
 
+def test_a_tombstone_shares_the_lot_of_its_delete() -> None:
+    for found in (receipt(4), receipt(6, refused=(3,))):
+        replay = Replay(found)
+        for event in ALL:
+            assert replay.has(event) == replay.has(event)
+
+
 def test_what_was_refused_comes_again() -> None:
     assert sent(receipt(6, refused=(0, 3, 6))) == [0, 3, 6, *range(7, len(ALL))]
 

@@ -16,7 +16,8 @@ from docdb_stream.targets._kafka.brokers import Brokers
 from docdb_stream.targets._kafka.confluent import ConfluentProducer
 from docdb_stream.targets._kafka.producer import Record
 from docdb_stream.targets._kafka.python import KafkaPythonProducer
-from docdb_stream.targets.kafka import Client, KafkaTarget, topic_name
+from docdb_stream.targets._kafka.records import topic_name
+from docdb_stream.targets.kafka import Client, KafkaTarget
 from docdb_stream.testing.events import ChangeLog
 
 BROKERS = Brokers("h:1", security_protocol="PLAINTEXT", sasl_mechanism="", secret=None, tls_ca=None, message_bytes=1)

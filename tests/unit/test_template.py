@@ -237,9 +237,9 @@ def test_kafka_topics_and_keys() -> None:
     target = KafkaTarget(
         "127.0.0.1:1", topic="{coll}.{document.region}", topic_allow=["orders.eu"], key="{document.customer.id}"
     )
-    record = target._record(ORDER, b"{}")
+    [record] = target._records.of(ORDER, b"{}")
     assert (record.topic, record.key) == ("orders.eu", b"12")
     with pytest.raises(UnrenderableError, match="KAFKA_TOPIC_ALLOW"):
-        target._record(LOG.insert({"_id": 1, "region": "us"}), b"{}")
+        target._records.of(LOG.insert({"_id": 1, "region": "us"}), b"{}")
     with pytest.raises(UnrenderableError, match=r"document\.region"):
-        target._record(LOG.delete(1), b"")
+        target._records.of(LOG.delete(1), b"")

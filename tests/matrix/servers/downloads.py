@@ -71,7 +71,8 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def jars(listed: Path) -> Path:
-    """Return a folder with the jars of a file ``NAME.jars``, a line for each: its coordinates and its SHA-256."""
+    """Return a folder with the jars of a file ``NAME.jars``, a line for each: its coordinates (with classifier and
+    type, where it is no jar) and its SHA-256."""
     text = listed.read_text()
 
     def fetch(to: Path) -> None:
@@ -85,7 +86,7 @@ def _fetch_jar(coordinates: str, sha256: str, to: Path) -> None:
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
-    group, artifact, version = coordinates.split(":")
+    group, artifact, version, *kind = coordinates.split(":")
     for attempt in range(ATTEMPTS):
         # A repository of its own: jgo takes what lies in the user's for whole, however its download ended.
         with tempfile.TemporaryDirectory(dir=to) as repository:
@@ -96,7 +97,7 @@ def _fetch_jar(coordinates: str, sha256: str, to: Path) -> None:
                 timeout=REQUEST_TIMEOUT_S,
             )
             try:
-                found = context.project(group, artifact).at_version(version).artifact().resolve()
+                found = context.project(group, artifact).at_version(version).artifact(*kind).resolve()
                 verified(found, sha256).rename(to / found.name)
                 return
             except (OSError, RuntimeError, UnobtainableError) as error:  # requests' errors are OSErrors

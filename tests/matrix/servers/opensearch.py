@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matrix.servers.downloads import UnobtainableError, cached, jars
-from matrix.servers.java import java
+from matrix.servers.downloads import jars
+from matrix.servers.java import compiled, java
 
 from docdb_stream.local import OpenSearchServer
 
@@ -36,14 +34,4 @@ class OpenSearch(OpenSearchServer):
 
 def main_class() -> Path:
     """Return the folder with the compiled ``SingleNode``: no archive has a main class that root may run."""
-    source = MAIN.read_bytes()
-
-    def compile_to(folder: Path) -> None:
-        compiler = [*java(folder, jars(JARS), heap="256m"), "org.eclipse.jdt.internal.compiler.batch.Main"]
-        class_path = ":".join(str(jar) for jar in jars(JARS).glob("*.jar"))
-        command = [*compiler, "-17", "-cp", class_path, "-d", str(folder), str(MAIN)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise UnobtainableError(f"{MAIN.name} does not compile: {done.stdout}{done.stderr}")
-
-    return cached(f"opensearch-main-{hashlib.sha256(source).hexdigest()[:12]}", compile_to)
+    return compiled(MAIN, JARS)
