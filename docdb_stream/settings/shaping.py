@@ -11,7 +11,7 @@ from pydantic import Field
 
 from docdb_stream.settings.model import Heading
 from docdb_stream.settings.reading import ReadingSettings
-from docdb_stream.settings.types import FormatName, SecretReference, Words
+from docdb_stream.settings.types import FormatName, FunctionPath, SecretReference, Words
 
 
 class ShapingSettings(ReadingSettings):
@@ -75,7 +75,7 @@ class ShapingSettings(ReadingSettings):
         "file:PATH. Needed for fields_hash.",
         examples=["env:HASH_KEY"],
     )
-    transform: str | None = Field(
+    transform: FunctionPath | None = Field(
         default=None,
         description="A Python function of your own that each event goes through last, as package.module:function. It "
         "takes a ChangeEvent and returns one, None, or several. See docs/steps.md. Absent: none.",
@@ -85,8 +85,8 @@ class ShapingSettings(ReadingSettings):
         default=30,
         gt=0,
         le=900,
-        description="Seconds that the function may take for the events of one batch. After that the run ends with an "
-        "error, and the next one tries again.",
+        description="Seconds that the function may take for the events of one batch, up to 900. After that the run "
+        "ends with an error, and the next one tries again.",
     )
     payload_format: FormatName = Field(
         default="extended",

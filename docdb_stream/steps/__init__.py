@@ -20,4 +20,9 @@ def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
     Raises:
         ConfigError: One cannot be made of them.
     """
-    return ()
+    steps: list[Step] = []
+    if settings.transform is not None:
+        from docdb_stream.steps.function import function_step
+
+        steps.append(function_step(settings))
+    return steps
