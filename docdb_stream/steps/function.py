@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -248,8 +247,10 @@ class _OwnEvent(ChangeEvent):
         Raises:
             UnusableError: There is no such event.
         """
-        if isinstance(found, Rejection) and isinstance(found.event, _OwnEvent):
-            return replace(found, event=found.event.original)
+        if isinstance(found, Rejection):
+            # In no other's name: a target's letters are delivered to it again, past the steps.
+            event = found.event.original if isinstance(found.event, _OwnEvent) else found.event
+            return Rejection(event, NAME, str(found.reason))
         if isinstance(found, _OwnEvent) and found is not self:
             return found.original  # kept from another call: its token says so
         if not isinstance(found, ChangeEvent):

@@ -93,7 +93,7 @@ def test_events_about_no_document_pass_through_it_too() -> None:
 def test_a_rejection_of_its_own_holds_the_event_as_it_came() -> None:
     def refuse(event: ChangeEvent) -> Rejection:
         event.full_document["price"] = 0  # type: ignore[index]
-        return Rejection(event, "transform", "too cheap")
+        return Rejection(event, "kinesis", "too cheap")
 
     assert rejected(refuse) == "too cheap"
 
