@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import bson
 
-from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError
+from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.source import SOURCE
 from docdb_stream.target import Target
@@ -82,7 +82,7 @@ def each(function: Callable[[ChangeEvent], Change | Iterable[ChangeEvent | Rejec
 
     What it raises is a rejection of that event, which then gives nothing else; the reason names the error's type and
     where in the function's package it was raised, and not its text, which can hold what is in the document (at DEBUG
-    the log has it). A DocdbStreamError says that the function cannot work now, and ends the run; so does a MemoryError,
+    the log has it). The text of an UnrenderableError holds none of that, and is the reason. A DocdbStreamError says that the function cannot work now, and ends the run; so does a MemoryError,
     which says nothing of the event. An event that tells of another change than the one it was made of (its token is
     neither that event's nor one with ``#`` and more after it), or that is none that can be told apart, is a rejection,
     too. What is neither an event nor a rejection ends the run: a function that gives nothing else would put the whole
@@ -121,15 +121,15 @@ class _Each:
             return [_about(event, _with_bson(one)) for one in _told_apart(event, made)]
         except (DocdbStreamError, MemoryError):
             raise
-        except UnusableError as error:
+        except UnrenderableError as error:  # whose text names keys and never a value
             return (Rejection(event, self.name, str(error)),)
         except Exception as error:
             logger.debug("step %s: %s", self.name, event.event_id, exc_info=True)
             return (Rejection(event, self.name, f"raised {where(error, self._function)}"),)
 
 
-class UnusableError(ValueError):
-    """What a function of ``each`` made cannot be delivered; the text is the reason, without values."""
+class UnusableError(UnrenderableError):
+    """What a function of ``each`` made cannot be delivered."""
 
 
 @dataclass(frozen=True, slots=True)

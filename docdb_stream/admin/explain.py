@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import bson
 from bson.errors import BSONError
@@ -26,6 +27,7 @@ from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step
 from docdb_stream.steps import steps_for
+from docdb_stream.target import Target, is_keyed
 from docdb_stream.targets import target_names
 
 Outcome = Literal["passed", "changed", "became a delete", "became several", "left out", "rejected", "ends the run"]
@@ -106,7 +108,8 @@ class Explanation:
 
 def steps_of(settings: Settings) -> Sequence[Step]:
     """The steps of a stream, without making its targets, or having any. Raises ConfigError."""
-    return steps_for(settings, [target_class(name) for name in target_names(settings)])
+    targets = [SimpleNamespace(name=name, keyed=is_keyed(target_class(name))) for name in target_names(settings)]
+    return steps_for(settings, cast("list[Target]", targets))
 
 
 def explained(settings: Settings, events: Sequence[ChangeEvent]) -> Iterator[Explanation]:
