@@ -82,11 +82,12 @@ def each(function: Callable[[ChangeEvent], Change | Iterable[ChangeEvent | Rejec
 
     What it raises is a rejection of that event, which then gives nothing else; the reason names the error's type and
     where in the function's package it was raised, and not its text, which can hold what is in the document (at DEBUG
-    the log has it). The text of an UnrenderableError holds none of that, and is the reason. A DocdbStreamError says that the function cannot work now, and ends the run; so does a MemoryError,
-    which says nothing of the event. An event that tells of another change than the one it was made of (its token is
-    neither that event's nor one with ``#`` and more after it), or that is none that can be told apart, is a rejection,
-    too. What is neither an event nor a rejection ends the run: a function that gives nothing else would put the whole
-    stream into the dead letters.
+    the log has it). The text of an UnrenderableError holds none of that, and is the reason. A DocdbStreamError says
+    that the function cannot work now, and ends the run; so does a MemoryError, which says nothing of the event.
+
+    An event that tells of another change than the one it was made of (its token is neither that event's nor one with
+    ``#`` and more after it), or that is none that can be told apart, is a rejection, too. What is neither an event nor
+    a rejection ends the run: a function that gives nothing else would put the whole stream into the dead letters.
 
     Args:
         function: Returns the event, another one, a Rejection, several of these, or None to leave it out.
