@@ -101,6 +101,9 @@ def _tell_payload(payload: Payload) -> None:
         why = f"rejected: {payload.problem}" if payload.problem else "in a format of its own"
         put(f"    {names}: {why}")
         return
+    if payload.content == b"null":
+        put(f"    {names} ({payload.format}): no document")
+        return
     put(f"    {names} ({payload.format}):")
     try:
         lines = [*document_lines(json.loads(payload.content), shutil.get_terminal_size().columns, " " * 6)]

@@ -232,6 +232,12 @@ def test_the_command_tells_a_program(environment: Path) -> None:
     assert found[0]["delivered"][0]["payloads"] == []
 
 
+def test_where_a_target_gets_no_document_it_says_so(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELASTICSEARCH_URI", "http://nowhere.invalid")
+    done = CliRunner().invoke(app, ["explain", "--event", "-"], input=text(LOG.delete(1)))
+    assert "    opensearch (plain): no document" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "told"), [("nothing.json", "No such file"), (".", "directory"), ("latin.json", "it is no UTF-8 text")]
 )
