@@ -95,3 +95,6 @@ def log_to_stderr(verbose: int) -> None:
 class _SafeFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(shown, super().formatException(ei).split("\n")))
