@@ -193,7 +193,7 @@ def _with_own_event(function: Function) -> Function:
             return None
         if isinstance(found, ChangeEvent | Rejection):
             return own.as_it_is_now(found)
-        if isinstance(found, Iterable) and not isinstance(found, str | bytes | dict):
+        if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping):
             return [*_each_as_it_is_now(own, found)]
         return found
 

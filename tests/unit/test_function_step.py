@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import bson
@@ -219,7 +220,15 @@ def test_a_generator_without_an_end_rejects_the_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "told"), [(7, "an int"), ("text", "a str"), ({"a": 1}, "a dict"), ([7], "an int"), (object, "a type")]
+    ("found", "told"),
+    [
+        (7, "an int"),
+        ("text", "a str"),
+        ({"a": 1}, "a dict"),
+        (MappingProxyType({}), "a mappingproxy"),
+        ([7], "an int"),
+        (object, "a type"),
+    ],
 )
 def test_what_is_no_event_ends_the_run(found: Any, told: str) -> None:
     with pytest.raises(StepError, match=f"step transform: gave {told}, which is neither") as caught:
