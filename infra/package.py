@@ -92,12 +92,14 @@ def build_package(
         wheels = [*own.wheels, *(_project_wheel(Path(folder), project) for project in own.projects)]
         _install(deploy, tree, _wheel(Path(folder)), extras, wheels)
         own.copy_into(tree)
+        packed = Path(folder, path.name)
+        _pack(tree, packed, kept=needed_by(tree, wheels))
+        size_bytes = packed.stat().st_size
+        if size_bytes > MAX_BYTES:
+            raise ConfigError(f"{path} has {size_bytes:,} bytes, more than the {MAX_BYTES:,} of a direct upload")
+        check_transforms(packed, [*transforms], deploy, own.tops(wheels))
         path.parent.mkdir(parents=True, exist_ok=True)
-        _pack(tree, path, kept=needed_by(tree, wheels))
-        check_transforms(path, [*transforms], deploy, own.tops(wheels))
-    size_bytes = path.stat().st_size
-    if size_bytes > MAX_BYTES:
-        raise ConfigError(f"{path} has {size_bytes:,} bytes, more than the {MAX_BYTES:,} of a direct upload")
+        shutil.move(packed, path)  # what cannot be used is not left where it would be deployed
 
 
 def _wheel(folder: Path) -> Path:
