@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from docdb_stream.admin import explain
 from docdb_stream.admin.explain import changed_paths, events_in, explained
+from docdb_stream.cli import explain as cli_explain
 from docdb_stream.cli.commands import app
 from docdb_stream.dead_letters import letter
 from docdb_stream.errors import ConfigError, StepError
@@ -201,6 +202,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOCUMENTDB_URI", "mongodb://nowhere.invalid")
     monkeypatch.setenv("WATCHED_DB_NAME", "shop")
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(cli_explain, "log_to_stderr", lambda verbose: None)  # this process has other tests
     return tmp_path
 
 

@@ -221,6 +221,7 @@ def two_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "[docdb-stream]\ndocumentdb_uri = mongodb://x\n[stream a]\nwatched_db_name = a\n[stream b]\n"
     (tmp_path / "config.ini").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli_tail, "log_to_stderr", lambda verbose: None)  # this process has other tests
 
 
 @pytest.mark.usefixtures("two_streams")
