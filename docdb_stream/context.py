@@ -163,7 +163,13 @@ def in_background(work: Callable[[], object], name: str) -> None:
     threading.Thread(target=copy_context().run, args=(work,), name=name, daemon=True).start()
 
 
-def answer_in_time(work: Callable[[], T], *, since_s: float | None = None, at_most_s: float | None = None) -> T:
+def answer_in_time(
+    work: Callable[[], T],
+    *,
+    since_s: float | None = None,
+    within_s: float = float("inf"),
+    at_most_s: float | None = None,
+) -> T:
     """Run ``work`` and wait for its answer as long as the run has time: until the deadline, or soon after a stop.
 
     For calls that can block for longer than that and cannot be interrupted, such as one that waits for a server which
@@ -173,7 +179,8 @@ def answer_in_time(work: Callable[[], T], *, since_s: float | None = None, at_mo
     Args:
         work: What to do; its errors are raised here.
         since_s: When it was begun, by the deadline's clock, where that was an earlier attempt.
-        at_most_s: Instead, wait for so many seconds.
+        within_s: And no longer than so many seconds.
+        at_most_s: Instead of all this, wait for so many seconds.
 
     Raises:
         NoAnswerError: It was given up.
@@ -193,7 +200,10 @@ def answer_in_time(work: Callable[[], T], *, since_s: float | None = None, at_mo
     in_background(ask, "call")
     began_s = limit.clock()
     while not done.is_set():
-        give_up_at_s = limit.give_up_at_s(since_s or began_s) if at_most_s is None else began_s + at_most_s
+        if at_most_s is not None:
+            give_up_at_s = began_s + at_most_s
+        else:
+            give_up_at_s = min(limit.give_up_at_s(since_s or began_s), began_s + within_s)
         left_s = give_up_at_s - limit.clock()
         if not done.wait(min(STOP_NOTICED_S, max(0.0, left_s))) and left_s <= 0:
             raise NoAnswerError

@@ -93,6 +93,10 @@ class StepError(DocdbStreamError):
         self.step = step
 
 
+class StepOutOfTimeError(StepError):
+    """A step was not done by the run's deadline, or soon after a stop."""
+
+
 class HistoryLostError(DocdbStreamError):
     """The saved position is no longer in the change log: the operator decides where to start again.
 

@@ -16,7 +16,13 @@ from docdb_stream import step
 from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.context import current_run
 from docdb_stream.delivery import Delivery
-from docdb_stream.errors import DocdbStreamError, HistoryLostError, OutOfTimeError, SourceUnavailableError
+from docdb_stream.errors import (
+    DocdbStreamError,
+    HistoryLostError,
+    OutOfTimeError,
+    SourceUnavailableError,
+    StepOutOfTimeError,
+)
 from docdb_stream.events import Batch, Position
 from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.mongodb.readahead import ReadAhead
@@ -141,7 +147,7 @@ class Run:
                     raise
                 if self._is_open:
                     self._sync(delivery, keeper)
-            except OutOfTimeError as error:
+            except (OutOfTimeError, StepOutOfTimeError) as error:
                 self._out_of_time(error)
         self._result.filtered_on_server = [*ahead.filtered_on_server]
         waited_s = self._limit.clock() - began_s
@@ -288,7 +294,7 @@ class Run:
         self._result.events += self._unsaved_events
         self._unsaved_events = self._unsaved_loops = self._result.unsaved = 0
 
-    def _out_of_time(self, error: OutOfTimeError) -> None:
+    def _out_of_time(self, error: OutOfTimeError | StepOutOfTimeError) -> None:
         """The deadline, or a stop, came before everything read was durable: what is saved stands, the next run reads
         the rest. Raises ``error`` where nothing at all was saved past an event by the deadline: the next run would fare
         no better."""

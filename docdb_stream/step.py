@@ -5,17 +5,20 @@ Owns how steps are applied. Knows none of them (``steps``), and nothing of targe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import bson
 
-from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError
+from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Events, Rejection
 from docdb_stream.source import SOURCE
 from docdb_stream.target import Target
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[Sequence[ChangeEvent]], Iterable[ChangeEvent | Rejection]]
 """Takes the events of a batch, in order, and gives what goes on to the next step, or to the targets.
@@ -89,8 +92,13 @@ def each(function: Callable[[ChangeEvent], Change | Iterable[ChangeEvent | Rejec
     """The step that calls ``function`` for each event.
 
     What it raises is a rejection of that event, which then gives nothing else; the reason names the error's type and
-    where it was raised, and not its text, which can hold what is in the document. A DocdbStreamError says that the
-    function cannot work now, and ends the run.
+    where in the function's package it was raised, and not its text, which can hold what is in the document (at DEBUG
+    the log has it). The text of an UnrenderableError holds none of that, and is the reason. A DocdbStreamError says
+    that the function cannot work now, and ends the run; so does a MemoryError, which says nothing of the event.
+
+    An event that tells of another change than the one it was made of (its token is neither that event's nor one with
+    ``#`` and more after it), or that is none that can be told apart, is a rejection, too. What is neither an event nor
+    a rejection ends the run: a function that gives nothing else would put the whole stream into the dead letters.
 
     Args:
         function: Returns the event, another one, a Rejection, several of these, or None to leave it out.
@@ -115,15 +123,25 @@ class _Each:
     def _changed(self, event: ChangeEvent) -> Iterable[ChangeEvent | Rejection]:
         try:
             found = self._function(event)
-            if found is None:
-                return ()
-            if isinstance(found, ChangeEvent | Rejection):
-                return (_with_bson(found),)
-            return [_with_bson(one) for one in _told_apart(event, [*found] if isinstance(found, Iterable) else [found])]
-        except DocdbStreamError:
+            if found is None or found is event:
+                return () if found is None else (event,)
+            several = isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping)
+            made: list[Any] = [*found] if several else [found]  # type: ignore[misc]
+            for one in made:
+                if not isinstance(one, ChangeEvent | Rejection):
+                    raise StepError(self.name, f"gave {_a(one)}, which is neither an event nor a rejection")
+            return [_about(event, _with_bson(one)) for one in _told_apart(event, made)]
+        except (DocdbStreamError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001 - it is the user's function, and may raise anything
-            return (Rejection(event, self.name, f"raised {_where(error)}"),)
+        except UnrenderableError as error:  # whose text names keys and never a value
+            return (Rejection(event, self.name, str(error)),)
+        except Exception as error:
+            logger.debug("step %s: %s", self.name, event.event_id, exc_info=True)
+            return (Rejection(event, self.name, f"raised {where(error, self._function)}"),)
+
+
+class UnusableError(UnrenderableError):
+    """What a function of ``each`` made cannot be delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +213,8 @@ def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Reje
         made = [one for one in given if id(one) not in known]
         if not made:
             return given
-        if strange := [type(one).__name__ for one in made if not isinstance(one, ChangeEvent | Rejection)]:
-            raise StepError(name_of(step), f"gave a {strange[0]}, which is neither an event nor a rejection")
+        if strange := [_a(one) for one in made if not isinstance(one, ChangeEvent | Rejection)]:
+            raise StepError(name_of(step), f"gave {strange[0]}, which is neither an event nor a rejection")
         return [one if id(one) in known else _checked(_with_bson(one)) for one in given]
     except KeyboardInterrupt:
         raise
@@ -205,7 +223,7 @@ def _given(step: Step, events: Sequence[ChangeEvent]) -> list[ChangeEvent | Reje
         if isinstance(error, DocdbStreamError) and not isinstance(error, HistoryLostError):
             raise
         # Lost history moves the position, so the source alone can tell of it.
-        raise StepError(name_of(step), f"raised {_where(error)}") from error
+        raise StepError(name_of(step), f"raised {where(error, step)}") from error
 
 
 def _told_apart(event: ChangeEvent, made: Sequence[ChangeEvent | Rejection]) -> Sequence[ChangeEvent | Rejection]:
@@ -218,7 +236,7 @@ def _told_apart(event: ChangeEvent, made: Sequence[ChangeEvent | Rejection]) -> 
     taken = set[str]()
     found: list[ChangeEvent | Rejection] = []
     for one in made:
-        if isinstance(one, ChangeEvent) and one.event_id in taken:
+        while isinstance(one, ChangeEvent) and one.event_id in taken:
             one = one.replace(_id={"_data": f"{event.event_id}#{next(numbers)}"})
         if isinstance(one, ChangeEvent):
             taken.add(one.event_id)
@@ -243,14 +261,40 @@ def _checked(found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
     return found
 
 
-def _where(error: BaseException) -> str:
-    """The error's type and the line that raised it."""
+def _about(event: ChangeEvent, found: ChangeEvent | Rejection) -> ChangeEvent | Rejection:
+    """What was made of an event, once it is sure that it can be told what it is, and that it is about that event: by
+    its token it is found again after a crash, and known to consumers."""
+    if isinstance(found, ChangeEvent) and found is not event:
+        try:
+            _checked(found)
+        except Exception as error:
+            raise UnusableError(
+                f"gave an event without token, operation or namespace ({type(error).__name__})"
+            ) from error
+        if found.event_id.partition("#")[0] != _origin(event):
+            raise UnusableError("gave an event with the token of another one")
+    return found
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def where(error: BaseException, function: object) -> str:
+    """The error's type, and the last line of the function's own package that it came through; where it came through
+    none, the line that raised it."""
+    package = str(getattr(function, "__module__", "")).partition(".")[0]
+    last = own = None
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", "?"))
+        last = f"{name}:{trace.tb_lineno}"
+        if name.partition(".")[0] == package:
+            own = last
         trace = trace.tb_next
-    if trace is None:
-        return type(error).__name__
-    return f"{type(error).__name__} at {trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+    found = own or last
+    return type(error).__name__ + (f" at {found}" if found else "")
 
 
 def _filtered(events: Sequence[ChangeEvent], left: Sequence[ChangeEvent], rejected: Sequence[Rejection]) -> int:

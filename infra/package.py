@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
 from docdb_stream.targets.kafka import KafkaSettings
+from infra.own_code import IN_THE_RUNTIME, OwnCode, check_transforms, distribution_name, needed_by
 from infra.settings import DeploySettings, read_deployment
 
 MAX_BYTES = 50 * 1024 * 1024
@@ -36,14 +37,15 @@ _PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux20
 """What Amazon Linux 2023 runs (glibc 2.34), newest first."""
 
 LEFT_OUT = {
-    **dict.fromkeys(("boto3", "botocore", "s3transfer", "jmespath"), "Lambda's runtime has them"),
+    **dict.fromkeys(IN_THE_RUNTIME, "Lambda's runtime has them"),
     **dict.fromkeys(
         ("typer", "rich", "pygments", "markdown-it-py", "mdurl", "shellingham", "annotated-doc", "click"),
         "for the command line",
     ),
     **dict.fromkeys(("opensearch-protobufs", "protobuf", "grpcio"), "for opensearch-py's gRPC, which is not used"),
 }
-"""Distributions that are installed as dependencies and not packed, with the reason."""
+"""Distributions that are installed as dependencies and not packed, with the reason; unless the user's code needs one
+that the runtime does not have."""
 
 _PARTS_LEFT_OUT = ("docdb_stream/local", "docdb_stream/testing", "docdb_stream/cli", "docdb_stream/__main__.py", "bin")
 
@@ -68,20 +70,36 @@ def extras(streams: Iterable[Settings]) -> str:
     return f"{_EXTRA},kafka-confluent" if "confluent" in clients else _EXTRA
 
 
-def build_package(deploy: DeploySettings, path: Path, extras: str = _EXTRA) -> None:
+def build_package(
+    deploy: DeploySettings, path: Path, extras: str = _EXTRA, *, beside: Path = Path(), transforms: Iterable[str] = ()
+) -> None:
     """Build the package for the processor, Python and pymongo of ``deploy``, with these extras of the project.
 
+    Args:
+        deploy: What it is for, and which code of the user's own goes in.
+        path: Where it goes.
+        extras: As ``extras`` has them.
+        beside: The folder to which the paths of that code are relative: that of config.ini.
+        transforms: The functions that have to be in it (TRANSFORM).
+
     Raises:
-        ConfigError: A dependency has no wheel for them, or the package is too large.
+        ConfigError: A dependency has no wheel for them, the user's code is not there or cannot be packed, a function
+            cannot be imported from the package, or the package is too large.
     """
     with tempfile.TemporaryDirectory(prefix="docdb-stream-package-") as folder:
         tree = Path(folder, "tree")
-        _install(deploy, tree, wheel=_wheel(Path(folder)), extras=extras)
+        own = OwnCode.found(deploy.packages, beside)
+        wheels = [*own.wheels, *(_project_wheel(Path(folder), project) for project in own.projects)]
+        _install(deploy, tree, _wheel(Path(folder)), extras, wheels)
+        own.copy_into(tree)
+        packed = Path(folder, path.name)
+        _pack(tree, packed, kept=needed_by(tree, wheels))
+        size_bytes = packed.stat().st_size
+        if size_bytes > MAX_BYTES:
+            raise ConfigError(f"{path} has {size_bytes:,} bytes, more than the {MAX_BYTES:,} of a direct upload")
+        check_transforms(packed, [*transforms], deploy, own.tops(wheels))
         path.parent.mkdir(parents=True, exist_ok=True)
-        _pack(tree, path)
-    size_bytes = path.stat().st_size
-    if size_bytes > MAX_BYTES:
-        raise ConfigError(f"{path} has {size_bytes:,} bytes, more than the {MAX_BYTES:,} of a direct upload")
+        shutil.move(packed, path)  # what cannot be used is not left where it would be deployed
 
 
 def _wheel(folder: Path) -> Path:
@@ -98,7 +116,15 @@ def _wheel(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _install(deploy: DeploySettings, tree: Path, wheel: Path, extras: str) -> None:
+def _project_wheel(folder: Path, project: Path) -> Path:
+    """The wheel of a project of the user's own, made of a copy: see ``_wheel``."""
+    copied, built = folder / "projects" / project.name, folder / "wheels" / project.name
+    shutil.copytree(project, copied, ignore=shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info"))
+    _run("build", "--wheel", "--outdir", str(built), str(copied))
+    return next(built.glob("*.whl"))
+
+
+def _install(deploy: DeploySettings, tree: Path, wheel: Path, extras: str, own: Iterable[Path]) -> None:
     architecture = "aarch64" if deploy.architecture == "arm64" else "x86_64"
     _run(
         *("pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-conflicts", "--no-compile"),
@@ -106,6 +132,7 @@ def _install(deploy: DeploySettings, tree: Path, wheel: Path, extras: str) -> No
         *(f"--platform={platform}_{architecture}" for platform in _PLATFORMS),
         f"docdb-stream[{extras}] @ {wheel.as_uri()}",
         *([f"pymongo{deploy.pymongo}"] if deploy.pymongo else []),
+        *map(str, own),
     )
 
 
@@ -118,10 +145,10 @@ def _run(module: str, *arguments: str) -> None:
         )
 
 
-def _pack(tree: Path, path: Path) -> None:
+def _pack(tree: Path, path: Path, kept: Container[str]) -> None:
     """Zip what belongs in, the same way every time: sorted, without times, owners and modes of this machine."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(_contents(tree), key=str):
+        for name in sorted(_contents(tree, kept), key=str):
             entry = zipfile.ZipInfo(str(name), _TIMESTAMP)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3  # Unix; otherwise the mode means nothing
@@ -129,8 +156,13 @@ def _pack(tree: Path, path: Path) -> None:
             archive.writestr(entry, (tree / name).read_bytes())
 
 
-def _contents(tree: Path) -> Iterator[PurePosixPath]:
-    left_out = {file for found in distributions(path=[str(tree)]) if _name(found) in LEFT_OUT for file in _files(found)}
+def _contents(tree: Path, kept: Container[str]) -> Iterator[PurePosixPath]:
+    left_out = {
+        file
+        for found in distributions(path=[str(tree)])
+        if (project := distribution_name(found)) in LEFT_OUT and (project in IN_THE_RUNTIME or project not in kept)
+        for file in _files(found)
+    }
     for file in tree.rglob("*"):
         name = PurePosixPath(file.relative_to(tree).as_posix())
         if file.is_file() and name not in left_out and _belongs(name):
@@ -148,10 +180,6 @@ def _belongs(name: PurePosixPath) -> bool:
     return True
 
 
-def _name(distribution: Distribution) -> str:
-    return distribution.metadata["Name"].lower().replace("_", "-")
-
-
 def _files(distribution: Distribution) -> Iterator[PurePosixPath]:
     for file in distribution.files or ():
         yield PurePosixPath(os.path.normpath(file))
@@ -160,9 +188,12 @@ def _files(distribution: Distribution) -> Iterator[PurePosixPath]:
 def main() -> None:
     """Build the package that config.ini asks for, and print its place, size and digest."""
     try:
-        deployment = read_deployment(os.environ.get("DOCDB_STREAM_CONFIG", "config.ini"))
+        config = Path(os.environ.get("DOCDB_STREAM_CONFIG", "config.ini"))
+        deployment = read_deployment(str(config))
+        streams = [settings for settings, _ in deployment.streams]
         path = package_path(deployment.deploy)
-        build_package(deployment.deploy, path, extras(settings for settings, _ in deployment.streams))
+        transforms = dict.fromkeys(settings.transform for settings in streams if settings.transform)
+        build_package(deployment.deploy, path, extras(streams), beside=config.parent, transforms=transforms)
     except ConfigError as error:
         lines = [f"error: {error}", *(f"  - {problem}" for problem in error.problems), f"hint: {error.hint}"]
         sys.exit("\n".join(lines))

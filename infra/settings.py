@@ -28,7 +28,7 @@ from docdb_stream.settings.model import (
     without_secrets,
 )
 from docdb_stream.settings.reference import explained
-from docdb_stream.settings.types import words
+from docdb_stream.settings.types import Words, words
 from docdb_stream.targets import target_names
 
 DEPLOY_SECTION = "deploy"
@@ -139,6 +139,13 @@ class DeploySettings(FunctionSettings):
     )
     python: Literal["3.11", "3.12", "3.13", "3.14"] = Field(
         default="3.13", description="The functions' Python: 3.11, 3.12, 3.13 or 3.14."
+    )
+    packages: Words = Field(
+        default=(),
+        description="Your own code to pack beside docdb-stream, for transform: wheels, folders with a pyproject.toml, "
+        "packages (folders with an __init__.py) and modules (.py), with commas, relative to config.ini; * stands for "
+        "any text. What wheels and projects depend on is packed, too. Absent: none.",
+        examples=["dist/shop_stream-*.whl", "rules.py"],
     )
     pymongo: str | None = Field(
         default=None,

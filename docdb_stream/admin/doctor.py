@@ -21,8 +21,10 @@ from docdb_stream.mongodb.pipeline import kept_images, server_filter
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.mongodb.state import StateCollection
 from docdb_stream.settings import Settings
+from docdb_stream.step import name_of, told_apart
+from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Checkable
+from docdb_stream.target import Checkable, Target
 from docdb_stream.targets import build_targets
 
 PATIENCE_S = 5.0
@@ -61,6 +63,7 @@ def checks(settings: Settings) -> Iterator[Finding]:
         except DocdbStreamError as error:
             yield Finding("targets", error)
             return
+        yield from _steps(settings, targets)
         for target in targets:
             if isinstance(target, Checkable):
                 yield _tried(f"target {target.name}", target.check)
@@ -92,6 +95,17 @@ def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
     yield _tried("what is watched", lambda: _see_what_is_watched(connection, settings.scope))
     yield _tried("state database", lambda: _see_that_state_can_be_kept(settings, connection, store))
     yield _tried("saved position", lambda: _see_that_it_can_go_on(settings, source, store))
+
+
+def _steps(settings: Settings, targets: Sequence[Target]) -> Iterator[Finding]:
+    """What the settings say of what is delivered, where they say something."""
+    try:
+        names = [name_of(each) for each in told_apart(steps_for(settings, targets), targets)]
+    except DocdbStreamError as error:
+        yield Finding("what is delivered", error)
+    else:
+        if names:
+            yield Finding(f"what is delivered: {', '.join(names)}")
 
 
 def _tried(what: str, attempt: Callable[[], object]) -> Finding:

@@ -14,11 +14,13 @@ from docdb_stream.cli.dead_letters import dead_letters_app
 from docdb_stream.cli.demo import demo
 from docdb_stream.cli.doctor import doctor
 from docdb_stream.cli.enable import enable
+from docdb_stream.cli.explain import explain
 from docdb_stream.cli.ledger import ledger
 from docdb_stream.cli.outcome import say_error
 from docdb_stream.cli.reset import reset
 from docdb_stream.cli.run import run
 from docdb_stream.cli.status import status
+from docdb_stream.cli.tail import tail
 from docdb_stream.cli.terminal import put, say
 from docdb_stream.errors import DocdbStreamError
 
@@ -48,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (run, status, reset, enable, ledger, doctor, config, demo):
+for _command in (run, tail, explain, status, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
 app.add_typer(dead_letters_app, name="dead-letters")
 

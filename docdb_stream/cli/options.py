@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -34,21 +36,34 @@ VerboseOption = Annotated[
 DEFAULT_CONFIG = Path("config.ini")
 
 
-def all_streams(config: Path | None) -> list[Settings]:
-    """The settings of every stream: of the file, or of the environment. Raises ConfigError."""
+def all_streams(config: Path | None, given: Mapping[str, str] | None = None) -> list[Settings]:
+    """The settings of every stream: of the file, or of the environment. Raises ConfigError.
+
+    Args:
+        config: The file, where one was named.
+        given: Settings that were given as options, by their names in the environment; they win over all others.
+    """
+    environ = {**os.environ, **(given or {})}
     if config is None and DEFAULT_CONFIG.is_file():
         if not os.environ.get("DOCUMENTDB_URI"):
             config = DEFAULT_CONFIG
         else:
             say(f"DOCUMENTDB_URI is set, so {DEFAULT_CONFIG} is not read; --config {DEFAULT_CONFIG} reads it")
-    return settings_from_config(str(config)) if config is not None else [settings_from_env()]
+    return settings_from_config(str(config), environ) if config is not None else [settings_from_env(environ)]
 
 
-def chosen_streams(config: Path | None, name: str | None) -> list[Settings]:
-    """Those of the stream ``name``, or of every stream. Raises ConfigError, also when there is no such stream."""
-    found = all_streams(config)
+def chosen_streams(config: Path | None, name: str | None, given: Mapping[str, str] | None = None) -> list[Settings]:
+    """Those of the stream ``name``, or of every stream. Raises ConfigError, also when there is no such stream.
+
+    A function that one of them names (TRANSFORM) may be in the working directory: from here on it is found there, after
+    all that is installed.
+    """
+    found = all_streams(config, given)
     chosen = [settings for settings in found if name in (None, settings.stream_name)]
     if not chosen:
         known = ", ".join(settings.stream_name for settings in found)
         raise ConfigError(f"there is no stream {name}", hint=f"the settings have: {known}")
+    here = os.getcwd()
+    if any(settings.transform for settings in chosen) and not sys.flags.safe_path and here not in sys.path:
+        sys.path.append(here)
     return chosen

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -12,6 +9,7 @@ import typer
 from docdb_stream.cli.options import ConfigOption, StreamOption, VerboseOption, chosen_streams
 from docdb_stream.cli.outcome import say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher
+from docdb_stream.cli.signals import stop_on_signals
 from docdb_stream.cli.terminal import log_to_stderr
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError
@@ -74,7 +72,7 @@ def run(
     patience = Patience(follow, wait_for_lease, float("inf") if give_up_after is None else give_up_after)
     chosen = [_to_the_end(settings) for settings in chosen_streams(config, stream)]
     limit = Deadline.after(timeout)
-    _stop_on_signals(limit.stop)
+    stop_on_signals(limit.stop)
     with Screen(chosen, as_json) as screen:
         outcomes = run_streams(
             chosen,
@@ -95,24 +93,3 @@ def run(
 def _to_the_end(settings: Settings) -> Settings:
     """MAX_LOOP bounds what a Lambda does in its time; whoever waits here waits for all there is, unless they set it."""
     return settings if "max_loop" in settings.model_fields_set else settings.model_copy(update={"max_loop": 0})
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    """The first SIGINT or SIGTERM asks for a clean end; a second one ends at once, and the checkpoint stays behind.
-
-    SIGHUP asks for it too, however often: the kernel and the shell each send one when a terminal closes. Where it is
-    ignored, as under nohup, it stays so.
-    """
-    asking = (signal.SIGINT, signal.SIGTERM)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        if number in asking:
-            for each in asking:
-                signal.signal(each, signal.SIG_DFL)
-
-    for each in asking:
-        signal.signal(each, ask)
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
-        signal.signal(hangup, ask)

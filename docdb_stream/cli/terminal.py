@@ -58,7 +58,11 @@ def put_json(value: Mapping[str, Any]) -> None:
 
 def json_line(value: Mapping[str, Any]) -> str:
     """``value`` as JSON on one line that is safe for a terminal, and means the same."""
-    line = orjson.dumps(value).decode()
+    return safe_json(orjson.dumps(value).decode())
+
+
+def safe_json(line: str) -> str:
+    """JSON on one line as JSON that is safe for a terminal, and means the same."""
     return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
@@ -91,3 +95,6 @@ def log_to_stderr(verbose: int) -> None:
 class _SafeFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(shown, super().formatException(ei).split("\n")))

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from docdb_stream.settings.model import Heading
 from docdb_stream.settings.reading import ReadingSettings
-from docdb_stream.settings.types import FormatName, NamespacePatterns, Operations, SecretReference, Words
+from docdb_stream.settings.types import FormatName, FunctionPath, NamespacePatterns, Operations, SecretReference, Words
 
 STATE: Final = frozenset({"fullDocument", "documentKey", "ns"})
 """The fields of an event that say what a document is now: one that does not match by these alone has left the filter.
@@ -94,7 +94,7 @@ class ShapingSettings(ReadingSettings):
         "file:PATH. Needed for fields_hash.",
         examples=["env:HASH_KEY"],
     )
-    transform: str | None = Field(
+    transform: FunctionPath | None = Field(
         default=None,
         description="A Python function of your own that each event goes through last, as package.module:function. It "
         "takes a ChangeEvent and returns one, None, or several. See docs/steps.md. Absent: none.",
@@ -104,8 +104,8 @@ class ShapingSettings(ReadingSettings):
         default=30,
         gt=0,
         le=900,
-        description="Seconds that the function may take for the events of one batch. After that the run ends with an "
-        "error, and the next one tries again.",
+        description="Seconds that the function may take for the events of one batch, up to 900. After that the run "
+        "ends with an error, and the next one tries again.",
     )
     payload_format: FormatName = Field(
         default="extended",

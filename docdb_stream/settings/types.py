@@ -143,3 +143,15 @@ def _is_a_reference(value: str | None) -> str | None:
 
 SecretReference = Annotated[str | None, AfterValidator(_is_a_reference), Reference()]
 """Where a username and a password are: the name or ARN of a Secrets Manager secret, env:NAME or file:PATH."""
+
+
+def _function_path(path: str) -> str:
+    """``package.module:function``, by its form alone: it is imported where it is used."""
+    module, colon, function = path.partition(":")
+    if not colon or not all(name.isidentifier() for name in (*module.split("."), *function.split("."))):
+        raise ValueError("expected package.module:function, as Python would import it")
+    return path
+
+
+FunctionPath = Annotated[str, AfterValidator(_function_path)]
+"""Where a Python function is; what is at hand there is not looked at."""

@@ -32,4 +32,8 @@ def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
         from docdb_stream.steps.match import match_step
 
         steps.append(match_step(settings, targets, is_last=not is_changed))
+    if settings.transform is not None:
+        from docdb_stream.steps.function import function_step
+
+        steps.append(function_step(settings))
     return tuple(steps)

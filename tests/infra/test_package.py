@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -10,15 +11,21 @@ import textwrap
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import boto3
 import botocore
 import jmespath
 import pytest
 import s3transfer
+from pymongo import MongoClient
 
 from docdb_stream.errors import ConfigError
+from docdb_stream.events import ChangeEvent
+from docdb_stream.local import ReplicaSet
 from docdb_stream.settings import Settings
+from docdb_stream.testing.events import ChangeLog
+from infra.own_code import OwnCode, check_transforms, needed_by
 from infra.package import LEFT_OUT, MAX_BYTES, build_package, extras, package_path
 from infra.settings import DeploySettings
 
@@ -31,18 +38,43 @@ HERE = DeploySettings.model_validate(
     }
 )
 LAMBDA = DeploySettings(pymongo="<4.14")
+CHANGE = "shop_rules.orders:change"
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "transform"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packages for this machine, twice; and for Lambda's default platform, with a PyMongo for DocumentDB 4.0, for a
-    stream with ``kafka_client = confluent``."""
-    wanted = {"here": HERE, "again": HERE, "lambda": LAMBDA}
+def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with code as users have it: a package, which uses a module."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "shop_rules").mkdir()
+    (folder / "shop_rules" / "__init__.py").touch()
+    rules = "import boto3\nfrom shop_tax import tax\n\ndef change(event):\n    return tax(event)\n"
+    (folder / "shop_rules" / "orders.py").write_text(rules, encoding="utf-8")
+    tax = "def tax(event):\n    event.full_document['gross'] = event.full_document['total'] * 2\n    return event\n"
+    (folder / "shop_tax.py").write_text(tax, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, own_code: Path) -> dict[str, Path]:
+    """Packages for this machine, twice, with a package and a module of the user's own; and for Lambda's default
+    platform, with a PyMongo for DocumentDB 4.0, for a stream with ``kafka_client = confluent``, a user's project."""
+    here = HERE.model_copy(update={"packages": ("shop_rules", "shop_*.py")})
+    wanted = {"here": here, "again": here, "lambda": LAMBDA.model_copy(update={"packages": (str(EXAMPLE),)})}
     paths = {name: tmp_path_factory.mktemp(name) / "package.zip" for name in wanted}
+    confluent = Settings(documentdb_uri="mongodb://x", kafka_client="confluent")
+
+    transforms = {"here": [CHANGE], "lambda": ["shop_stream.rules:enrich"]}
+
+    def build(name: str) -> None:
+        clients = [confluent] if name == "lambda" else []
+        asked = transforms.get(name, [])
+        build_package(wanted[name], paths[name], extras(clients), beside=own_code, transforms=asked)
+
     with ThreadPoolExecutor() as pool:
-        confluent = Settings(documentdb_uri="mongodb://x", kafka_client="confluent")
-        packed = {"lambda": extras([confluent])}
-        list(pool.map(lambda name: build_package(wanted[name], paths[name], packed.get(name, extras([]))), wanted))
+        list(pool.map(build, wanted))
     return paths
 
 
@@ -97,13 +129,21 @@ def test_what_has_no_business_in_it_is_left_out(lambda_package: Path):
     assert names == sorted(names)
 
 
-def test_the_handlers_and_all_targets_import_with_boto3_alone_beside_it(package: Path, tmp_path: Path):
-    tree, runtime = tmp_path / "task", tmp_path / "runtime"
-    zipfile.ZipFile(package).extractall(tree)
+@pytest.fixture(scope="module")
+def task(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What a function finds: the package for this machine, unpacked, and beside it boto3 alone."""
+    folder = tmp_path_factory.mktemp("var")
+    tree, runtime = folder / "task", folder / "runtime"
+    zipfile.ZipFile(built["here"]).extractall(tree)
     runtime.mkdir()
     for module in (boto3, botocore, jmespath, s3transfer):
         assert module.__file__
         (runtime / module.__name__).symlink_to(Path(module.__file__).parent)
+    return tree, runtime
+
+
+def test_the_handlers_and_all_targets_import_with_boto3_alone_beside_it(task: tuple[Path, Path], tmp_path: Path):
+    tree, runtime = task
     program = f"""
         import sys, warnings
         warnings.simplefilter("error")
@@ -137,6 +177,96 @@ def test_the_handlers_and_all_targets_import_with_boto3_alone_beside_it(package:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_user_s_code_is_in_it(package: Path, lambda_package: Path):
+    assert {"shop_rules/__init__.py", "shop_rules/orders.py", "shop_tax.py"} <= {*zipfile.ZipFile(package).namelist()}
+    assert "shop_stream/rules.py" in zipfile.ZipFile(lambda_package).namelist()
+
+
+def test_both_handlers_run_the_user_s_function_from_it(
+    task: tuple[Path, Path],
+    tmp_path: Path,
+    replica_set: ReplicaSet,
+    mongo: MongoClient[dict[str, Any]],
+    db_name: str,
+):
+    tree, runtime = task
+    mongo[db_name].orders.insert_one({"_id": 1, "total": 3})
+    pushed = text_of(ChangeLog().insert({"_id": 2, "total": 4}))
+    program = f"""
+        import json, os
+        from docdb_stream.handlers import esm, poller
+        class Context:
+            function_name = "shop"
+            get_remaining_time_in_millis = lambda self: 60_000
+        poller.handler({{}}, Context())
+        os.environ["FILE_PATH"] = "pushed.jsonl"
+        event = json.loads({pushed!r})
+        esm.handler({{"eventSource": "aws:docdb", "events": [{{"event": event}}]}}, Context())
+    """
+    done = subprocess.run(
+        [sys.executable, "-S", "-s", "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": f"{tree}{os.pathsep}{runtime}",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "DOCUMENTDB_URI": replica_set.uri,
+            "WATCHED_DB_NAME": db_name,
+            "STATE_DB": f"{db_name}_state",
+            "START_AT": "earliest",
+            "TRANSFORM": CHANGE,
+            "FILE_PATH": "polled.jsonl",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, gross in (("polled", 6), ("pushed", 8)):
+        [line] = (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(line)["fullDocument"]["gross"] == gross
+
+
+def test_a_function_that_is_not_in_it_is_told(lambda_package: Path):
+    """Though it is installed on this machine, whose libraries stand in for those of another processor."""
+    with pytest.raises(ConfigError, match="in the package: TRANSFORM=pytest:main: there is no module") as caught:
+        check_transforms(lambda_package, ["pytest:main"], LAMBDA, {"shop_stream"})
+    assert "[deploy] packages" in caught.value.hint
+
+
+def test_what_is_no_code_is_told(tmp_path: Path, own_code: Path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "rules.txt").touch()
+    for name, told in (("notes", "is no wheel"), ("rules.txt", "is no wheel"), ("dist/*.whl", "there is no")):
+        with pytest.raises(ConfigError, match=told) as caught:
+            OwnCode.found([name], tmp_path)
+        assert caught.value.hint
+    (tmp_path / "shop_tax.py").touch()
+    with pytest.raises(ConfigError, match="would replace shop_tax"):
+        OwnCode.found(["shop_tax.py"], own_code).copy_into(tmp_path)
+
+
+def test_what_the_user_s_wheels_need_stays_in_it(tmp_path: Path):
+    """The command line is left out, and with it click; unless somebody else asks for that."""
+    needs = {
+        "shop-stream": ["click>=8", "never; python_version < '3'", "docdb-stream"],
+        "click": ["colorama"],
+        "colorama": [],
+        "docdb-stream": ["typer"],
+        "typer": ["rich"],
+    }
+    for name, required in needs.items():
+        folder = tmp_path / f"{name.replace('-', '_')}-1.dist-info"
+        folder.mkdir()
+        lines = [f"Name: {name}", "Version: 1", *(f"Requires-Dist: {each}" for each in required)]
+        (folder / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *lines, ""]), encoding="utf-8")
+    assert needed_by(tmp_path, [Path("dist/shop_stream-1-py3-none-any.whl")]) == {"shop-stream", "click", "colorama"}
+    assert needed_by(tmp_path, []) == set()
+
+
+def text_of(event: ChangeEvent) -> str:
+    return event.render("extended").decode()
 
 
 def test_a_version_without_a_wheel_is_told(tmp_path: Path):

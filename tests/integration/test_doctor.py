@@ -59,6 +59,13 @@ def test_all_is_well_and_nothing_stays(stream: Callable[..., Settings], mongo: M
     assert {name: list(state[name].find()) for name in state.list_collection_names()} == before
 
 
+def test_what_is_delivered_is_looked_at_where_the_settings_say_something(stream: Callable[..., Settings]) -> None:
+    assert not [what for what, _ in checks(stream()) if what.startswith("what is delivered")]
+    assert ("what is delivered: transform", None) in [*checks(stream(transform="copy:copy"))]
+    [error] = troubles(stream(transform="not_there:change")).values()
+    assert "there is no module not_there" in str(error)
+
+
 def test_a_connection_string_that_reads_from_secondaries_is_no_hindrance(stream: Callable[..., Settings]) -> None:
     uri = stream().documentdb_uri
     assert troubles(stream(documentdb_uri=f"{uri}&readPreference=secondaryPreferred")) == {}

@@ -50,6 +50,18 @@ def test_the_log_is_safe_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal._SafeFormatter("%(message)s").format(record) == r"stream a\x1b[2Jb\nerror: c"
 
 
+def test_so_is_what_an_error_in_it_says() -> None:
+    """What a function of the user's own raises can hold what is in a document."""
+    try:
+        raise ValueError("a\x1b[2Jb\rc")
+    except ValueError:
+        record = logging.LogRecord("docdb_stream", logging.DEBUG, "", 1, "raised", (), sys.exc_info())
+    lines = terminal._SafeFormatter("%(message)s").format(record).split("\n")
+    assert lines[0] == "raised"
+    assert lines[-1] == r"ValueError: a\x1b[2Jb\rc"
+    assert all(line.isprintable() for line in lines)
+
+
 class Full:
     """A stream whose disk is full."""
 

@@ -1,0 +1,1 @@
+"""What of a shop's changes is delivered."""
