@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -125,12 +125,12 @@ class ConfluentProducer:
         if self._is_open:
             if receipt is not None:
                 offset = self._library.TopicPartition(self._topic, 0, receipt.last, metadata=receipt.text())
-                self._insist_on(self._producer.send_offsets_to_transaction, [offset], self._client.group)
-            self._insist_on(self._producer.commit_transaction)
+                self._insist_on("send_offsets_to_transaction", [offset], self._client.group)
+            self._insist_on("commit_transaction")
             self._is_open = False
         return rejections
 
-    def _insist_on(self, step: Callable[..., None], *arguments: Any) -> None:
+    def _insist_on(self, step: str, *arguments: Any) -> None:
         """Ask for a step of a transaction, again and again, until the brokers have done it, or the time is over.
 
         Raises:
@@ -142,7 +142,8 @@ class ConfluentProducer:
         while True:
             self._check_lease()
             try:
-                return step(*arguments, SLICE_S)
+                getattr(self._producer, step)(*arguments, SLICE_S)
+                return
             except self._library.KafkaException as error:
                 reason = error.args[0]
                 if arguments and not reason.retriable() and reason.code() not in self._codes.fencing:
@@ -212,6 +213,7 @@ class ConfluentProducer:
             try:
                 produce(topic, value, key, headers=headers, on_delivery=partial(failed, number, record))
             except refusals as error:
+                del produce  # see ConfluentClient
                 rejections += self._insist(number, record, error)
                 produce = self._begun().produce
         self._topic = topic or self._topic
@@ -362,14 +364,14 @@ class ConfluentProducer:
 
     def _begun(self) -> Any:
         """The producer, within a transaction if it has them."""
-        producer = self._opened()
+        self._opened()
         if self._transactional_id and not self._is_open:
             try:
-                producer.begin_transaction()
+                self._producer.begin_transaction()
             except self._library.KafkaException as error:
                 raise self._failure(error.args[0]) from error
             self._is_open = True
-        return producer
+        return self._producer
 
     def _opened(self) -> Any:
         if self._producer is None:
