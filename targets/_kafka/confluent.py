@@ -81,7 +81,6 @@ class ConfluentProducer:
         self._brokers = brokers
         self._transactional_id = transactional_id
         self._is_open = False  # the transaction
-        self._topic = ""  # one of those in it
         self._producer: Any = None
         self._numbers = itertools.count()
         self._failures: list[_Failure] = []
@@ -119,12 +118,14 @@ class ConfluentProducer:
         """See ``Producer``."""
         return self._settle(0)
 
-    def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
+    def commit(self, receipt: Receipt | None = None, topic: str = "") -> list[Rejection]:
         """See ``Producer``."""
         rejections = self.flush()
+        if receipt is not None:
+            self._begun()
         if self._is_open:
             if receipt is not None:
-                offset = self._library.TopicPartition(self._topic, 0, receipt.last, metadata=receipt.text())
+                offset = self._library.TopicPartition(topic, 0, receipt.last, metadata=receipt.text())
                 self._insist_on("send_offsets_to_transaction", [offset], self._client.group)
             self._insist_on("commit_transaction")
             self._is_open = False
@@ -203,7 +204,6 @@ class ConfluentProducer:
         rejections: list[Rejection] = []
         refusals = (BufferError, self._library.KafkaException)
         produce, failed = self._begun().produce, self._failed
-        topic = ""
         small_bytes = self._brokers.message_bytes - _SMALL_BYTES
         for number, record in records:
             _, topic, key, value, headers = record
@@ -216,7 +216,6 @@ class ConfluentProducer:
                 del produce  # see ConfluentClient
                 rejections += self._insist(number, record, error)
                 produce = self._begun().produce
-        self._topic = topic or self._topic
         return rejections
 
     def _send_now(self) -> None:

@@ -177,7 +177,8 @@ def in_a_new_process(topics: Committed, checkpoint: str, *parts: Sequence[Any], 
     rejections = []
     try:
         for number, part in enumerate(parts):
-            with running(RunContext(checkpoint=f"{checkpoint} {number}" if number else checkpoint)):
+            saved = f"{checkpoint} {number}" if number else checkpoint
+            with running(RunContext(checkpoint=saved, next_checkpoint=f"{checkpoint} {number + 1}")):
                 rejections += deliver(target, list(part))
     finally:
         target.close()
@@ -190,6 +191,14 @@ def test_what_is_committed_and_not_in_the_checkpoint_is_not_sent_again(topics: C
     in_a_new_process(topics, "before the first", events[:250])  # the checkpoint after them was never saved
     in_a_new_process(topics, "before the first", events[:250], events[250:280])
     in_a_new_process(topics, "before the first 1", events[250:])
+    assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
+
+
+def test_what_is_committed_is_not_sent_again_after_a_checkpoint_amid_it(topics: Committed, log: ChangeLog) -> None:
+    events = log.inserts(300)
+    in_a_new_process(topics, "first", events[:250])
+    in_a_new_process(topics, "first", events[:50], events[50:100])
+    in_a_new_process(topics, "first 2", events[100:])
     assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
 
 
