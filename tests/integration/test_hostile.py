@@ -97,7 +97,14 @@ HOSTILE: dict[str, Changes] = {
 
 @pytest.mark.parametrize(
     ("letters", "payload_format"),
-    [("collection", "extended"), ("file", "document"), ("s3", "extended"), ("sqs", "document"), ("fifo", "extended")],
+    [
+        ("collection", "extended"),
+        ("fifo", "document"),
+        pytest.param("file", "document", marks=pytest.mark.long),
+        pytest.param("s3", "extended", marks=pytest.mark.long),
+        pytest.param("sqs", "document", marks=pytest.mark.long),
+        pytest.param("fifo", "extended", marks=pytest.mark.long),
+    ],
 )
 def test_no_document_stops_a_stream(
     letters: str,
