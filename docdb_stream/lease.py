@@ -109,11 +109,18 @@ class LeaseKeeper:
     def save(self, position: Position, events: int) -> None:
         """Save the position under the lease, which that renews. Raises as CheckpointStore.save does."""
         self._keep(lambda lease: self._store.save(lease, position, events))
-        self._goes_on_from(replace(self._checkpoint, position=position, events=self._checkpoint.events + events))
+        self._goes_on_from(self._moved(position, events))
+
+    def announce(self, position: Position, events: int) -> None:
+        """Let targets know what will be saved once they are flushed."""
+        current_run().next_checkpoint = self._moved(position, events).name
+
+    def _moved(self, position: Position, events: int) -> Checkpoint:
+        return replace(self._checkpoint, position=position, events=self._checkpoint.events + events)
 
     def _goes_on_from(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        current_run().checkpoint = checkpoint.name
+        current_run().checkpoint, current_run().next_checkpoint = checkpoint.name, ""
 
     def _may_be_lost(self) -> bool:
         return self._lost is None and self._clock() >= self._held_until_s

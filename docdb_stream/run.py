@@ -278,6 +278,7 @@ class Run:
             self._saved_at_s = self._limit.clock()
             return
         started_s = self._limit.clock()
+        keeper.announce(position, self._unsaved_events)
         result.rejections += len(delivery.settle())
         for entry in self._gaps:
             self._store.record(entry)

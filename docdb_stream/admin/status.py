@@ -13,6 +13,7 @@ from typing import Any
 from bson import Timestamp
 
 from docdb_stream.checkpoint import Checkpoint, LedgerEntry
+from docdb_stream.errors import StateStoreError
 from docdb_stream.events import Position, scope_name
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.source import MongoChangeSource
@@ -27,15 +28,17 @@ class StreamStatus:
 
     Attributes:
         stream: The stream's name.
-        checkpoint: What is saved, or None for a stream that has not run yet.
+        checkpoint: What is saved; None for a stream that has not run yet, and for one whose checkpoint is unreadable.
         operation_time: The cluster's operation time at that moment.
         now: The moment.
+        error: Why the checkpoint cannot be read.
     """
 
     stream: str
     checkpoint: Checkpoint | None
     operation_time: Timestamp
     now: dt.datetime
+    error: StateStoreError | None = None
 
     @property
     def position_time(self) -> dt.datetime | None:
@@ -86,6 +89,7 @@ class StreamStatus:
                 "owner": found.owner if found and held else None,
                 "expires_at": found.expires_at.isoformat() if found and found.expires_at and held else None,
             },
+            "error": None if self.error is None else str(self.error),
         }
 
 
@@ -93,13 +97,15 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
     """The status of every stream that has a checkpoint where ``streams`` keep theirs, and of those that have none yet.
 
     Raises:
-        ConfigError, SourceUnavailableError, StateStoreError: As for a run.
+        ConfigError, SourceUnavailableError, StateStoreError: As for a run; but one checkpoint that cannot be read is
+            no reason not to show the others.
     """
     statuses = []
     for settings in _one_per_state_collection(streams):
         with Connection(settings) as connection:
             operation_time = MongoChangeSource(settings, connection).operation_time()
-            checkpoints = {each.stream: each for each in MongoCheckpointStore(settings, connection).all()}
+            readable, unreadable = MongoCheckpointStore(settings, connection).readable()
+        checkpoints = {each.stream: each for each in readable}
         # From the environment alone, a stream over everything is what no WATCHED_ variable at all looks like.
         configured = [
             each.stream_name
@@ -108,8 +114,8 @@ def stream_statuses(streams: Sequence[Settings]) -> list[StreamStatus]:
         ]
         now = dt.datetime.now(dt.UTC)
         statuses += [
-            StreamStatus(name, checkpoints.get(name), operation_time, now)
-            for name in dict.fromkeys([*configured, *checkpoints])
+            StreamStatus(name, checkpoints.get(name), operation_time, now, unreadable.get(name))
+            for name in dict.fromkeys([*configured, *sorted([*checkpoints, *unreadable])])
         ]
     return statuses
 

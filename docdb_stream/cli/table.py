@@ -59,12 +59,12 @@ def _cells(found: StreamStatus) -> tuple[str, ...]:
     checkpoint = found.checkpoint
     return (
         found.stream,
-        _time(found.position_time) if checkpoint else "never run",
+        _time(found.position_time) if checkpoint else "unreadable" if found.error else "never run",
         _seconds(found.age_s),
         _seconds(found.lag_s),
         _time(checkpoint.updated_at if checkpoint else None),
-        f"{checkpoint.events:,}" if checkpoint else "0",
-        found.lease,
+        f"{checkpoint.events:,}" if checkpoint else "-" if found.error else "0",
+        "-" if found.error else found.lease,
     )
 
 

@@ -71,8 +71,26 @@ class MongoCheckpointStore:
 
     def all(self) -> Sequence[Checkpoint]:
         """See CheckpointStore."""
+        checkpoints, unreadable = self.readable()
+        for error in unreadable.values():
+            raise error
+        return checkpoints
+
+    def readable(self) -> tuple[Sequence[Checkpoint], Mapping[str, StateStoreError]]:
+        """Every checkpoint that can be read, and by stream name what is the matter with each other one.
+
+        Raises:
+            StateStoreError: The state database refuses or cannot be reached.
+        """
         found = self._patiently(lambda: list(self._checkpoints.find({"version": {"$exists": True}}, sort=[("_id", 1)])))
-        return [checkpoint_from_document(document) for document in found]
+        checkpoints: list[Checkpoint] = []
+        unreadable: dict[str, StateStoreError] = {}
+        for document in found:
+            try:
+                checkpoints.append(checkpoint_from_document(document))
+            except StateStoreError as error:
+                unreadable[str(document["_id"])] = error
+        return checkpoints, unreadable
 
     def record(self, entry: LedgerEntry) -> None:
         """See CheckpointStore."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -81,7 +81,6 @@ class ConfluentProducer:
         self._brokers = brokers
         self._transactional_id = transactional_id
         self._is_open = False  # the transaction
-        self._topic = ""  # one of those in it
         self._producer: Any = None
         self._numbers = itertools.count()
         self._failures: list[_Failure] = []
@@ -119,18 +118,20 @@ class ConfluentProducer:
         """See ``Producer``."""
         return self._settle(0)
 
-    def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
+    def commit(self, receipt: Receipt | None = None, topic: str = "") -> list[Rejection]:
         """See ``Producer``."""
         rejections = self.flush()
+        if receipt is not None:
+            self._begun()
         if self._is_open:
             if receipt is not None:
-                offset = self._library.TopicPartition(self._topic, 0, receipt.last, metadata=receipt.text())
-                self._insist_on(self._producer.send_offsets_to_transaction, [offset], self._client.group)
-            self._insist_on(self._producer.commit_transaction)
+                offset = self._library.TopicPartition(topic, 0, receipt.last, metadata=receipt.text())
+                self._insist_on("send_offsets_to_transaction", [offset], self._client.group)
+            self._insist_on("commit_transaction")
             self._is_open = False
         return rejections
 
-    def _insist_on(self, step: Callable[..., None], *arguments: Any) -> None:
+    def _insist_on(self, step: str, *arguments: Any) -> None:
         """Ask for a step of a transaction, again and again, until the brokers have done it, or the time is over.
 
         Raises:
@@ -142,7 +143,8 @@ class ConfluentProducer:
         while True:
             self._check_lease()
             try:
-                return step(*arguments, SLICE_S)
+                getattr(self._producer, step)(*arguments, SLICE_S)
+                return
             except self._library.KafkaException as error:
                 reason = error.args[0]
                 if arguments and not reason.retriable() and reason.code() not in self._codes.fencing:
@@ -202,7 +204,6 @@ class ConfluentProducer:
         rejections: list[Rejection] = []
         refusals = (BufferError, self._library.KafkaException)
         produce, failed = self._begun().produce, self._failed
-        topic = ""
         small_bytes = self._brokers.message_bytes - _SMALL_BYTES
         for number, record in records:
             _, topic, key, value, headers = record
@@ -212,9 +213,9 @@ class ConfluentProducer:
             try:
                 produce(topic, value, key, headers=headers, on_delivery=partial(failed, number, record))
             except refusals as error:
+                del produce  # see ConfluentClient
                 rejections += self._insist(number, record, error)
                 produce = self._begun().produce
-        self._topic = topic or self._topic
         return rejections
 
     def _send_now(self) -> None:
@@ -362,14 +363,14 @@ class ConfluentProducer:
 
     def _begun(self) -> Any:
         """The producer, within a transaction if it has them."""
-        producer = self._opened()
+        self._opened()
         if self._transactional_id and not self._is_open:
             try:
-                producer.begin_transaction()
+                self._producer.begin_transaction()
             except self._library.KafkaException as error:
                 raise self._failure(error.args[0]) from error
             self._is_open = True
-        return producer
+        return self._producer
 
     def _opened(self) -> Any:
         if self._producer is None:

@@ -62,6 +62,9 @@ class Codes:
 class ConfluentClient:
     """Makes what librdkafka calls a producer, and one of them at a time.
 
+    confluent-kafka ends a client, its threads too, with the last reference. So no frame that raises may have one: the
+    error keeps the frame, and whoever keeps the error would keep the threads.
+
     Args:
         target: The target's name, for errors.
         brokers: Where to send.
@@ -144,6 +147,8 @@ class ConfluentClient:
         except self.library.KafkaException as error:
             passes = error.args[0].code() in _PASSING or error.args[0].retriable()
             raise (ReceiptsAwayError if passes else NoReceiptsError)(str(error)) from error
+        finally:
+            del admin
         return receipt_after(checkpoint, (offset.metadata for offset in found))
 
     def _only_one(self, configuration: dict[str, Any]) -> Any:
@@ -151,7 +156,7 @@ class ConfluentClient:
         reason: Any = None
         for timeout_s in TRANSACTION_S:
             self.trouble = None
-            producer = self._producer(
+            producer, reason = self._initialized(
                 {
                     **configuration,
                     "transactional.id": self._transactional_id,
@@ -159,12 +164,9 @@ class ConfluentClient:
                     "socket.timeout.ms": ms(min(REQUEST_S, timeout_s)),
                 }
             )
-            try:
-                producer.init_transactions(connect_timeout_s())
+            if reason is None:
                 self.transaction_s = float(timeout_s)
                 return producer
-            except self.library.KafkaException as error:
-                reason = error.args[0]
             if reason.code() in self.codes.unsupported:
                 raise NoTransactionsError(reason.str())
             if reason.code() != self.library.KafkaError.INVALID_TRANSACTION_TIMEOUT:
@@ -174,6 +176,15 @@ class ConfluentClient:
         if trouble is not None and trouble.code() in self.codes.refusing:
             raise self._brokers.refusal(self._target, trouble.str())
         raise no_coordinator(self._target, reason.str())
+
+    def _initialized(self, configuration: dict[str, Any]) -> tuple[Any, Any]:
+        """A producer whose transactions can begin, or why they cannot."""
+        producer = self._producer(configuration)
+        try:
+            producer.init_transactions(connect_timeout_s())
+        except self.library.KafkaException as error:
+            return None, error.args[0]
+        return producer, None
 
     def _producer(self, configuration: dict[str, Any]) -> Any:
         try:

@@ -98,8 +98,10 @@ class Producer(Protocol):
         """
         ...
 
-    def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
-        """``flush``, and commit the transaction, if there is one, with the receipt.
+    def commit(self, receipt: Receipt | None = None, topic: str = "") -> list[Rejection]:
+        """``flush``, and commit the transaction, if there is one, with the receipt, kept beside one of its topics.
+
+        With a receipt there is a transaction, if need be one of the receipt alone.
 
         Raises as ``send`` does. Whether the transaction is committed is then unknown; but not with
 

@@ -61,7 +61,6 @@ class KafkaPythonProducer:
         self._brokers = brokers
         self._transactional_id = transactional_id
         self._is_open = False  # the transaction
-        self._topic = ""  # one of those in it
         self._producer: Any = None
         self._client = PythonClient(target, brokers, transactional_id, self._may_send)
         self._in_flight: deque[tuple[Record, Any]] = deque()
@@ -92,15 +91,17 @@ class KafkaPythonProducer:
         self._send_now()
         return self._settle(0)
 
-    def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
+    def commit(self, receipt: Receipt | None = None, topic: str = "") -> list[Rejection]:
         """See ``Producer``."""
         rejections = self.flush()
+        if receipt is not None:
+            self._begin_for_receipt()
         if self._is_open:
             self._check_lease()
             errors, producer = self._kafka.errors, self._producer
             try:
                 if receipt is not None:
-                    answered(partial(self._send_receipt, producer, receipt))
+                    answered(partial(self._send_receipt, producer, receipt, topic))
             except errors.KafkaError as error:
                 if isinstance(error, errors.KafkaTimeoutError) or _is_fenced(error, errors):
                     raise self._failure(error) from error
@@ -113,11 +114,11 @@ class KafkaPythonProducer:
             self._is_open = False
         return rejections
 
-    def _send_receipt(self, producer: Any, receipt: Receipt) -> None:
+    def _send_receipt(self, producer: Any, receipt: Receipt, topic: str) -> None:
         from kafka.structs import OffsetAndMetadata, TopicPartition
 
         offset = OffsetAndMetadata(receipt.last, receipt.text(), -1)
-        producer.send_offsets_to_transaction({TopicPartition(self._topic, 0): offset}, self._transactional_id)
+        producer.send_offsets_to_transaction({TopicPartition(topic, 0): offset}, self._transactional_id)
 
     def reveal(self) -> list[Rejection]:
         """See ``Producer``."""
@@ -161,9 +162,7 @@ class KafkaPythonProducer:
         _, topic, key, value, headers = record
         producer = self._connected_producer()
         try:
-            if self._transactional_id and not self._is_open:
-                producer.begin_transaction()
-                self._is_open, self._topic = True, topic
+            self._begin(producer)
             future = producer.send(topic, value, key, [*headers.items()])
         except self._kafka.errors.MessageSizeTooLargeError:
             return False
@@ -175,6 +174,19 @@ class KafkaPythonProducer:
         self._in_flight.append((record, future))
         self._in_flight_bytes += record.size_bytes
         return True
+
+    def _begin(self, producer: Any) -> None:
+        """The transaction, if it has them."""
+        if self._transactional_id and not self._is_open:
+            producer.begin_transaction()
+            self._is_open = True
+
+    def _begin_for_receipt(self) -> None:
+        producer = self._connected_producer()
+        try:
+            self._begin(producer)
+        except self._kafka.errors.KafkaError as error:
+            raise self._failure(error) from error
 
     def _send_now(self) -> None:
         """Send what waits for its batch to be filled; how it fared, ``_settle`` sees."""

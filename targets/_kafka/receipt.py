@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from docdb_stream.events import ChangeEvent
 
@@ -23,34 +23,37 @@ class Receipt:
     """Says that every event of the stream from a checkpoint to a cluster time is committed, but for those refused.
 
     Attributes:
-        checkpoint: Names the checkpoint after which they came (see ``RunContext``).
+        checkpoints: Names the checkpoint after which they came (see ``RunContext``). There may be a second, between it
+            and the last event: one that was made while events were left out that are committed.
         last: Cluster time of the last one that is committed, as one number.
         last_mark: Says which it is: several events can have one cluster time.
         refused: Marks of the events that the brokers did not take. They may not be in the dead letters yet.
     """
 
-    checkpoint: str
+    checkpoints: tuple[str, ...]
     last: int
     last_mark: str
     refused: tuple[str, ...]
 
     def text(self) -> str:
         """To be kept by the brokers."""
-        return json.dumps([_FORMAT, *astuple(self)], separators=(",", ":"))
+        names, *others = astuple(self)
+        return json.dumps([_FORMAT, names if len(names) > 1 else names[0], *others], separators=(",", ":"))
 
 
 def receipt_after(checkpoint: str, texts: Iterable[str | None]) -> Receipt | None:
     """The last of a checkpoint's receipts among what the brokers have kept, or None."""
-    receipts = (receipt for receipt in map(_parsed, texts) if receipt and receipt.checkpoint == checkpoint)
+    receipts = (receipt for receipt in map(_parsed, texts) if receipt and checkpoint in receipt.checkpoints)
     return max(receipts, key=lambda receipt: receipt.last, default=None) if checkpoint else None
 
 
 def _parsed(text: str | None) -> Receipt | None:
     try:
-        number, checkpoint, last, last_mark, refused = json.loads(text or "")
+        number, names, last, last_mark, refused = json.loads(text or "")
+        checkpoints = (names,) if isinstance(names, str) else tuple(names)
+        return Receipt(checkpoints, last, last_mark, tuple(refused)) if number == _FORMAT else None
     except (TypeError, ValueError):
         return None
-    return Receipt(checkpoint, last, last_mark, tuple(refused)) if number == _FORMAT else None
 
 
 class Replay:
@@ -63,6 +66,10 @@ class Replay:
     def __init__(self, receipt: Receipt | None) -> None:
         self._receipt = receipt
         self._asked: tuple[ChangeEvent, bool] | None = None
+
+    def rest(self, *checkpoints: str) -> Receipt | None:
+        """What says, after each of these checkpoints, which of the events still to come are committed; None: none."""
+        return None if self._receipt is None else replace(self._receipt, checkpoints=checkpoints)
 
     @property
     def is_over(self) -> bool:

@@ -105,9 +105,9 @@ class Transactions:
         """See ``Producer``."""
         return self._done(lambda producer: producer.flush())
 
-    def commit(self, receipt: Receipt | None = None) -> list[Rejection]:
-        """See ``Producer``."""
-        rejections = self._commit()
+    def commit(self, receipt: Receipt | None = None, topic: str = "") -> list[Rejection]:
+        """See ``Producer``. A checkpoint that comes before all that is committed has come again gets a receipt, too."""
+        rejections = self._commit(current_run().next_checkpoint)
         self._committed_after = self._checkpoint or self._committed_after
         self._begin_span()
         return rejections
@@ -141,6 +141,7 @@ class Transactions:
         self._has_transactions = self._keeps_receipts = True
         self._replay = None
         self._committed_after = None
+        self._topic = ""  # of a record that was committed before
         self._begin_span()
         self._forget()
 
@@ -176,17 +177,25 @@ class Transactions:
         if self._checkpoint is None:
             self._checkpoint = current_run().checkpoint
         if not self._replay.is_over:
-            replay = self._replay
-            records = [record for record in records if not replay.has(record.event)]
+            records = [record for record in records if not self._is_committed(record)]
         if not self._held:
             self._began_s = current_deadline().clock()
         self._held += records
         self._held_bytes += sum(record.size_bytes for record in records)
         return records
 
-    def _commit(self) -> list[Rejection]:
+    def _is_committed(self, record: Record) -> bool:
+        assert self._replay is not None
+        if not self._replay.has(record.event):
+            return False
+        self._topic = record.topic
+        return True
+
+    def _commit(self, next_checkpoint: str = "") -> list[Rejection]:
+        receipt = self._receipt(next_checkpoint)
+        topic = self._held[-1].topic if self._held else self._topic
         try:
-            rejections = self._done(lambda producer: producer.commit(self._receipt_of_held()))
+            rejections = self._done(lambda producer: producer.commit(receipt, topic))
         except NoReceiptsError as error:
             self._do_without_receipts(error)
             rejections = self._done(lambda producer: [*producer.send(self._held), *producer.commit()])
@@ -195,11 +204,17 @@ class Transactions:
             self._producer = self._within
         return rejections
 
-    def _receipt_of_held(self) -> Receipt | None:
-        if not (self._held and self._checkpoint and self._keeps_receipts) or len(self._refused) > REFUSED_MOST:
+    def _receipt(self, next_checkpoint: str) -> Receipt | None:
+        """Of what is held; or of what was committed before, and part of which is to come after the next checkpoint."""
+        if not self._keeps_receipts:
+            return None
+        if self._replay is not None and not self._replay.is_over:
+            rest = self._replay.rest(current_run().checkpoint, next_checkpoint)
+            return rest if next_checkpoint and self._topic else None
+        if not (self._held and self._checkpoint) or len(self._refused) > REFUSED_MOST:
             return None
         last = self._held[-1].event
-        return Receipt(self._checkpoint, number_of(last), mark_of(last), tuple(self._refused))
+        return Receipt((self._checkpoint,), number_of(last), mark_of(last), tuple(self._refused))
 
     @property
     def _age_s(self) -> float:

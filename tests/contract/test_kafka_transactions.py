@@ -6,13 +6,11 @@ aborted, too, and lets a transaction last for ever. What asks for more than that
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from contract import test_kafka as without
-from contract.test_kafka import CLIENTS, Topics, deliver, event_ids
 
 from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.errors import CheckpointConflictError, ConfigError, TargetError
@@ -20,34 +18,21 @@ from docdb_stream.local import KafkaBroker
 from docdb_stream.settings import Settings
 from docdb_stream.target import Target
 from docdb_stream.targets._kafka.records import transactional_id
-from docdb_stream.targets.kafka import Client, KafkaTarget
+from docdb_stream.targets.kafka import KafkaTarget
 from docdb_stream.testing.contract import Faults
 from docdb_stream.testing.events import ChangeLog
 
 from contract import kafka_proxy  # isort: skip
+from contract.kafka_topics import CLIENTS, Committed, deliver, event_ids  # isort: skip
 from contract.kafka_proxy import KafkaProxy, Refusal  # isort: skip
 
 pytestmark = pytest.mark.integration
 
-_numbers = itertools.count()
-
-
-class Committed(Topics):
-    """A stream's own topics, as consumers see them that read what is committed."""
-
-    consumer: ClassVar[dict[str, Any]] = {"isolation_level": "read_committed"}
-
-    def __init__(self, broker: KafkaBroker, client: Client) -> None:
-        super().__init__(broker, client)
-        self.stream = f"stream{next(_numbers)}"
-
-    def target(self, proxy: KafkaProxy | None = None, **options: Any) -> KafkaTarget:
-        return super().target(proxy, **{"stream": self.stream, "transactions": "on", **options})
-
 
 @pytest.fixture(params=CLIENTS)
-def topics(kafka_broker: KafkaBroker, request: pytest.FixtureRequest) -> Committed:
-    return Committed(kafka_broker, request.param)
+def topics(kafka_broker: KafkaBroker, request: pytest.FixtureRequest) -> Iterator[Committed]:
+    with Committed(kafka_broker, request.param) as topics:
+        yield topics
 
 
 @pytest.fixture
@@ -63,8 +48,9 @@ def log() -> ChangeLog:
 
 class TestKafkaPythonsTransactions(without.TestKafkaTarget):
     @pytest.fixture(autouse=True)
-    def place(self, kafka_broker: KafkaBroker) -> None:
-        self.topics = Committed(kafka_broker, "kafka-python")
+    def place(self, kafka_broker: KafkaBroker) -> Iterator[None]:
+        with Committed(kafka_broker, "kafka-python") as self.topics:
+            yield
 
     def test_06_a_rejection_names_the_exact_event(self, target: Target, log: ChangeLog) -> None:
         """What is refused for good is sent a second time, with all that shared its transaction, without one."""
@@ -81,9 +67,10 @@ class TestKafkaPythonsTransactions(without.TestKafkaTarget):
 
 class TestConfluentsTransactions(without.TestConfluent):
     @pytest.fixture(autouse=True)
-    def place(self, kafka_broker: KafkaBroker, proxy: KafkaProxy) -> None:
-        self.topics = Committed(kafka_broker, "confluent")
+    def place(self, kafka_broker: KafkaBroker, proxy: KafkaProxy) -> Iterator[None]:
         self.proxy = proxy
+        with Committed(kafka_broker, "confluent") as self.topics:
+            yield
 
     def test_06_a_rejection_names_the_exact_event(self, target: Target, log: ChangeLog) -> None:
         events = [log.insert({"_id": number, "secret": "hunter2"}) for number in range(25)]
@@ -200,12 +187,11 @@ def test_a_failed_transaction_is_followed_by_a_whole_one(topics: Committed, log:
     assert sorted(event_ids(topics)) == sorted(event.event_id for event in events)
 
 
-@pytest.mark.parametrize("client", CLIENTS)
 def test_a_broker_without_a_coordinator_is_an_error_in_time(
-    kafka_broker: KafkaBroker, proxy: KafkaProxy, log: ChangeLog, client: Client
+    topics: Committed, proxy: KafkaProxy, log: ChangeLog
 ) -> None:
     proxy.coordinator_error = kafka_proxy.NO_COORDINATOR
-    target = Committed(kafka_broker, client).target(proxy)
+    target = topics.target(proxy)
     with deadline(Deadline.after(2)), pytest.raises(TargetError, match="do not begin a transaction") as caught:
         deliver(target, log.inserts(1))
     assert "KAFKA_TRANSACTIONS = off" in caught.value.hint
@@ -215,12 +201,10 @@ def test_a_broker_without_a_coordinator_is_an_error_in_time(
 # Brokers that have no transactions for this client
 
 
-@pytest.mark.parametrize("client", CLIENTS)
 def test_without_the_right_to_transactions_it_goes_without(
-    kafka_broker: KafkaBroker, proxy: KafkaProxy, log: ChangeLog, client: Client, caplog: pytest.LogCaptureFixture
+    topics: Committed, proxy: KafkaProxy, log: ChangeLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.coordinator_error = kafka_proxy.NO_TRANSACTIONS
-    topics = Committed(kafka_broker, client)
     target = topics.target(proxy, transactions="auto")
     for number in range(3):
         assert deliver(target, log.inserts(10, first_id=10 * number)) == []
@@ -232,12 +216,8 @@ def test_without_the_right_to_transactions_it_goes_without(
     assert "without transactions" in told
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_where_they_are_wanted_it_is_an_error(
-    kafka_broker: KafkaBroker, proxy: KafkaProxy, log: ChangeLog, client: Client
-) -> None:
+def test_where_they_are_wanted_it_is_an_error(topics: Committed, proxy: KafkaProxy, log: ChangeLog) -> None:
     proxy.coordinator_error = kafka_proxy.NO_TRANSACTIONS
-    topics = Committed(kafka_broker, client)
     target = topics.target(proxy)
     for act in (lambda: deliver(target, log.inserts(1)), target.check):
         with pytest.raises(TargetError, match="KAFKA_TRANSACTIONS is on") as caught:

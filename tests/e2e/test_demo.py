@@ -99,8 +99,19 @@ def test_it_proves_what_it_says(tmp_path: Path) -> None:
     assert "Proven: 1,500 events" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["docdb-stream demo", "The shop opens", "Poller killed", "The truth"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("The shop opens", signal.SIGINT),
+        ("Poller killed", signal.SIGTERM),
+        pytest.param("docdb-stream demo", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("docdb-stream demo", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("The shop opens", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("Poller killed", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("The truth", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("The truth", signal.SIGTERM, marks=pytest.mark.long),
+    ],
+)
 def test_interrupted(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     with demo(tmp_path, "--events", "400") as running:
         running.wait_for(moment)

@@ -14,6 +14,9 @@ from faults.truth import as_text, version_of
 from docdb_stream.local.demo import destinations as demo_destinations
 from docdb_stream.local.demo.verify import Delivery, Json, Verdict, verify_events
 
+REFUSE_NOTHING = {"kinesis"}
+"""Targets that can neither refuse nor undo what a poller that was taken over sends: see docs/reliability.md."""
+
 
 @dataclass
 class Outcome:
@@ -26,8 +29,8 @@ class Outcome:
         faults: By target and kind.
         exits: Exit statuses of pollers.
         problems: Everything that must not be.
-        stale: Targets whose only defect is that steps are out of order in the way that a paused poller's last request
-            leaves behind. Told apart, not excused: a producer that sends what it has buffered looks the same.
+        stale: Those of ``REFUSE_NOTHING`` whose only defect is that steps are out of order in the way that a paused
+            poller's last request leaves behind.
         events: Of the source.
         chaos_s: Seconds of faults.
         total_s: Seconds in all, servers and reckoning included.
@@ -77,7 +80,7 @@ def judge(
         verdict, deliveries = _read_back(destination, expected, documents)
         outcome.verdicts.append(verdict)
         if deliveries is not None:
-            _judge_order(outcome, destination.name, expected, deliveries)
+            judge_order(outcome, destination.name, expected, deliveries)
         if not replace(verdict, order_violations=0).ok:  # order has been judged, key by key
             outcome.problems.append(f"{destination.name}: {verdict}")
 
@@ -95,12 +98,14 @@ def _rejected(outcome: Outcome, events: Sequence[Json], letters: Sequence[Json])
     return large
 
 
-def _judge_order(outcome: Outcome, target: str, expected: Sequence[Json], deliveries: Sequence[Delivery]) -> None:
+def judge_order(outcome: Outcome, target: str, expected: Sequence[Json], deliveries: Sequence[Delivery]) -> None:
+    """Note what a target has, key by key, and whether that must not be."""
     ids = {event["_id"]["_data"] for event in expected}
     source = [(str([event["ns"], event["documentKey"]]), event["_id"]["_data"]) for event in expected]
     found = defects_of(source, [event_id for event_id in map(_event_id, deliveries) if event_id in ids])
     outcome.defects[target] = found
-    if found.order > found.stale or found.missing:
+    was_paused = bool(outcome.rounds["pause"])
+    if found.missing or found.order > (found.stale if was_paused and target in REFUSE_NOTHING else 0):
         outcome.problems.append(f"{target}: {found}")
     elif found.stale:
         outcome.stale[target] = found
@@ -148,4 +153,6 @@ def table(outcome: Outcome) -> str:
         lines.append(f"{name}: " + ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())))
     lines.append("exits: " + ", ".join(f"{status}: {count}" for status, count in sorted(outcome.exits.items())))
     lines.append(f"dead letters: {outcome.dead_letters}")
+    for target, found in outcome.stale.items():
+        lines.append(f"as a paused poller may leave it, {target} can refuse nothing: {found}")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ from integration.test_run import (  # noqa: F401 - collected here as well, with 
     test_the_deployment_without_its_own_state,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 @pytest.fixture

@@ -113,7 +113,15 @@ def test_ctrl_c_while_the_command_is_loaded(tmp_path: Path, cli: Any, module: st
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
-@pytest.mark.parametrize("command", ["status", "doctor", "ledger", "dead-letters list"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        pytest.param("doctor", marks=pytest.mark.long),
+        pytest.param("ledger", marks=pytest.mark.long),
+        pytest.param("dead-letters list", marks=pytest.mark.long),
+    ],
+)
 def test_a_person_is_told_whom_it_waits_for(environment: dict[str, str], cli: Any, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -383,7 +391,7 @@ TO_STDOUT = {"FILE_PATH": "", "STDOUT": "true"}
         ("run", {}, 0, "1 event in 1 loop"),
         ("run --json", {}, 1, "error: standard output"),
         ("run", TO_STDOUT, 4, "error: target stdout: "),
-        ("run --follow", TO_STDOUT, 4, "error: target stdout: "),
+        pytest.param("run --follow", TO_STDOUT, 4, "error: target stdout: ", marks=pytest.mark.long),
         ("status", {}, 1, "error: standard output"),
         ("doctor", {}, 1, "error: standard output"),
     ],
@@ -419,10 +427,10 @@ def test_json_and_events_are_on_different_streams(shell: Any) -> None:
 # A name with anything in it
 
 
-@pytest.mark.parametrize("name", ["a[/red]b", "a\x1b[31mb", "a\nerror: b", "[bold]"])
 def test_a_hostile_name_is_shown_and_acts_on_nothing(
-    environment: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str, name: str
+    environment: dict[str, str], cli: Any, mongo: MongoClient[dict[str, Any]], db_name: str
 ) -> None:
+    name = "[bold]a[/red]b\x1b[31m\nerror: b"
     settings = {**environment, "WATCHED_COLLECTION_NAME": name, "START_AT": "earliest"}
     mongo[db_name][name].insert_one({"_id": "\x1b[2J"})
     assert cli.run("run", **settings).returncode == 0

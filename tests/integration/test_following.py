@@ -105,7 +105,14 @@ def test_a_target_that_comes_back_gets_everything(environment: dict[str, str], c
     assert said.text.count("waiting") == 1, "it is said once"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_ends_the_wait_for_a_target_with_its_exit_code(
     environment: dict[str, str], cli: Any, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -99,10 +99,11 @@ HOSTILE: dict[str, Changes] = {
     ("letters", "payload_format"),
     [
         ("collection", "extended"),
-        ("file", "debezium"),
-        ("s3", "cloudevents"),
-        ("sqs", "document"),
-        ("fifo", "cloudevents_binary"),
+        ("fifo", "debezium"),
+        pytest.param("file", "document", marks=pytest.mark.long),
+        pytest.param("s3", "cloudevents", marks=pytest.mark.long),
+        pytest.param("sqs", "document", marks=pytest.mark.long),
+        pytest.param("fifo", "cloudevents_binary", marks=pytest.mark.long),
     ],
 )
 def test_no_document_stops_a_stream(

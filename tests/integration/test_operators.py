@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,6 +108,26 @@ def test_where_streams_stand_and_moving_one(stream: Stream, mongo: Mongo, db_nam
     [entry] = ledger_entries([settings], settings.stream_name)
     assert (entry["kind"], entry["stream"]) == ("reset", settings.stream_name)
     assert ledger_entries([settings], "another") == []
+
+
+def test_a_checkpoint_that_cannot_be_read_does_not_hide_the_others(
+    stream: Stream, mongo: Mongo, db_name: str, cli: Any, replica_set: ReplicaSet
+) -> None:
+    mongo[db_name].a.insert_one({"_id": 1})
+    settings = stream("a")
+    run_streams([settings], targets=lambda _: [ListTarget()])
+    state = mongo[settings.state_db][settings.state_collection]
+    state.insert_one({"_id": "by hand", "version": 1, "scope": {}, "epoch": 1, "position": {"token": "0163eeb6"}})
+    environment = {"DOCUMENTDB_URI": replica_set.uri, "STATE_DB": settings.state_db}
+    done = cli.run("status", "--json", **environment)
+    rows = {row["stream"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert rows[settings.stream_name]["events"] == 1
+    assert "by hand cannot be read" in rows["by hand"]["error"]
+    assert (done.returncode, rows[settings.stream_name]["error"]) == (3, None)
+    table = cli.run("status", **environment)
+    assert "unreadable" in table.stdout
+    assert "docdb-stream reset 'by hand'" in table.stderr
+    assert cli.run("status", "--stream", settings.stream_name, **environment).returncode == 0
 
 
 def test_would_it_work(stream: Stream, mongo: Mongo, db_name: str) -> None:

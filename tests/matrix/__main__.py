@@ -1,7 +1,8 @@
-"""``make test-matrix``: parts of the suite once more, on servers of other versions and makes, and what only those do.
+"""``make test-matrix``: parts of the suite once more, on servers and a PyMongo of other versions and makes, what only
+those do, and the tests that are marked as ``long``.
 
-``MATRIX`` names the parts, separated by commas: mongod, kafka, opensearch; without it, all of them. Everything that a
-part needs is fetched before its tests: what cannot be had fails the run. Arguments are passed on to pytest.
+``MATRIX`` names the parts, separated by commas: see ``PARTS``; without it, all of them. Everything that a part needs is
+fetched before its tests: what cannot be had fails the run. Arguments are passed on to pytest.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from matrix.servers.downloads import UnobtainableError, cached, jars
 from matrix.servers.mongod import WHEELS, mongod_binary
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("mongod", "kafka", "opensearch")
+PARTS = ("mongod", "pymongo", "kafka", "opensearch", "long")
 OPTIONS = ("--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder", "--timeout", "600")
 """As make test has them, with patience for larger servers."""
 
-OLDER_PYMONGO = {"4.2.6": "4.17.0"}
+PYMONGO = ("4.9.2", "4.13.2")
+"""The oldest in pyproject.toml, and the newest that speaks to DocumentDB 4.0, whose wire version 4.14 dropped."""
+PYMONGO_OF_MONGOD = {"4.2.6": "4.17.0"}
 """For a server whose wire protocol the newest PyMongo does not speak any more: see docs/compatibility.md."""
 
 ON_EVERY_MONGOD = (
@@ -37,6 +40,16 @@ ON_EVERY_MONGOD = (
     "tests/integration/test_query.py",
     "tests/integration/test_match.py",
     "tests/contract/test_mongodb_store.py",
+)
+ON_EVERY_PYMONGO = (
+    "tests/matrix/test_pymongo.py",
+    "tests/unit/test_source_classify.py",
+    "tests/unit/test_formats_json.py::test_renders_every_type",
+    "tests/unit/test_formats_json.py::test_keeps_what_pymongo_drops",
+    "tests/contract/test_mongodb_store.py",
+    "tests/integration/test_run.py::test_a_collection",
+    "tests/integration/test_run.py::test_a_dropped_and_recreated_collection_goes_on_by_itself",
+    "tests/integration/test_run.py::test_a_killed_run_loses_nothing_and_keeps_the_order",
 )
 
 
@@ -53,9 +66,12 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
     """Give the runs of these parts, each once what it needs is there."""
     for version in WHEELS if "mongod" in parts else ():
         environment = {"MONGOD_BINARY": str(mongod_binary(version))}
-        if pymongo := OLDER_PYMONGO.get(version):
+        if pymongo := PYMONGO_OF_MONGOD.get(version):
             environment["PYTHONPATH"] = str(_pymongo(pymongo))
         yield Run(f"mongod {version}", ON_EVERY_MONGOD, environment)
+    for version in PYMONGO if "pymongo" in parts else ():
+        environment = {"PYMONGO_ASKED_FOR": version, "PYTHONPATH": str(_pymongo(version))}
+        yield Run(f"PyMongo {version}", ON_EVERY_PYMONGO, environment)
     tests: list[str] = []
     if "kafka" in parts:
         jars(kafka.JARS)
@@ -65,7 +81,9 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
         opensearch.main_class()
         tests += ["tests/contract/test_opensearch.py", *_only_here("opensearch")]
     if tests:
-        yield Run(" and ".join(parts - {"mongod"}), ("--real-servers", *tests))
+        yield Run(" and ".join(sorted(parts & {"kafka", "opensearch"})), ("--real-servers", *tests))
+    if "long" in parts:
+        yield Run("what takes long", ("-m", "long"))
 
 
 def _only_here(part: str) -> list[str]:

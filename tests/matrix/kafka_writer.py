@@ -60,6 +60,7 @@ def deliver(
             print("held", flush=True)
             sys.stdin.readline()
             hold_at = -1
+        context.next_checkpoint = f"at {position}"
         target.flush()
         time.sleep(pause_s)  # so that some die between the commit and the checkpoint
         written = file.with_suffix(f".{os.getpid()}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from contract.test_kafka import CLIENTS, CODECS, Topics, deliver, event_ids
+from contract.kafka_topics import CLIENTS, CODECS, Topics, deliver, event_ids
 from matrix.servers.kafka import ApacheKafka
 
 from docdb_stream.context import Deadline, deadline

@@ -22,7 +22,6 @@ def test_each_event_is_committed_once(tmp_path: Path) -> None:
         outcome = Harness(scene, seed=3).run(minutes=0.4, kills=10)
     print(table(outcome))
     assert not outcome.problems, "\n".join(outcome.problems)
-    assert set(outcome.stale) <= {"kinesis"}, outcome.stale
     assert outcome.rounds["pause"]
     [kafka] = [verdict for verdict in outcome.verdicts if verdict.target == "kafka"]
     assert (kafka.duplicates, kafka.missing) == (0, 0)

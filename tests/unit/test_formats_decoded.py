@@ -1,18 +1,15 @@
 """Decoding: what is refused, and what is still known of it."""
 
 import struct
-from typing import Any
 
 import bson
 import pytest
-from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
-from bson.timestamp import Timestamp
+from decoded_events import event
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats.decoded import decode, decode_lossy
 
-OID = ObjectId("65a1f0c2d4e5f60718293a4b")
 UUID_BYTES = bytes(range(16))
 UUID_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
@@ -20,17 +17,6 @@ UUID_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 def raw_document(*elements: bytes) -> bytes:
     body = b"".join(elements)
     return struct.pack("<i", len(body) + 5) + body + b"\0"
-
-
-def event(operation: str = "insert", **fields: Any) -> dict[str, Any]:
-    return {
-        "_id": {"_data": "0165a1f0c2000000010100000001000000a1"},
-        "operationType": operation,
-        "clusterTime": Timestamp(1700000000, 3),
-        "ns": {"db": "shop", "coll": "orders"},
-        "documentKey": {"_id": OID},
-        **fields,
-    }
 
 
 def test_undecodable_events_are_refused_but_identified() -> None:

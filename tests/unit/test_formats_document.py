@@ -12,28 +12,16 @@ from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
-from bson.objectid import ObjectId
 from bson.regex import Regex
 from bson.timestamp import Timestamp
+from decoded_events import OID, event
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats.decoded import decode
 from docdb_stream.formats.document import document_json
 
-OID = ObjectId("65a1f0c2d4e5f60718293a4b")
 UUID_BYTES = bytes(range(16))
 UUID_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
-
-
-def event(operation: str = "insert", **fields: Any) -> dict[str, Any]:
-    return {
-        "_id": {"_data": "0165a1f0c2000000010100000001000000a1"},
-        "operationType": operation,
-        "clusterTime": Timestamp(1700000000, 3),
-        "ns": {"db": "shop", "coll": "orders"},
-        "documentKey": {"_id": OID},
-        **fields,
-    }
 
 
 def test_document_json_is_the_payload_of_the_sample() -> None:

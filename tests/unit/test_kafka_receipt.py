@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from docdb_stream.targets._kafka.receipt import REFUSED_MOST, Receipt, Replay, mark_of, number_of, receipt_after
@@ -15,13 +17,21 @@ ALL = [*EVENTS, *TOGETHER, *AFTER]
 
 def receipt(last: int, refused: tuple[int, ...] = (), checkpoint: str = "first") -> Receipt:
     marks = tuple(mark_of(ALL[number]) for number in refused)
-    return Receipt(checkpoint, number_of(ALL[last]), mark_of(ALL[last]), marks)
+    return Receipt((checkpoint,), number_of(ALL[last]), mark_of(ALL[last]), marks)
 
 
 def sent(found: Receipt | None, start: int = 0) -> list[int]:
     """The events that are sent when a run comes again at ``start``."""
     replay = Replay(found)
     return [number for number, event in enumerate(ALL) if number >= start and not replay.has(event)]
+
+
+@pytest.mark.parametrize("names", [("the first",), ("the first", "the second")])
+def test_any_name_of_a_checkpoint_is_kept(names: tuple[str, ...]) -> None:
+    kept = replace(receipt(4), checkpoints=names)
+    for name in names:
+        assert receipt_after(name, [kept.text()]) == kept
+    assert receipt_after("the", [kept.text()]) is None
 
 
 @pytest.mark.parametrize(
@@ -56,20 +66,22 @@ def test_without_a_receipt_everything_is_sent() -> None:
 
 def test_the_last_event_may_be_left_out_now() -> None:
     """As by a filter that changed: what is later is sent all the same."""
-    gone = Receipt("first", number_of(ALL[5]), "another", ())
+    gone = Receipt(("first",), number_of(ALL[5]), "another", ())
     assert sent(gone) == list(range(6, len(ALL)))
 
 
 def test_it_is_kept_as_a_short_text() -> None:
-    long = Receipt("0" * 32, number_of(ALL[9]), mark_of(ALL[9]), tuple(map(mark_of, ALL * 4))[:REFUSED_MOST])
+    long = Receipt(
+        ("0" * 32, "1" * 32), number_of(ALL[9]), mark_of(ALL[9]), tuple(map(mark_of, ALL * 4))[:REFUSED_MOST]
+    )
     assert len(long.text()) < 4096
-    assert receipt_after("0" * 32, [long.text()]) == long
+    assert receipt_after("0" * 32, [long.text()]) == receipt_after("1" * 32, [long.text()]) == long
 
 
 def test_only_those_of_the_checkpoint_count() -> None:
     """One of a topic that is used no more may be of any time, before a reset or after."""
     kept = [receipt(4), receipt(11), receipt(6), receipt(16, checkpoint="second")]
-    texts = [None, "", "x", "[2]", "[]", *(each.text() for each in kept)]
+    texts = [None, "", "x", "[2]", "[]", "[1, 2, 3, 4, 5]", *(each.text() for each in kept)]
     assert receipt_after("first", texts) == receipt(11)
     assert receipt_after("second", texts) == receipt(16, checkpoint="second")
     assert receipt_after("third", texts) is None

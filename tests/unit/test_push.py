@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from scripted import ListTarget
 
 from docdb_stream.context import current_run
 from docdb_stream.errors import CheckpointConflictError, ConfigError, StateStoreError, StepError, TargetError
@@ -23,40 +24,11 @@ class Context:
         return 60_000
 
 
-class ListTarget:
-    """Events are durable once flushed. ``on_write`` and ``on_flush`` may raise."""
-
-    name = "list"
-
-    def __init__(self) -> None:
-        self.held: list[ChangeEvent] = []
-        self.durable: list[ChangeEvent] = []
-        self.refused: set[str] = set()
-        self.on_write: Callable[[Sequence[ChangeEvent]], None] = lambda events: None
-        self.on_flush: Callable[[], None] = lambda: None
-        self.closed = 0
-
-    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
-        self.on_write(events)
-        self.held += [event for event in events if event.event_id not in self.refused]
-        return [Rejection(event, self.name, "no") for event in events if event.event_id in self.refused]
-
-    def flush(self) -> Sequence[Rejection]:
-        self.on_flush()
-        self.durable += self.held
-        self.held = []
-        return ()
-
-    def close(self) -> None:
-        self.held = []
-        self.closed += 1
-
-
 class World:
     def __init__(self) -> None:
         self.log = ChangeLog()
         self.events = self.log.inserts(7)
-        self.target = ListTarget()
+        self.target = ListTarget([])
         self.steps: list[Step] = []
         self.letters: list[Rejection] = []
         self.letters_error: Exception | None = None
@@ -104,7 +76,7 @@ def fail_at(event: ChangeEvent) -> Any:
 
 
 def test_everything_is_settled_before_the_answer(world: World) -> None:
-    world.target.refused = {world.events[3].event_id}
+    world.target.rejected = {world.events[3].event_id}
     pushed = world.push()
     assert world.target.durable == [event for event in world.events if event is not world.events[3]]
     assert [found.event for found in world.letters] == [world.events[3]]
@@ -150,7 +122,7 @@ def test_nothing_counts_that_is_not_durable(world: World) -> None:
 
 def test_what_failed_first_is_told_where_parts_are_settled(world: World) -> None:
     """For a trigger that sends again from there: the events before are durable, and none of the others is passed."""
-    world.target.refused = {world.events[0].event_id}
+    world.target.rejected = {world.events[0].event_id}
     world.target.on_write = fail_at(world.events[5])
     pushed = world.push(in_parts=True)
     assert isinstance(pushed.error, TargetError)
@@ -184,7 +156,7 @@ def test_a_step_that_fails_settles_what_came_before(world: World) -> None:
 
 
 def test_dead_letters_that_are_away_settle_nothing(world: World) -> None:
-    world.target.refused = {world.events[2].event_id}
+    world.target.rejected = {world.events[2].event_id}
     world.letters_error = StateStoreError("away")
     pushed = world.push(in_parts=True)
     assert pushed.error is world.letters_error
