@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import bson
 
-from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError
+from docdb_stream.errors import ConfigError, DocdbStreamError, HistoryLostError, StepError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.source import SOURCE
 from docdb_stream.target import Target
@@ -78,8 +78,9 @@ def each(function: Callable[[ChangeEvent], Change | Iterable[ChangeEvent | Rejec
     """The step that calls ``function`` for each event.
 
     What it raises is a rejection of that event, which then gives nothing else; the reason names the error's type and
-    where it was raised, and not its text, which can hold what is in the document. A DocdbStreamError says that the
-    function cannot work now, and ends the run.
+    where it was raised, and not its text, which can hold what is in the document. The text of an
+    UnrenderableError cannot, and is the reason. A DocdbStreamError says that the function cannot work now, and ends the
+    run.
 
     Args:
         function: Returns the event, another one, a Rejection, several of these, or None to leave it out.
@@ -111,6 +112,8 @@ class _Each:
             return [_with_bson(one) for one in _told_apart(event, [*found] if isinstance(found, Iterable) else [found])]
         except DocdbStreamError:
             raise
+        except UnrenderableError as error:  # whose text names keys and never a value
+            return (Rejection(event, self.name, str(error)),)
         except Exception as error:  # noqa: BLE001 - it is the user's function, and may raise anything
             return (Rejection(event, self.name, f"raised {_where(error)}"),)
 
