@@ -33,6 +33,8 @@ ON_EVERY_MONGOD = (
     "tests/integration/test_oversize.py",
     "tests/integration/test_doctor.py",
     "tests/integration/test_ids.py",
+    "tests/integration/test_mirroring.py",
+    "tests/contract/test_mongodb.py",
     "tests/contract/test_mongodb_store.py",
 )
 
