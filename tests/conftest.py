@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -42,6 +43,15 @@ def _signals_arrive() -> None:
     would all that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _the_log_stays_as_it_is() -> Iterator[None]:
+    """The command line, run in the process of a test, sets how much is logged, for all tests that come after it."""
+    logger = logging.getLogger("docdb_stream")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
