@@ -31,7 +31,7 @@ def read_credentials(reference: str) -> Credentials:
     Raises:
         ConfigError: It cannot be read, or holds something else.
     """
-    text = _read(reference)
+    text = read_secret(reference)
     try:
         secret = json.loads(text)
         username, password = secret["username"], secret["password"]
@@ -45,7 +45,12 @@ def read_credentials(reference: str) -> Credentials:
     return Credentials(username, password)
 
 
-def _read(reference: str) -> str:
+def read_secret(reference: str) -> str:
+    """The text of the secret that ``reference`` names, see ``read_credentials``; each call reads it anew.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
     scheme, _, rest = reference.partition(":")
     if scheme == "env":
         if rest not in os.environ:
