@@ -63,11 +63,13 @@ class Refusal(NamedTuple):
         number: Which one, counted from 0.
         code: The service's error code.
         permanent: The service says that the record itself is at fault.
+        after_s: How long the service wants to be left alone before it is sent again.
     """
 
     number: int
     code: str
     permanent: bool = False
+    after_s: float = 0.0
 
 
 class Unavailable(Exception):
@@ -308,6 +310,7 @@ class _Sending:
                 refused, cause, after_s = request, error.cause, error.after_s
             else:
                 refused, cause = self._settle(request, refusals)
+                after_s = max((refusal.after_s for refusal in refusals), default=0.0)
                 # New records that get through beside old ones that do not are no progress.
                 if sum(refusal.number < retried for refusal in refusals) < retried:
                     backoff.progress()

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,20 +28,14 @@ READ_AGAIN_S = 300.0
 """How soon a rotated secret is noticed; the old key signs beside the new one for longer than that."""
 
 _HINT = "store one key or several, newest first: whsec_ and the base64 of 24 to 64 random bytes, divided by blanks"
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_#-]{1,250}")
 
 
-def message_id(event_ids: Sequence[str]) -> str:
-    """The ``webhook-id`` of a request: the same for the same events, another one for others, and without a dot.
-
-    Of one event it is the event's id where that is fit for a header, as it mostly is: so it is found in payloads and
-    dead letters, too. Else it is ``msg_`` and a SHA-256.
-    """
-    if len(event_ids) == 1 and _PLAIN_ID.fullmatch(event_ids[0]):
-        return event_ids[0]
+def message_id(stream: str, event_ids: Sequence[str]) -> str:
+    """The ``webhook-id`` of a request: ``msg_`` and the SHA-256 of the stream's name and the events' ids. So it is the
+    same for the same events, another one for others, and without the dot that divides what is signed."""
     digest = hashlib.sha256()
-    for event_id in event_ids:
-        encoded = event_id.encode("utf-8", "surrogatepass")
+    for part in (stream, *event_ids):
+        encoded = part.encode("utf-8", "surrogatepass")
         digest.update(b"%d:%b" % (len(encoded), encoded))
     return f"msg_{digest.hexdigest()}"
 
