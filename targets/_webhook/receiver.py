@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -39,10 +40,14 @@ class Entry(NamedTuple):
 
 
 class Poster(Protocol):
-    """What sends requests; see ``connection.Connections.post``."""
+    """What sends requests; see ``connection.Connections``."""
 
     def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
         """Send a request, once."""
+        ...
+
+    def connect(self) -> None:
+        """Connect, and send nothing."""
         ...
 
 
@@ -92,6 +97,14 @@ class Receiver:
             return ()
         return [Refusal(0, code, permanent=True)] if len(entries) == 1 else self._one_by_one(entries)
 
+    def connect(self) -> None:
+        """See that it can be reached and is trusted, once, without a request. Raises TargetError."""
+        try:
+            with self._errors():
+                self._connections.connect()
+        except Unavailable as error:
+            raise self.error(error.cause) from error
+
     def is_worth_retrying(self, refusal: Refusal) -> bool:
         """See ``Service``."""
         return not refusal.permanent
@@ -127,8 +140,15 @@ class Receiver:
     def _post(self, entries: list[Entry]) -> str | None:
         """Send a request; returns None when it was taken, else why its events are refused."""
         body = self._body(entries)
+        headers = self._headers(entries, body)
+        with self._errors():
+            answer = self._connections.post(headers, body)
+        return self._judge(answer)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            answer = self._connections.post(self._headers(entries, body), body)
+            yield
         except UnansweredError as error:
             raise Unavailable(error) from error
         except UntrustedError as error:
@@ -137,7 +157,6 @@ class Receiver:
         except ForbiddenAddressError as error:
             hint = "if it is meant, name the address or the host in WEBHOOK_ALLOW_ADDRESSES"
             raise TargetError(self.target, str(error), hint=hint) from error
-        return self._judge(answer)
 
     def _judge(self, answer: Answer) -> str | None:
         status = answer.status
