@@ -74,8 +74,8 @@ class WebhookSettings(TargetSettings):
     )
     webhook_secret: SecretReference = Field(
         default=None,
-        description="The keys that sign requests, by reference as documentdb_secret: one or several, newest first, with "
-        "blanks between them or as a JSON list; each is whsec_ and the base64 of 24 to 64 random bytes. Each signs. "
+        description="The keys that sign requests, by reference as documentdb_secret: one or several, newest first, "
+        "with blanks between them or as a JSON list; each is whsec_ and the base64 of 24 to 64 random bytes. All sign. "
         "Absent: requests are not signed, so whoever knows the receiver can send it others.",
         examples=["shop/webhook-keys"],
     )
@@ -105,9 +105,9 @@ class WebhookSettings(TargetSettings):
     )
     webhook_allow_addresses: Annotated[Words, AfterValidator(_allowable)] = Field(
         default=(),
-        description="What may be called though it is not on the public internet, or without TLS, with commas: addresses, "
-        "networks (10.1.0.0/16), or host names, which stand for whatever private address they have. Link-local ones have "
-        "to be given as addresses.",
+        description="What may be called though it is not on the public internet, or without TLS, with commas: "
+        "addresses, networks (10.1.0.0/16), or host names, which stand for whatever private address they have. "
+        "Link-local ones have to be given as addresses.",
         examples=["10.1.0.0/16, hooks.internal"],
     )
     webhook_tls_ca: str | None = Field(
@@ -143,8 +143,8 @@ class WebhookTarget:
     """Sends every event, of every operation, by HTTP POST; see https://www.standardwebhooks.com for what signs it.
 
     Each request has the headers ``webhook-id``, ``webhook-timestamp`` and, with keys, ``webhook-signature``. The id is
-    made of the stream's name and the event's id, so it is the same for every copy of an event. An array's is made of all
-    ids in it; a replay may cut arrays otherwise, so who takes arrays tells copies by the ids of the events.
+    made of the stream's name and the event's id, so it is the same for every copy of an event. An array's is made of
+    all ids in it; a replay may cut arrays otherwise, so who takes arrays tells copies by the ids of the events.
 
     An event is durable once its request was answered with 2xx. What other answers mean, ``Receiver`` says. Requests go
     side by side, those of one document one after the other (see ``BatchSender``).

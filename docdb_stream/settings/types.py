@@ -142,7 +142,7 @@ def _is_a_reference(value: str | None) -> str | None:
 
 
 SecretReference = Annotated[str | None, AfterValidator(_is_a_reference), Reference()]
-"""Where a username and a password, or a key, are: the name or ARN of a Secrets Manager secret, env:NAME or file:PATH."""
+"""Where a username and a password (or keys) are: name or ARN of a Secrets Manager secret, env:NAME or file:PATH."""
 
 
 def _function_path(path: str) -> str:

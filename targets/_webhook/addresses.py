@@ -7,9 +7,10 @@ credentials. So what counts is the address that a connection is made to, not wha
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
@@ -18,9 +19,10 @@ _Network = IPv4Network | IPv6Network
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(text)
     for text in (
-        "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 "
-        "192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4"
-    ).split()
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("224.0.0.0/4", "240.0.0.0/4"),
+    )
 )
 # IANA IPv6 Global Unicast Address Space, and what its Special-Purpose Address Registry takes out of it.
 _PUBLIC_6 = IPv6Network("2000::/3")
@@ -30,7 +32,10 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 _OF_THIS_NETWORK = tuple(
     ip_network(text)
-    for text in "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 ::1/128 fc00::/7".split()
+    for text in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
+        *("::1/128", "fc00::/7"),
+    )
 )
 """What a host that is allowed by its name may be, besides public: link-local addresses (169.254.169.254 hands out
 credentials) have to be allowed themselves."""
@@ -120,10 +125,9 @@ def literal(host: str) -> str | None:
         return None
 
 
-def look_up(host: str, port: int) -> Iterator[tuple[int, tuple[str | int, ...]]]:
+def look_up(host: str, port: int) -> list[tuple[int, Any]]:
     """The addresses of a host, as family and what a socket connects to. Raises OSError where it has none."""
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        yield family, tuple(address)
+    return [(family, address) for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def _plain(host: str) -> str:

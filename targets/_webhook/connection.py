@@ -128,11 +128,14 @@ class Connections:
         finally:
             with self._has_moved:
                 self._busy.discard(connection)
-                if self._is_closed:
-                    connection.close()
-                else:
-                    self._idle.append(connection)
+                self._keep(connection)
                 self._has_moved.notify_all()
+
+    def _keep(self, connection: _Connection) -> None:
+        if self._is_closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
 
 
 class _Connection:

@@ -21,7 +21,7 @@ from docdb_stream.targets._webhook.addresses import Allowed, look_up
 
 T = TypeVar("T")
 
-_Found = list[tuple[int, tuple[str | int, ...]]]
+_Found = list[tuple[int, Any]]
 
 
 class TooSlowError(Exception):
@@ -88,13 +88,13 @@ class Network(httpcore.NetworkBackend):
         raise trouble
 
     def _look_up(self, host: str, port: int) -> _Found:
-        """The addresses; looked up in a thread of its own, as nothing can interrupt that. One left behind ends by itself,
-        as soon as the resolver gives up."""
+        """The addresses; looked up in a thread of its own, as nothing can interrupt that. One left behind ends as soon as
+        the resolver gives up."""
         answer: Future[_Found] = Future()
 
         def ask() -> None:
             try:
-                answer.set_result(list(look_up(host, port)))
+                answer.set_result(look_up(host, port))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
                 answer.set_exception(error)
 
@@ -109,7 +109,7 @@ class Network(httpcore.NetworkBackend):
         except UnicodeError:
             raise OSError(f"{host} is no host name") from None
 
-    def _connect(self, family: int, address: tuple[str | int, ...], at_most_s: float) -> httpcore.NetworkStream:
+    def _connect(self, family: int, address: Any, at_most_s: float) -> httpcore.NetworkStream:
         made = socket.socket(family, socket.SOCK_STREAM)
         try:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
