@@ -88,8 +88,8 @@ class Network(httpcore.NetworkBackend):
         raise trouble
 
     def _look_up(self, host: str, port: int) -> _Found:
-        """The addresses; looked up in a thread of its own, as nothing can interrupt that. One left behind ends as soon as
-        the resolver gives up."""
+        """The addresses; looked up in a thread of its own, as nothing can interrupt that. One that is left behind ends
+        as soon as the resolver gives up."""
         answer: Future[_Found] = Future()
 
         def ask() -> None:
