@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, quote, urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from docdb_stream import __version__
 from docdb_stream.errors import Caution, ConfigError, UnrenderableError
@@ -36,26 +36,6 @@ TIMEOUT_S = 20.0
 _JSON = "application/json"
 
 
-def _callable_url(text: str | None) -> str | None:
-    """A URL that can be called, by its form alone. Errors repeat nothing of it: a path can be a secret."""
-    if text is None:
-        return None
-    if any(character.isspace() or not character.isprintable() for character in text):
-        raise ValueError("expected https://host/path, without blanks and controls")
-    try:
-        url = urlsplit(text)
-        has_port = url.port != 0
-    except ValueError:
-        raise ValueError("expected https://host/path") from None
-    if url.scheme not in ("https", "http") or not url.hostname or not has_port:
-        raise ValueError("expected https://host/path")
-    if "@" in url.netloc:
-        raise ValueError("it holds a user name; a receiver knows this by the signature: see webhook_secret")
-    if url.fragment:
-        raise ValueError("what comes after # is not sent; leave it out")
-    return text
-
-
 def _allowable(words: tuple[str, ...]) -> tuple[str, ...]:
     Allowed.of(words)
     return words
@@ -66,7 +46,7 @@ class WebhookSettings(TargetSettings):
 
     switch = "webhook_url"
 
-    webhook_url: Annotated[str | None, AfterValidator(_callable_url), Address("webhook_secret")] = Field(
+    webhook_url: Annotated[str | None, Address("webhook_secret")] = Field(
         default=None,
         description="Where every event is sent by HTTP POST: switches the target on. https; http only to what "
         "webhook_allow_addresses names. Redirects are not followed. Absent: off.",
@@ -117,27 +97,6 @@ class WebhookSettings(TargetSettings):
     )
     webhook_payload_format: OwnFormat = None
 
-    @model_validator(mode="after")
-    def _allowed(self) -> Self:
-        if self.webhook_url is not None:
-            _refuse_forbidden(urlsplit(self.webhook_url), Allowed.of(self.webhook_allow_addresses))
-        return self
-
-
-def _refuse_forbidden(url: SplitResult, allowed: Allowed) -> None:
-    """What can be seen without a look-up. The rest is seen at each connection."""
-    if url.scheme == "http" and not (allowed.names or allowed.networks):
-        raise ValueError(
-            "webhook_url is http, so events would be sent without encryption: use https, or name the receiver in "
-            "webhook_allow_addresses"
-        )
-    address = literal(url.hostname or "")
-    if address is not None:
-        try:
-            allowed.check(url.hostname or "", [address], encrypted=url.scheme == "https")
-        except ForbiddenAddressError as error:
-            raise ValueError(f"webhook_url: {error}; name it in webhook_allow_addresses if it is meant") from None
-
 
 class WebhookTarget:
     """Sends every event, of every operation, by HTTP POST; see https://www.standardwebhooks.com for what signs it.
@@ -183,14 +142,10 @@ class WebhookTarget:
         payload_format: Format | str = "extended",
     ) -> None:
         import_client("httpx", "webhook", "httpx", "httpcore")
-        try:
-            _callable_url(url)
-            self._allowed = Allowed.of(allow_addresses)
-            _refuse_forbidden(urlsplit(url), self._allowed)
-        except ValueError as error:
-            raise ConfigError(f"WEBHOOK_URL: {error}", hint="see docs/targets.md, webhook") from None
+        self._allowed = Allowed.of(allow_addresses)
+        is_encrypted = _url(url, self._allowed).scheme == "https"
         self._url = url
-        self._tls = tls_context(tls_ca) if urlsplit(url).scheme == "https" else None
+        self._tls = tls_context(tls_ca) if is_encrypted else None
         self._keys = None if secret is None else Keys(secret)
         self._stream = stream
         self._is_array = events > 1
@@ -302,6 +257,42 @@ class WebhookTarget:
         # A comma comes with each event of an array.
         size_bytes = len(payload) + self._is_array
         return Record(event, event.ordering_key, size_bytes, Entry(event.event_id, payload, headers))
+
+
+def _url(text: str, allowed: Allowed) -> SplitResult:
+    """The parts of a URL, if it can be called as far as that shows without a look-up; the rest is seen at each
+    connection.
+
+    Raises:
+        ConfigError: It cannot; the message repeats nothing but its host, as a path can be a secret.
+    """
+    try:
+        url = urlsplit(text)
+        is_one = url.scheme in ("https", "http") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or not text.isprintable() or " " in text or url.fragment:
+        hint = "give https://host/path, without blanks and without what would come after #"
+        raise ConfigError("WEBHOOK_URL is no URL of a receiver", hint=hint)
+    if "@" in url.netloc:
+        raise _credentials()
+    host, is_encrypted = url.hostname or "", url.scheme == "https"
+    if not is_encrypted and not (allowed.names or allowed.networks):
+        hint = "use https, or name the receiver in WEBHOOK_ALLOW_ADDRESSES"
+        raise ConfigError("WEBHOOK_URL is http: events would be sent without encryption", hint=hint)
+    address = literal(host)
+    if address is not None:
+        try:
+            allowed.check(host, [address], encrypted=is_encrypted)
+        except ForbiddenAddressError as error:
+            hint = "if it is meant, name the address in WEBHOOK_ALLOW_ADDRESSES"
+            raise ConfigError(f"WEBHOOK_URL: {error}", hint=hint) from None
+    return url
+
+
+def _credentials() -> ConfigError:
+    hint = "leave them out: by the signature a receiver knows whom it hears, see WEBHOOK_SECRET"
+    return ConfigError("WEBHOOK_URL holds credentials", hint=hint)
 
 
 def _content_type(payload_format: Format, *, is_array: bool) -> str:
