@@ -142,7 +142,10 @@ class WebhookTarget:
         payload_format: Format | str = "extended",
     ) -> None:
         import_client("httpx", "webhook", "httpx", "httpcore")
-        self._allowed = Allowed.of(allow_addresses)
+        try:
+            self._allowed = Allowed.of(allow_addresses)
+        except ValueError as error:
+            raise ConfigError(f"WEBHOOK_ALLOW_ADDRESSES: {error}") from None
         is_encrypted = _url(url, self._allowed).scheme == "https"
         self._url = url
         self._tls = tls_context(tls_ca) if is_encrypted else None
