@@ -145,8 +145,10 @@ def test_a_run_that_lost_its_lease_sends_nothing(receiver: Receiver, make: Calla
     def lost() -> None:
         raise CheckpointConflictError("another run goes on")
 
+    target = make(receiver.url)
     with context.running(context.RunContext(lease_check=lost)), pytest.raises(CheckpointConflictError):
-        make(receiver.url).write(ChangeLog().inserts(3))
+        target.write(ChangeLog().inserts(3))
+        target.flush()
     assert receiver.seen == []
 
 
@@ -223,7 +225,8 @@ def test_proxies_and_cookies_are_left_alone(
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     receiver.answer = lambda _: Answer(204, {"set-cookie": "session=1; Path=/"})
-    assert make(receiver.url).write(ChangeLog().inserts(3)) == []
+    target = make(receiver.url, lanes=1)
+    assert [*target.write(ChangeLog().inserts(3)), *target.flush()] == []
     assert len(receiver.taken) == 3
     assert not any("cookie" in request.headers for request in receiver.seen)
 
