@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from docdb_stream.cli.terminal import is_terminal, say
-from docdb_stream.mongodb.connection import connection_string
+from docdb_stream.mongodb.cluster import Cluster
 from docdb_stream.mongodb.diagnosis import seeds
 from docdb_stream.settings import Settings
 
@@ -22,7 +22,7 @@ def connecting(*streams: Settings) -> Iterator[Callable[[], None]]:
     called as soon as there is something to see."""
 
     def tell() -> None:
-        hosts = dict.fromkeys(host for settings in streams for host in seeds(connection_string(settings)))
+        hosts = dict.fromkeys(host for settings in streams for host in seeds(Cluster.of(settings).connection_string))
         say(f"connecting to {', '.join(hosts)} ...")
 
     timer = threading.Timer(SILENCE_S, tell)

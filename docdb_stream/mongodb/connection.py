@@ -25,6 +25,7 @@ from pymongo.errors import (
 from docdb_stream.context import NoAnswerError, answer_in_time, current_deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.mongodb.ca import ca_file
+from docdb_stream.mongodb.cluster import Cluster
 from docdb_stream.mongodb.diagnosis import AUTHENTICATION_FAILED, uri_options
 from docdb_stream.retry import Backoff
 from docdb_stream.secret import read_credentials
@@ -52,15 +53,6 @@ CLOSE_TIMEOUT_S = 0.2
 """A client says goodbye to its servers when it is closed. One that does not answer is left without."""
 
 
-def connection_string(settings: Settings) -> str:
-    """The connection string to use: as given, or made from a bare DocumentDB endpoint as the AWS sample takes it."""
-    uri = settings.documentdb_uri
-    if "://" in uri:
-        return uri
-    host = uri if ":" in uri else f"{uri}:27017"
-    return f"mongodb://{host}/?tls=true&replicaSet=rs0&retryWrites=false"
-
-
 class Connection:
     """A client of the cluster, shared by all that a stream does there, and by streams that reach it in the same way.
 
@@ -69,17 +61,17 @@ class Connection:
     Does no network traffic to the cluster when it is made (the secret and the CA may be fetched).
 
     Args:
-        settings: Which cluster, secret and CA.
+        cluster: Which one, or the settings of a stream that reads it.
         client: Instead of one made from the settings; for tests.
 
     Raises:
         ConfigError: The connection string, secret or CA cannot be used.
     """
 
-    def __init__(self, settings: Settings, client: Client | None = None) -> None:
-        self._settings = settings
+    def __init__(self, cluster: Settings | Cluster, client: Client | None = None) -> None:
+        self._cluster = cluster if isinstance(cluster, Cluster) else Cluster.of(cluster)
         self._lock = threading.Lock()
-        self.uri = connection_string(settings)
+        self.uri = self._cluster.connection_string
         self.client = self._made() if client is None else client
         self._retired: list[Client] = []
         self._reached_by: Client | None = None
@@ -136,7 +128,7 @@ class Connection:
                 until = "before the stop" if current_deadline().stopping else "within the time that the run has"
                 raise kind(f"no answer {until}") from None
             except PyMongoError as error:
-                if is_sign_in_refused(error) and self._settings.documentdb_secret:
+                if is_sign_in_refused(error) and self._cluster.secret:
                     if signed_in_again:
                         backoff = backoff or Backoff()
                         if self._reached_by is None or not backoff.wait():
@@ -165,7 +157,7 @@ class Connection:
         with self._lock:
             if self.client is not refused:
                 return
-            logger.info("sign-in refused: reading the secret %s again", self._settings.documentdb_secret)
+            logger.info("sign-in refused: reading the secret %s again", self._cluster.secret)
             self.client = self._made()
             unused = [refused]
             if refused is self._reached_by:
@@ -176,7 +168,7 @@ class Connection:
     def _made(self) -> Client:
         """A client with the secret as it is now. Reading that, and looking a host up, can block."""
         try:
-            return answer_in_time(lambda: _client(self._settings))
+            return answer_in_time(lambda: _client(self._cluster))
         except NoAnswerError:
             raise SourceUnavailableError(
                 "the connection could not be prepared within the time that the run has",
@@ -192,7 +184,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: dict[tuple[str | None, ...], Connection] = {}
+        self._made: dict[Cluster, Connection] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -203,11 +195,11 @@ class Connections:
 
     def to(self, settings: Settings) -> Connection:
         """The connection for these settings. Raises as ``Connection`` does."""
-        key = (settings.documentdb_uri, settings.documentdb_secret, settings.documentdb_tls_ca)
+        cluster = Cluster.of(settings)
         with self._lock:
-            if key not in self._made:
-                self._made[key] = Connection(settings)
-            return self._made[key]
+            if cluster not in self._made:
+                self._made[cluster] = Connection(cluster)
+            return self._made[cluster]
 
 
 def is_sign_in_refused(error: PyMongoError) -> bool:
@@ -215,13 +207,13 @@ def is_sign_in_refused(error: PyMongoError) -> bool:
     return isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED
 
 
-def _client(settings: Settings) -> Client:
+def _client(cluster: Cluster) -> Client:
     """A client for the cluster.
 
     ``retryWrites`` is off, because DocumentDB refuses it; what this package writes is safe to repeat and is repeated
     by its own retries.
     """
-    uri = connection_string(settings)
+    uri = cluster.connection_string
     # A little less than what is left, so that it is said which server is not there.
     limit = current_deadline()
     selection_ms = 900 * min(limit.remaining_s, limit.patience_s)
@@ -229,10 +221,10 @@ def _client(settings: Settings) -> Client:
         given = uri_options(uri)
     except (ConfigurationError, InvalidURI, ValueError) as error:
         if _is_unresolved(error):
-            raise _unresolved(error) from error
+            raise _unresolved(error, cluster) from error
         raise ConfigError(
             # PyMongo's message can quote a part of a password that was not percent-encoded.
-            "documentdb_uri is not a valid connection string" + ("" if "@" in uri else f": {error}"),
+            f"{cluster.setting} is not a valid connection string" + ("" if "@" in uri else f": {error}"),
             hint="expected mongodb://HOST:PORT/?replicaSet=rs0; user name and password percent-encoded",
         ) from error
     options: dict[str, Any] = {
@@ -246,18 +238,18 @@ def _client(settings: Settings) -> Client:
     # A change stream's cursor lives on one server. Among several that would do (mongos routers, readers) always take
     # the same one, so that a getMore finds its cursor.
     options["server_selector"] = _same_server
-    if settings.documentdb_tls_ca:
-        options |= {"tls": True, "tlsCAFile": ca_file(settings.documentdb_tls_ca)}
-    if settings.documentdb_secret:
-        credentials = read_credentials(settings.documentdb_secret)
+    if cluster.tls_ca:
+        options |= {"tls": True, "tlsCAFile": ca_file(cluster.tls_ca)}
+    if cluster.secret:
+        credentials = read_credentials(cluster.secret)
         options |= {"username": credentials.username, "password": credentials.password}
     try:
         return MongoClient(uri, **options)
     except (ConfigurationError, InvalidURI, ValueError, OSError) as error:
         if _is_unresolved(error):
-            raise _unresolved(error) from error
+            raise _unresolved(error, cluster) from error
         shown = type(error).__name__ if "@" in uri else str(error)
-        raise ConfigError(f"cannot use the connection settings: {shown}", hint="check documentdb_uri") from error
+        raise ConfigError(f"cannot use the connection settings: {shown}", hint=f"check {cluster.setting}") from error
 
 
 def _close(client: Client) -> None:
@@ -286,9 +278,9 @@ def _is_unresolved(error: Exception) -> bool:
     return isinstance(error, ConfigurationError) and type(error.__cause__).__module__.startswith("dns.")
 
 
-def _unresolved(error: Exception) -> SourceUnavailableError:
+def _unresolved(error: Exception, cluster: Cluster) -> SourceUnavailableError:
     return SourceUnavailableError(
-        f"documentdb_uri cannot be looked up: {str(error).rstrip('.')}",
+        f"{cluster.setting} cannot be looked up: {str(error).rstrip('.')}",
         hint="check the host name after mongodb+srv://, and that this machine's name service answers",
     )
 

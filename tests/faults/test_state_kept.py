@@ -17,7 +17,8 @@ from docdb_stream.errors import LeaseHeldError
 from docdb_stream.events import Position
 from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import Mongod, ReplicaSet
-from docdb_stream.mongodb.connection import Connection, connection_string
+from docdb_stream.mongodb.cluster import Cluster
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
@@ -112,7 +113,7 @@ class Commands(CommandListener):
 def test_every_command_to_the_state_says_how_it_is_meant(three: ReplicaSet, db_name: str) -> None:
     settings, commands = Settings(documentdb_uri=f"{three.uri}&{HOSTILE}", state_db=db_name), Commands()
     client: MongoClient[dict[str, Any]] = MongoClient(
-        connection_string(settings), event_listeners=[commands], retryWrites=False
+        Cluster.of(settings).connection_string, event_listeners=[commands], retryWrites=False
     )
     with Connection(settings, client=client) as connection:
         store, letters = MongoCheckpointStore(settings, connection), MongoDeadLetters(settings, connection)

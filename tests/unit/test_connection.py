@@ -23,7 +23,8 @@ from docdb_stream import context
 from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.mongodb import connection as connection_module
-from docdb_stream.mongodb.connection import Connection, Connections, connection_string
+from docdb_stream.mongodb.cluster import Cluster
+from docdb_stream.mongodb.connection import Connection, Connections
 from docdb_stream.mongodb.diagnosis import unavailable
 from docdb_stream.settings import Settings
 
@@ -49,7 +50,7 @@ def settings(uri: str, **values: Any) -> Settings:
     ],
 )
 def test_a_host_name_alone_is_a_documentdb_cluster(given: str, used: str) -> None:
-    assert connection_string(settings(given)) == used
+    assert Cluster.of(settings(given)).connection_string == used
 
 
 @pytest.mark.parametrize(
