@@ -88,6 +88,10 @@ def _no_lease() -> None:
     """The check of what needs no lease: a command, an alert, a run that has not got its own yet."""
 
 
+def _no_epoch() -> None:
+    """The epoch of what has no lease."""
+
+
 @dataclass(slots=True)
 class RunContext:
     """What all that works for one run shares: there is one for each run, and every thread of the run sees it.
@@ -96,6 +100,8 @@ class RunContext:
         deadline: When the run has to be over, and the stop.
         lease_check: Raises when the run may no longer act; set once the run has its lease, and never taken back: what
             still works when the run is over must hear so.
+        lease_epoch: The epoch of the run's lease, which grows with each holder; None without a lease. By it, what is
+            written to can refuse a run that another one has taken over from.
         retries: Attempts repeated for this run so far, by whomever.
         checkpoint: Names the saved checkpoint after which comes what is delivered now: another one after each save, and
             after a reset. Empty where there is none.
@@ -104,6 +110,7 @@ class RunContext:
 
     deadline: Deadline = field(default_factory=Deadline)
     lease_check: Callable[[], None] = _no_lease
+    lease_epoch: Callable[[], int | None] = _no_epoch
     retries: int = 0
     checkpoint: str = ""
     next_checkpoint: str = ""

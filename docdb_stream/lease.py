@@ -100,6 +100,10 @@ class LeaseKeeper:
         if self._lost is not None:
             raise self._lost
 
+    def epoch(self) -> int:
+        """The epoch of the lease, as it is held now."""
+        return self.lease.epoch
+
     def load(self) -> Checkpoint | None:
         """The checkpoint, from which the run goes on. Raises as CheckpointStore.load does."""
         found = self._store.load(self.lease.stream)

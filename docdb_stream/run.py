@@ -104,7 +104,7 @@ class Run:
         try:
             duration_s = min(settings.lease_seconds, FOLLOW_LEASE_S) if follow else settings.lease_seconds
             with held_lease(self._store, settings.stream_name, settings.scope, owner_name(), duration_s) as keeper:
-                self._context.lease_check = keeper.check
+                self._context.lease_check, self._context.lease_epoch = keeper.check, keeper.epoch
                 until = self._source.operation_time()
                 result.position = self._start(keeper)
                 for attempt in range(RESTARTS + 1):

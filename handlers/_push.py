@@ -24,6 +24,7 @@ from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.state import StateEvents
 from docdb_stream.result import added
 from docdb_stream.settings import Settings
+from docdb_stream.settings.cluster import NO_CLUSTER
 from docdb_stream.steps import steps_for
 from docdb_stream.targets import build_targets
 
@@ -176,7 +177,7 @@ class _Parts:
     def _write_letters(self, stream: str, rejections: Sequence[Rejection]) -> None:
         """See DeadLetters. The cluster is reached for only when there are any, and only where they go there."""
         if self.settings.dead_letters is None and self._connection is None:
-            if self.settings.documentdb_uri == _NO_CLUSTER:
+            if self.settings.documentdb_uri == NO_CLUSTER:
                 raise ConfigError(
                     "an event was rejected, and there is no place for dead letters",
                     hint="set DEAD_LETTERS to s3://bucket/prefix or an SQS queue URL (or DOCUMENTDB_URI, to keep them "
@@ -213,9 +214,6 @@ def _settle(delivery: Delivery, unsettled: _Unsettled, pushed: Pushed) -> None:
         pushed.lag_s = max(0.0, (now() - unsettled.last.cluster_time.as_datetime()).total_seconds())
 
 
-_NO_CLUSTER = "read-by-lambda"
-"""Stands for the cluster, which need not be named: another one reads it."""
-
 _kept: _Parts | None = None
 
 
@@ -229,7 +227,7 @@ def _kept_parts() -> _Parts:
 def _settings() -> Settings:
     """As for the poller, but without the cluster."""
     try:
-        return Settings.from_env({**os.environ, "DOCUMENTDB_URI": os.environ.get("DOCUMENTDB_URI") or _NO_CLUSTER})
+        return Settings.from_env({**os.environ, "DOCUMENTDB_URI": os.environ.get("DOCUMENTDB_URI") or NO_CLUSTER})
     except ConfigError as error:
         raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
 

@@ -12,6 +12,9 @@ from pydantic import Field
 from docdb_stream.settings.model import Heading, SettingsModel
 from docdb_stream.settings.types import Address, CollectionName, DatabaseName, SecretReference, WatchedDatabase
 
+NO_CLUSTER = "read-by-lambda"
+"""Stands for the cluster's address where another one reads it, and pushes what it has read."""
+
 
 class ClusterSettings(SettingsModel):
     """The cluster, the state in it, and what is watched."""
