@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from docdb_stream.context import current_deadline
+from docdb_stream.derived_update import derived_in
+from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, Events, Rejection, fitting
 from docdb_stream.result import TargetFigures
 from docdb_stream.source import BATCH_BYTES
-from docdb_stream.target import Target, announced
+from docdb_stream.target import Target, announced, takes_derived
 from docdb_stream.worker import Mark, Patience, Worker
 
 logger = logging.getLogger(__name__)
@@ -111,6 +113,7 @@ class Delivery:
 
         Raises:
             TargetError: A target failed, now or since the last call.
+            ConfigError: There are derived updates, and no target takes them.
         """
         while (limit := self.takes_bytes) is not None and size_bytes > limit:
             count = fitting(events, limit)
@@ -124,13 +127,32 @@ class Delivery:
     def _hand_over(self, events: Sequence[ChangeEvent], size_bytes: int) -> None:
         self._holds_nothing = False
         self._raise_failure()
+        derived = derived_in(events)
         together = events if isinstance(events, Events) else Events(events)
         together.want(self._formats)
+        others = self._without(derived, together) if derived else together
         for worker in self._workers:
-            worker.offer(together, self._patience, self._raise_failure)
+            offered = together if others is together or takes_derived(worker.target) else others
+            if offered:
+                worker.offer(offered, self._patience, self._raise_failure)
         if size_bytes > LARGE_BATCH_BYTES or self.takes_bytes is not None:
             self._wait("still busy", flushes=False)
             self._raise_failure()
+
+    def _without(self, derived: Sequence[ChangeEvent], events: Events) -> Events:
+        """The events for targets that take no derived updates.
+
+        Raises:
+            ConfigError: No target takes them.
+        """
+        if not any(takes_derived(target) for target in self._targets):
+            raise ConfigError(
+                f"there are derived updates, as of {derived[0].namespace}, and no target that takes them",
+                hint="set MONGODB_TARGET_URI (and MONGODB_TARGET_MIRROR = false, to write nothing else there); the "
+                "checkpoint stands before them",
+            )
+        left_out = {id(event) for event in derived}
+        return Events(event for event in events if id(event) not in left_out)
 
     def reject(self, rejections: Sequence[Rejection]) -> None:
         """Have ``settle`` put these into the dead letters, too: what is rejected before it comes to a target."""

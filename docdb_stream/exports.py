@@ -2,6 +2,7 @@
 
 from docdb_stream.checkpoint import Checkpoint, CheckpointStore, Lease
 from docdb_stream.context import Deadline
+from docdb_stream.derived_update import derived
 from docdb_stream.errors import (
     CheckpointConflictError,
     ConfigError,
@@ -53,5 +54,6 @@ __all__ = [
     "TargetError",
     "TargetSettings",
     "Watcher",
+    "derived",
     "run_streams",
 ]

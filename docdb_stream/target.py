@@ -13,7 +13,17 @@ from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.formats.part import Reading
 
-__all__ = ["Buffering", "Checkable", "Paced", "Rejection", "Target", "announced", "distinct", "is_keyed"]
+__all__ = [
+    "Buffering",
+    "Checkable",
+    "Paced",
+    "Rejection",
+    "Target",
+    "announced",
+    "distinct",
+    "is_keyed",
+    "takes_derived",
+]
 
 
 @runtime_checkable
@@ -127,6 +137,14 @@ def is_keyed(target: Target) -> bool:
     Its class says so with ``keyed = True``. What ON_EXIT is, where it is not set, depends on it.
     """
     return bool(getattr(target, "keyed", False))
+
+
+def takes_derived(target: Target) -> bool:
+    """Whether the target takes derived updates (see ``derived_update``), which no other sees.
+
+    Its class says so with ``takes_derived = True``.
+    """
+    return bool(getattr(target, "takes_derived", False))
 
 
 def distinct(targets: Iterable[Target]) -> list[Target]:
