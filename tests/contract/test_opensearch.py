@@ -26,6 +26,7 @@ from docdb_stream.targets._opensearch.names import document_id, document_version
 from docdb_stream.targets.opensearch import OpenSearchTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog
+from docdb_stream.testing.versioned_contract import VersionedContract
 
 pytestmark = pytest.mark.integration
 
@@ -176,6 +177,18 @@ class TestOpenSearchTarget(TargetContract):
         target.write = remember  # type: ignore[method-assign]
         with requests_through(target, answer):
             yield
+
+
+class TestVersions(VersionedContract):
+    @pytest.fixture(autouse=True)
+    def _domain(self, domain: Domain) -> None:
+        self.domain = domain
+
+    def make_target(self) -> OpenSearchTarget:
+        return self.domain.target()
+
+    def documents(self) -> dict[int, int]:
+        return {int(found["_id"]): found["_source"]["n"] for found in self.domain.documents()}
 
 
 # What the operations do
