@@ -26,6 +26,7 @@ TARGETS: dict[str, str] = {
     "kafka": "docdb_stream.targets.kafka:KafkaTarget",
     "opensearch": "docdb_stream.targets.opensearch:OpenSearchTarget",
     "s3": "docdb_stream.targets.s3:S3Target",
+    "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",
 }

@@ -102,6 +102,16 @@ def parts(raw: bytes) -> dict[str, bytes]:
     return {key: raw[at:end] for key, at, _, end in _spans(raw)}
 
 
+def first(raw: bytes) -> bytes:
+    """The whole first element of a document that is not empty, without reading the others.
+
+    Raises:
+        UnrenderableError: as `read`.
+    """
+    _, at, _, end = next(_spans(raw))
+    return raw[at:end]
+
+
 def joined(parts: Iterable[bytes]) -> bytes:
     """The document made of these whole elements, in their order: what `parts` took apart."""
     body = b"".join(parts)

@@ -158,6 +158,12 @@ def _unmarked(document: Document) -> Document:
     return document
 
 
+def state_of(settings: Settings) -> frozenset[Namespace]:
+    """The collections in which a stream's deployment keeps its state."""
+    names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
+    return frozenset(Namespace(settings.state_db, name) for name in names)
+
+
 class StateEvents:
     """Knows the events of the state, of this deployment and of all others, in a stream that covers it.
 
@@ -171,9 +177,9 @@ class StateEvents:
     """
 
     def __init__(self, settings: Settings) -> None:
-        names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
-        self._own = {Namespace(settings.state_db, name) for name in names}
-        self._traces = {_MARK_BYTES, *(name.encode() + b"\0" for name in names)}
+        self._own = {*state_of(settings)}
+        self._own.update(*(target.state for target in settings.targets.values()))
+        self._traces = {_MARK_BYTES, *(f"{own.coll}\0".encode() for own in self._own)}
         self._others: set[Namespace] = set()
         self._mixed: set[Namespace] = set()
 

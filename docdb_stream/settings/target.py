@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from docdb_stream.errors import ConfigError
@@ -46,6 +46,12 @@ class TargetSettings(SettingsModel):
         Args:
             scope: What the stream watches.
         """
+        return ()
+
+    @property
+    def state(self) -> Sequence[Namespace]:
+        """The collections in which the target keeps something of its own, where it writes to MongoDB: a stream that
+        covers them leaves their events out."""
         return ()
 
     @property

@@ -39,6 +39,8 @@ ON_EVERY_MONGOD = (
     "tests/integration/test_ids.py",
     "tests/integration/test_query.py",
     "tests/integration/test_match.py",
+    "tests/integration/test_mirroring.py",
+    "tests/contract/test_mongodb.py",
     "tests/contract/test_mongodb_store.py",
 )
 ON_EVERY_PYMONGO = (

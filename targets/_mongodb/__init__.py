@@ -1,0 +1,1 @@
+"""What the target mongodb is made of."""
