@@ -10,7 +10,6 @@ https://bsonspec.org/spec.html (version 1.1).
 from __future__ import annotations
 
 import hmac
-import math
 import struct
 from collections.abc import Callable, Iterator
 from decimal import Context, Decimal
@@ -28,7 +27,7 @@ _PLAIN: Final = frozenset(
     b"_id operationType clusterTime wallTime ns nsType to lsid txnNumber collectionUUID operationDescription "
     b"splitEvent snapshot".split()
 )
-"""Fields of an event that hold no values of documents. One that is not known is taken for a document where it is one."""
+"""Fields of an event without values of documents. One that is not known is taken for a document where it is one."""
 
 _STRING, _DOCUMENT, _ARRAY, _UNDEFINED, _NULL, _SYMBOL = 0x02, 0x03, 0x04, 0x06, 0x0A, 0x0E
 _SIZES: Final = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16} | {
@@ -97,7 +96,9 @@ class Redaction:
             elif kind == _ARRAY and name == b"truncatedArrays":
                 new = _filtered(raw, value, lambda each: self._may_truncate(_field_of(raw, each)))
             elif kind == _DOCUMENT and name == b"disambiguatedPaths":
-                new = _rewritten(raw, value, lambda each: None if self._may_name(raw[each[0] + 1 : each[1] - 1]) else b"")
+                new = _rewritten(
+                    raw, value, lambda each: None if self._may_name(raw[each[0] + 1 : each[1] - 1]) else b""
+                )
             else:
                 return b""
             return None if new is None else raw[at:value] + new
@@ -155,12 +156,14 @@ class Redaction:
             raise UnrenderableError("not valid BSON")
         return rawbson.joined((*pieces, raw[copied:end])) if pieces else None
 
-    def _element(self, raw: bytes, at: int, value: int, after: int, fate: Action | Level, in_array: bool) -> bytes | None:
+    def _element(
+        self, raw: bytes, at: int, value: int, after: int, fate: Action | Level, in_array: bool
+    ) -> bytes | None:
         """An element anew, empty where it goes; None where it stays as it is. What leaves an array leaves null there,
         as MongoDB's $unset does: updates name the others by their places."""
         kind, name = raw[at], raw[at + 1 : value]
         if isinstance(fate, Level):
-            if kind == _DOCUMENT or kind == _ARRAY:
+            if kind in (_DOCUMENT, _ARRAY):
                 new = self._document(raw, value, fate, kind == _ARRAY)
                 return None if new is None else raw[at:value] + new
             if fate.keeps_scalars:
@@ -173,7 +176,7 @@ class Redaction:
 
     def _hashed(self, raw: bytes, at: int, value: int, after: int) -> bytes | None:
         kind = raw[at]
-        if kind == _NULL or kind == _UNDEFINED:
+        if kind in (_NULL, _UNDEFINED):
             return None
         if kind == _ARRAY:
             new = _rewritten(raw, value, lambda each: self._hashed(raw, *each))
@@ -191,7 +194,7 @@ def hashed_text(kind: int, value: bytes) -> bytes:
         kind: The value's BSON type; no null or undefined.
         value: Its bytes.
     """
-    if kind == _STRING or kind == _SYMBOL:
+    if kind in (_STRING, _SYMBOL):
         return value[4:-1]
     if kind in _NUMBERS:
         return _NUMBERS[kind](value).encode()
@@ -214,7 +217,7 @@ def _decimal(value: Decimal) -> str:
 
 def _double(value: bytes) -> str:
     (number,) = struct.unpack("<d", value)
-    return _decimal(Decimal(int(number)) if math.isfinite(number) and number.is_integer() and abs(number) < 2**53 else Decimal(repr(number)))
+    return str(int(number)) if number.is_integer() else _decimal(Decimal(repr(number)))
 
 
 _NUMBERS: Final[dict[int, Callable[[bytes], str]]] = {

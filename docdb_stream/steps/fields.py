@@ -33,15 +33,6 @@ and holds nothing that rules could be about."""
 _UNREADABLE: Final = "it is no valid BSON, so its fields cannot be told apart; read the document by its document_key"
 
 
-def fields_step(settings: Settings) -> Fields | None:
-    """The step that the settings ask for; None where they ask for none. Reads nothing yet."""
-    rules = Rules(settings.fields_keep, settings.fields_drop, settings.fields_mask, settings.fields_hash)
-    if rules == Rules():
-        return None
-    reference = settings.fields_hash_key
-    return Fields(rules, None if reference is None else lambda: read_key(reference))
-
-
 def read_key(reference: str) -> bytes:
     """The key that values are hashed with: the text that a secret holds, without a line's end after it.
 
@@ -69,6 +60,13 @@ class Fields:
     """
 
     name = "fields"
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Fields:
+        """The step of a stream. Reads nothing yet."""
+        rules = Rules(settings.fields_keep, settings.fields_drop, settings.fields_mask, settings.fields_hash)
+        reference = settings.fields_hash_key
+        return cls(rules, None if reference is None else lambda: read_key(reference))
 
     def __init__(self, rules: Rules, read_key: Callable[[], bytes] | None = None) -> None:
         self._names = rules.first_names
@@ -157,7 +155,7 @@ def _raw(event: ChangeEvent) -> bytes:
 
 def _head(document: Document) -> ChangeEvent:
     """What may leave of an event that cannot be decoded, or of which an approximation is all there is."""
-    head = {name: document[name] for name in _HEAD if name in document}
+    head: Document = {name: document[name] for name in _HEAD if name in document}
     key = document.get("documentKey")
     with contextlib.suppress(BSONError, UnrenderableError, RecursionError):
         if isinstance(key, dict) and "_id" in key:
