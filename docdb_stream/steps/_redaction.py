@@ -76,6 +76,8 @@ class Redaction:
     def _field(self, raw: bytes, at: int, value: int, after: int) -> bytes | None:
         """An element of the event anew; None where it stays as it is."""
         name = raw[at + 1 : value - 1]
+        if raw[at] == _ARRAY:  # no field is one, and nobody can say what it would hold
+            return b""
         if name in _PLAIN or raw[at] != _DOCUMENT:
             return None
         new = self._update(raw, value) if name == b"updateDescription" else self._document(raw, value, self._top)
