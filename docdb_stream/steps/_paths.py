@@ -76,22 +76,24 @@ class Level:
         names: What becomes of the values with these names.
         other: Of those with others.
         position: Of those at a place in an array.
+        names_positions: Whether rules lead on by a place in an array.
         keeps_scalars: Whether what has no fields of its own passes here.
         is_top: Whether this is where a document begins.
     """
 
-    __slots__ = ("is_top", "keeps_scalars", "names", "other", "position")
+    __slots__ = ("is_top", "keeps_scalars", "names", "names_positions", "other", "position")
 
     names: dict[bytes, Fate]
     other: Fate
     position: Fate
+    names_positions: bool
 
     def __init__(self, *, keeps_scalars: bool, is_top: bool) -> None:
         self.keeps_scalars, self.is_top = keeps_scalars, is_top
 
     def at(self, position: int) -> Fate:
         """What becomes of the value at a place in an array."""
-        return self.names.get(b"%d" % position, self.position)
+        return self.names.get(b"%d" % position, self.position) if self.names_positions else self.position
 
     def of(self, name: bytes) -> tuple[Fate, bytes | None]:
         """What becomes of the value with a name, which may be a path: an update's are, and a stored name can have dots.
@@ -167,6 +169,7 @@ class _Compiler:
 
         names = {name for node in (*(kept or ()), *ruled) for name in node.children}
         level.names = {name: after(name, is_position=bool(_POSITION.fullmatch(name))) for name in names}
+        level.names_positions = any(map(_POSITION.fullmatch, names))
         level.other = after(None, is_position=False)
         level.position = after(None, is_position=True)
         if is_top:

@@ -51,6 +51,10 @@ def _string(text: bytes) -> bytes:
 
 
 _MASKED: Final = _string(MASK.encode())
+_PASS: Final = Action.PASS
+_DROP: Final = Action.DROP
+_HASH: Final = Action.HASH
+"""Members of an enumeration take their time to be looked up."""
 
 
 class Redaction:
@@ -71,15 +75,25 @@ class Redaction:
         Raises:
             UnrenderableError, ValueError, IndexError, struct.error, RecursionError: It is not valid BSON.
         """
-        return _rewritten(raw, 0, lambda element: self._field(raw, *element)) or raw
+        end, pieces, copied, at = len(raw) - 1, list[bytes](), 4, 4
+        while at < end:
+            kind = raw[at]
+            value = raw.index(0, at + 1) + 1
+            after = value + _SIZES[kind] if kind in _SIZES else _end(raw, kind, value)
+            if kind in (_DOCUMENT, _ARRAY) and (name := raw[at + 1 : value - 1]) not in _PLAIN:
+                new = self._field(raw, at, value, name)
+                if new is not None:
+                    pieces += (raw[copied:at], new)
+                    copied = after
+            at = after
+        if at != end:
+            raise UnrenderableError("not valid BSON")
+        return rawbson.joined((*pieces, raw[copied:end])) if pieces else raw
 
-    def _field(self, raw: bytes, at: int, value: int, after: int) -> bytes | None:
-        """An element of the event anew; None where it stays as it is."""
-        name = raw[at + 1 : value - 1]
-        if raw[at] == _ARRAY:  # no field is one, and nobody can say what it would hold
+    def _field(self, raw: bytes, at: int, value: int, name: bytes) -> bytes | None:
+        """A field of the event anew, which is a document or an array; None where it stays as it is."""
+        if raw[at] == _ARRAY:  # none is one, and nobody can say what it would hold
             return b""
-        if name in _PLAIN or raw[at] != _DOCUMENT:
-            return None
         new = self._update(raw, value) if name == b"updateDescription" else self._document(raw, value, self._top)
         return None if new is None else raw[at:value] + new
 
@@ -121,30 +135,34 @@ class Redaction:
 
     def _document(self, raw: bytes, start: int, level: Level, in_array: bool = False) -> bytes | None:
         """A document or an array anew; None where it stays as it is."""
-        names, other = level.names, level.other
-        end = start + _int32(raw, start)[0] - 1
+        names, other, passes, sizes, int32, end_of_name = level.names, level.other, _PASS, _SIZES, _int32, raw.index
+        end = start + int32(raw, start)[0] - 1
         at = copied = start + 4
         pieces: list[bytes] = []
         cuts: set[bytes] = set()
         position = -1
         while at < end:
             kind = raw[at]
-            value = raw.index(0, at + 1) + 1
-            after = value + _SIZES[kind] if kind in _SIZES else _end(raw, kind, value)
+            value = end_of_name(0, at + 1) + 1
+            if kind == _STRING:  # by far the commonest
+                after = value + 4 + int32(raw, value)[0]
+            elif kind in sizes:
+                after = value + sizes[kind]
+            else:
+                after = _end(raw, kind, value)
             cut = None
             if in_array:
                 position += 1
                 fate = level.at(position)
             else:
                 name = raw[at + 1 : value - 1]
-                found = names.get(name)
-                if found is not None:
-                    fate = found
+                if name in names:
+                    fate = names[name]
                 elif b"." in name or name[:1].isdigit():
                     fate, cut = level.of(name)
                 else:
                     fate = other
-            if fate is not Action.PASS:
+            if fate is not passes:
                 if cut is None:
                     new = self._element(raw, at, value, after, fate, in_array)
                 else:  # several may lead to one
@@ -170,9 +188,9 @@ class Redaction:
                 return None if new is None else raw[at:value] + new
             if fate.keeps_scalars:
                 return None
-        elif fate is Action.HASH and self._key is not None:
+        elif fate is _HASH and self._key is not None:
             return self._hashed(raw, at, value, after)
-        elif fate is not Action.DROP:
+        elif fate is not _DROP:
             return b"\x02" + name + _MASKED
         return b"\x0a" + name if in_array else b""
 

@@ -226,8 +226,8 @@ def test_redact_never_raises_and_leaves_nothing_in_damaged_bytes(data: st.DataOb
     raw = bytearray(event.raw or b"")
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255))
-    found = step(keep=["c"]).redact(ChangeEvent(bytes(raw)))
-    fields = bson.decode(found.raw or b"") if found.raw else {}
+    found = step(keep=["another"]).redact(ChangeEvent(bytes(raw)))
+    fields = found.document  # also a date that no datetime holds
     assert "canary" not in str({name: fields.get(name) for name in ("fullDocument", "updateDescription")})
 
 
