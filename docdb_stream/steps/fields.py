@@ -81,11 +81,18 @@ class Fields:
             ConfigError: The key cannot be read.
         """
         redaction = self._ready()
-        raws = [_raw(event) for event in events]
-        places = [place for place, raw in enumerate(raws) if self._may_concern(raw)]
         found: list[ChangeEvent | Rejection] = [*events]
-        redacted = self._redacted(redaction, [raws[place] for place in places])
-        for place, new in zip(places, redacted, strict=True):
+        concerned = dict[int, bytes]()
+        for place, event in enumerate(events):
+            try:
+                raw = _raw(event)
+            except Exception:  # noqa: BLE001 - whatever an event that came as JSON holds which BSON cannot
+                found[place] = Rejection(_head(dict(event.document)), self.name, _UNREADABLE)
+            else:
+                if self._may_concern(raw):
+                    concerned[place] = raw
+        redacted = self._redacted(redaction, [*concerned.values()])
+        for place, new in zip(concerned, redacted, strict=True):
             if new is not None:
                 found[place] = new
         return found

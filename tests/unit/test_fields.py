@@ -399,3 +399,14 @@ def test_without_rules_there_is_no_step() -> None:
 def test_rules_that_cannot_be_meant_are_refused(values: dict[str, str], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         settings(**values)
+
+
+def test_an_event_that_is_no_bson_is_rejected_alone() -> None:
+    """Events that a Lambda trigger pushes come as JSON, which can hold more than BSON can."""
+    good = ChangeLog().insert({"_id": 1, "a": 1})
+    bad = ChangeEvent(document={**good.document, "fullDocument": {"_id": 1, "a": 1, "n": 1 << 70}})
+    first, second = step(drop=["a"])([bad, good])
+    assert isinstance(first, Rejection)
+    assert set(first.event.document) == {"_id", "operationType", "clusterTime", "ns", "documentKey"}
+    assert isinstance(second, ChangeEvent)
+    assert second.full_document == {"_id": 1}
