@@ -25,6 +25,7 @@ TARGETS: dict[str, str] = {
     "eventbridge": "docdb_stream.targets.eventbridge:EventBridgeTarget",
     "kafka": "docdb_stream.targets.kafka:KafkaTarget",
     "opensearch": "docdb_stream.targets.opensearch:OpenSearchTarget",
+    "webhook": "docdb_stream.targets.webhook:WebhookTarget",
     "s3": "docdb_stream.targets.s3:S3Target",
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "file": "docdb_stream.targets.file:FileTarget",

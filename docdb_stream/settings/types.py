@@ -172,13 +172,13 @@ KeptPaths = Annotated[Words, AfterValidator(_kept_paths)]
 
 
 def _is_a_reference(value: str | None) -> str | None:
-    if value is not None and value.startswith("{"):
+    if value is not None and value.startswith(("{", "[", "whsec_")):
         raise ValueError("this is the secret itself; expected where it is: a name or ARN, env:NAME or file:PATH")
     return value
 
 
 SecretReference = Annotated[str | None, AfterValidator(_is_a_reference), Reference()]
-"""Where a username and a password are: the name or ARN of a Secrets Manager secret, env:NAME or file:PATH."""
+"""Where a username and a password (or keys) are: name or ARN of a Secrets Manager secret, env:NAME or file:PATH."""
 
 
 def _function_path(path: str) -> str:

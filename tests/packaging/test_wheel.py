@@ -25,6 +25,7 @@ pytestmark = pytest.mark.timeout(300)  # pip fetches the dependencies where its 
 NEEDS_AN_EXTRA = {
     "docdb_stream.targets.kafka": "kafka",
     "docdb_stream.targets.opensearch": "opensearchpy",
+    "docdb_stream.targets._webhook": "httpcore",
     "docdb_stream.handlers": "aws_lambda_powertools",
     "docdb_stream.testing.contract": "pytest",
     "docdb_stream.testing.store_contract": "pytest",
