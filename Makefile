@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-matrix bench soak unit e2e lambda synth check lint format clean
+.PHONY: help dev demo example-triggers test test-matrix bench soak unit e2e lambda synth check lint format clean
 
 help: ## Show this help
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 dev: $(READY) ## Create .venv and install the project with everything for development
 
@@ -24,6 +24,9 @@ $(READY): pyproject.toml
 
 demo: $(READY) ## Stream a shop's changes to five targets on real local servers, kill the poller, count what arrived
 	@$(BIN)/docdb-stream demo $(ARGS)
+
+example-triggers: $(READY) ## Run examples/triggers on local servers: kill the poller, send everything twice, count (ARGS='--carts 1000')
+	@$(BIN)/python examples/triggers/run.py $(ARGS)
 
 # More workers than cores: the tests wait for servers most of the time. A file's tests stay together, and with them the
 # servers they share.

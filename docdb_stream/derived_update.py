@@ -84,7 +84,8 @@ def is_derived(event: ChangeEvent) -> bool:
 
 def derived_in(events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
     """The derived updates among events. There are none among those that are as they were read, which costs nothing."""
-    return [] if isinstance(events, Events) else [event for event in events if is_derived(event)]
+    is_sure = isinstance(events, Events) and events.are_as_read
+    return [] if is_sure else [event for event in events if is_derived(event)]
 
 
 def check(event: ChangeEvent) -> None:

@@ -64,6 +64,11 @@ class Events(Sequence[ChangeEvent]):
         return events
 
     @property
+    def are_as_read(self) -> bool:
+        """Whether all of them are known to be as they were read: none was made by a step."""
+        return self._parts is not None
+
+    @property
     def _each(self) -> list[ChangeEvent]:
         if self._events is None:
             with _looking:  # there is one of each event, whichever target looks first

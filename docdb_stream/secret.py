@@ -1,6 +1,6 @@
 """Credentials by reference: Secrets Manager, the environment, or a file. Never by value.
 
-Owns the reading of ``{"username": ..., "password": ...}``. Never logs or shows what it read.
+Owns the reading, and what ``{"username": ..., "password": ...}`` is. Never logs or shows what it read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_credentials(reference: str) -> Credentials:
     Raises:
         ConfigError: It cannot be read, or holds something else.
     """
-    text = read_secret(reference)
+    text = read_text(reference)
     try:
         secret = json.loads(text)
         username, password = secret["username"], secret["password"]
@@ -45,8 +45,11 @@ def read_credentials(reference: str) -> Credentials:
     return Credentials(username, password)
 
 
-def read_secret(reference: str) -> str:
-    """The text of the secret that ``reference`` names, see ``read_credentials``; each call reads it anew.
+def read_text(reference: str) -> str:
+    """Read the secret that ``reference`` names, anew with each call. What it holds is for the caller to know.
+
+    Args:
+        reference: ``env:NAME``, ``file:PATH``, or the name or ARN of a Secrets Manager secret.
 
     Raises:
         ConfigError: It cannot be read.
@@ -79,5 +82,5 @@ def _read_secrets_manager(name: str) -> str:
     except (*aws.request_errors(), ValueError) as error:
         raise ConfigError(f"cannot read the secret {name}: {aws.message(error)}", hint=hint) from error
     if "SecretString" not in answer:
-        raise ConfigError(f"the secret {name} is binary", hint="store it as a JSON string")
+        raise ConfigError(f"the secret {name} is binary", hint="store it as text")
     return str(answer["SecretString"])

@@ -70,13 +70,13 @@ class Target(Protocol):
 
 @runtime_checkable
 class Checkable(Protocol):
-    """A target that can tell in advance whether it would work."""
+    """A target, or a step, that can tell in advance whether it would work."""
 
     def check(self) -> None:
         """Reach the service and see that it would take events, without writing any.
 
         Raises:
-            TargetError: It would not; the hint says why.
+            TargetError, ConfigError: It would not; the hint says why.
             Caution: It would, with less than what was asked for.
         """
         ...

@@ -2,7 +2,8 @@
 are applied to others.
 
 Owns what each operation does. In ``_mongodb``, ``change`` takes it out of the event, ``writer`` has the transactions,
-``state`` what is kept for them, ``drop`` what a dropped collection leaves behind, ``loop`` what must not be written to.
+``state`` what is kept for them, ``drop`` what a dropped collection leaves behind, ``watched`` what must not be written
+to.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from docdb_stream.formats.facts import FACTS
 from docdb_stream.mongodb.cluster import Cluster
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO
-from docdb_stream.mongodb.state import StateCollection, state_of
+from docdb_stream.mongodb.state import StateCollection
 from docdb_stream.permissions import Permission, bucket_arn
 from docdb_stream.settings import Settings, TargetSettings
-from docdb_stream.settings.cluster import NO_CLUSTER
 from docdb_stream.settings.types import Address, SecretReference
 from docdb_stream.target import Rejection
 from docdb_stream.targets._mongodb.change import WRITING, Change, update_of, write_of
 from docdb_stream.targets._mongodb.drop import delete_older, move_older
 from docdb_stream.targets._mongodb.errors import NAME, RefusedError, no_transactions, trouble
-from docdb_stream.targets._mongodb.loop import is_one_deployment, name_the_same, say_the_same, watches
 from docdb_stream.targets._mongodb.pending import Pending
+from docdb_stream.targets._mongodb.watched import Watched
 from docdb_stream.targets._mongodb.writer import Writer
 from docdb_stream.template import Template
 
 _ANY_EVENT = ChangeEvent(document={})
 """For a template that asks nothing of its event."""
+_OF_COLLECTIONS = frozenset({"drop", "rename"})
 _WHOLE = frozenset({"update_lookup", "required"})
 """With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
 
@@ -155,14 +156,19 @@ class MongoTarget:
         self._mirrors = mirror
         self._follows_drops = on_drop == "delete"
         self._state = checked_namespace(state)
-        self._source = source
+        self._watched = Watched(source, self._cluster, self._state)
         self._stream = stream or (source.stream_name if source else "")
         self._connection: Connection | None = None
         self._writer: Writer | None = None
-        self._is_source = False
         self._targets: dict[Namespace, str] = {}
-        if source is not None:
-            self._see_that_it_can_mirror(source)
+        if mirror:
+            if source is not None and source.full_document not in _WHOLE:
+                raise ConfigError(
+                    f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may "
+                    "bring none",
+                    hint="set FULL_DOCUMENT = update_lookup or required, or MONGODB_TARGET_MIRROR = false",
+                )
+            self._watched.check_mirrors(self._rendered)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -240,10 +246,9 @@ class MongoTarget:
                 StateCollection(connection, self._state.db, str(self._state.coll)).rehearse()
             except PyMongoError as error:
                 raise trouble(error, connection.uri) from error
-            if self._source is not None:
-                with Connection(self._source) as source:
-                    self._is_source = say_the_same(source, connection)
-                self._see_that_nothing_comes_back(self._source)
+            self._watched.look(connection, writes=False)
+            if self._mirrors:
+                self._watched.check_mirrors(self._rendered)
 
     def _opened(self) -> Writer:
         """What writes, once it is known where."""
@@ -251,9 +256,7 @@ class MongoTarget:
             self._connection = self._connection or Connection(self._cluster)
             writer = Writer(self._connection, self._state, self._stream)
             writer.prepare()
-            if self._source is not None:
-                with Connection(self._source) as source:
-                    self._is_source = is_one_deployment(source, self._connection, self._state)
+            self._watched.look(self._connection, writes=True)
             self._writer = writer
         return self._writer
 
@@ -261,7 +264,7 @@ class MongoTarget:
         """What the event changes; None where it changes nothing here. Raises UnrenderableError."""
         if is_derived(event):
             update = update_of(event)
-            self._see_that_it_is_free(event.namespace)
+            self._watched.check_derived(event.namespace)
             return update
         if not self._mirrors or event.operation not in WRITING:
             return None
@@ -275,7 +278,7 @@ class MongoTarget:
         old = self._target_of(namespace), str(namespace)
         to = event.document.get("to") if event.operation == "rename" else None
         renamed = Namespace(to["db"], to["coll"]) if to else None
-        if renamed is None or (self._source is not None and not watches(self._source, renamed)):
+        if renamed is None or not self._watched.has(renamed):
             delete_older(writer, *old, at)
         else:
             move_older(writer, old, (self._target_of(renamed), str(renamed)), at)
@@ -290,66 +293,9 @@ class MongoTarget:
         found = self._targets.get(namespace)
         if found is None:
             found = self._rendered(namespace)
-            target = checked_namespace(found)
-            if target == self._state:
-                raise UnrenderableError(f"{found} is MONGODB_TARGET_STATE")
-            if self._is_source and self._source is not None and watches(self._source, target):
-                raise _endless(f"{namespace} would be mirrored to {found}")
+            self._watched.check_mirror(namespace, checked_namespace(found))
             self._targets[namespace] = found
         return found
 
     def _rendered(self, namespace: Namespace) -> str:
         return self._namespace.render(_ANY_EVENT, namespace)
-
-    def _see_that_it_is_free(self, namespace: Namespace) -> None:
-        """See that derived updates may be written to a collection. Raises UnrenderableError."""
-        source = self._source
-        if namespace == self._state:
-            raise UnrenderableError(f"derived update: {namespace} is MONGODB_TARGET_STATE")
-        if source is None or not self._is_source:
-            return
-        if namespace in state_of(source):
-            raise UnrenderableError(f"derived update: {namespace} keeps the state of streams")
-        if watches(source, namespace):
-            raise UnrenderableError(
-                f"derived update: the stream watches {namespace}, and would read what it wrote, without end; leave it "
-                "out with NAMESPACES, or write to another one"
-            )
-
-    def _see_that_it_can_mirror(self, source: Settings) -> None:
-        if source.documentdb_uri == NO_CLUSTER:
-            raise ConfigError(
-                "the target mongodb has to see that it does not write into what is watched",
-                hint="set DOCUMENTDB_URI, too; its user needs no rights but to sign in",
-            )
-        if self._mirrors and source.full_document not in _WHOLE:
-            raise ConfigError(
-                f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may bring "
-                "none",
-                hint="set FULL_DOCUMENT = update_lookup or required, or MONGODB_TARGET_MIRROR = false",
-            )
-        self._is_source = name_the_same(Cluster.of(source), self._cluster)
-        self._see_that_nothing_comes_back(source)
-
-    def _see_that_nothing_comes_back(self, source: Settings) -> None:
-        """See that the stream's own collection, or any of its database, is not mirrored into what it watches."""
-        if self._mirrors and self._is_source:
-            scope = source.scope
-            of_all = Namespace("anything", "anything")
-            sample = of_all if scope is None else Namespace(scope.db, scope.coll or of_all.coll)
-            if (scope is None or scope.coll is None) and source.namespaces:
-                return  # which of them are there shows at their events
-            target = checked_namespace(self._rendered(sample))
-            if watches(source, target):
-                raise _endless(f"what the stream watches would be mirrored to {target}")
-
-
-_OF_COLLECTIONS = frozenset({"drop", "rename"})
-
-
-def _endless(what: str) -> ConfigError:
-    return ConfigError(
-        f"{what} in the same deployment, which the stream watches: it would read what it wrote, without end",
-        hint="set MONGODB_TARGET_NAMESPACE to a database that is not watched, such as mirror_{db}.{coll}, watch less "
-        "(WATCHED_DB_NAME, NAMESPACES), or MONGODB_TARGET_MIRROR = false",
-    )

@@ -110,7 +110,7 @@ class WebhookTarget:
 
     Args:
         url: Where to.
-        secret: Where the keys are (see ``read_secret``); None: requests are not signed.
+        secret: Where the keys are (see ``read_text``); None: requests are not signed.
         stream: The stream's name.
         events: Events a request. 1: each is the body; more: a JSON array, also of one.
         request_bytes: Largest body.

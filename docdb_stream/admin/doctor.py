@@ -100,12 +100,16 @@ def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
 def _steps(settings: Settings, targets: Sequence[Target]) -> Iterator[Finding]:
     """What the settings say of what is delivered, where they say something."""
     try:
-        names = [name_of(each) for each in told_apart(steps_for(settings, targets), targets)]
+        steps = told_apart(steps_for(settings, targets), targets)
     except DocdbStreamError as error:
         yield Finding("what is delivered", error)
-    else:
-        if names:
-            yield Finding(f"what is delivered: {', '.join(names)}")
+        return
+    if steps:
+        yield Finding(f"what is delivered: {', '.join(map(name_of, steps))}")
+    for each in steps:
+        step: object = each  # no Callable can be checked, as type checkers see it
+        if isinstance(step, Checkable):
+            yield _tried(f"step {name_of(each)}", step.check)
 
 
 def _tried(what: str, attempt: Callable[[], object]) -> Finding:

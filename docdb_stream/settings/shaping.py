@@ -5,13 +5,22 @@ Owns names, types, defaults and meaning of these keys of a stream. ``stream`` pu
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from docdb_stream.settings.model import Heading
 from docdb_stream.settings.reading import ReadingSettings
-from docdb_stream.settings.types import FormatName, FunctionPath, NamespacePatterns, Operations, SecretReference, Words
+from docdb_stream.settings.types import (
+    FieldPaths,
+    FormatName,
+    FunctionPath,
+    KeptPaths,
+    NamespacePatterns,
+    Operations,
+    SecretReference,
+)
 
 STATE: Final = frozenset({"fullDocument", "documentKey", "ns"})
 """The fields of an event that say what a document is now: one that does not match by these alone has left the filter.
@@ -67,31 +76,32 @@ class ShapingSettings(ReadingSettings):
         "the network but tells no count. auto: the server for namespaces, docdb-stream for the rest. A server that "
         "does not say how far it has looked (DocumentDB before 5.0 patch 3.0.11800) leaves nothing out.",
     )
-    fields_keep: Words = Field(
+    fields_keep: KeptPaths = Field(
         default=(),
-        description="Only these fields of documents, with commas, as dotted paths; _id always stays. Absent: all.",
+        description="Only these fields of documents, with commas, as dotted paths; _id always stays. Absent: all. What "
+        "the rules about fields mean is in docs/steps.md.",
         examples=["customer.id, total, items.sku"],
     )
-    fields_drop: Words = Field(
+    fields_drop: FieldPaths = Field(
         default=(),
         description="Fields that are left out, with commas, as dotted paths. Absent: none.",
         examples=["customer.notes"],
     )
-    fields_mask: Words = Field(
+    fields_mask: FieldPaths = Field(
         default=(),
         description='Fields whose values become "***", with commas, as dotted paths. Absent: none.',
         examples=["customer.card, items.card"],
     )
-    fields_hash: Words = Field(
+    fields_hash: FieldPaths = Field(
         default=(),
         description="Fields whose values become their HMAC-SHA-256, by which equal ones can still be told, with "
-        "commas, as dotted paths. Absent: none.",
+        "commas, as dotted paths; of an array, those of its elements. Absent: none.",
         examples=["customer.email"],
     )
     fields_hash_key: SecretReference = Field(
         default=None,
-        description="Where the key for fields_hash is: the name or ARN of a Secrets Manager secret, env:NAME or "
-        "file:PATH. Needed for fields_hash.",
+        description="Where the key for fields_hash is, a text of 16 bytes or more: the name or ARN of a Secrets "
+        "Manager secret, env:NAME or file:PATH. Needed for fields_hash.",
         examples=["env:HASH_KEY"],
     )
     transform: FunctionPath | None = Field(
@@ -138,4 +148,22 @@ class ShapingSettings(ReadingSettings):
                 "document is: every other update would delete the document. Match fullDocument, documentKey and ns "
                 "alone, or set on_exit = ignore"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        """No path has two rules that exclude each other, and hashes have a key."""
+        rules = ("fields_keep", "fields_drop"), *combinations(("fields_drop", "fields_mask", "fields_hash"), 2)
+        problems = [
+            f"{one} and {other} both have {path}, which can be only one of them"
+            for one, other in rules
+            for path in getattr(self, one)
+            if path in getattr(self, other)
+        ]
+        if self.fields_hash and self.fields_hash_key is None:
+            problems.append("fields_hash needs fields_hash_key, which says where the key is")
+        if self.fields_hash_key is not None and not self.fields_hash:
+            problems.append("fields_hash_key is the key for fields_hash, which is not set")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self

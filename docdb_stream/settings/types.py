@@ -135,6 +135,42 @@ NamespacePatterns = Annotated[Words, AfterValidator(_namespace_patterns)]
 """Texts of ``NamespacePattern``."""
 
 
+_EVENT_FIELDS = frozenset({"fullDocument", "fullDocumentBeforeChange", "updateDescription", "documentKey"})
+
+
+def _field_path(path: str, *, may_be_id: bool) -> str:
+    """A path of a document's field, as rules about fields have it: one that would never match leaves a value in."""
+    first, *rest = names = path.split(".")
+    problem = ""
+    if first == "_id" and (rest or not may_be_id):
+        problem = "_id says which document it is, and always stays as it is"
+    elif "" in names:
+        problem = "expected names with single dots between them, such as customer.card"
+    elif "\0" in path or any(name.startswith("$") for name in names):
+        problem = "a name here has no $ before it; a rule on a field is about all that is in it"
+    elif any(name in ("*", "**") or name.endswith("]") for name in names):
+        problem = "no * and no [] here: a rule is about every element of an array, as in items.card"
+    elif first in _EVENT_FIELDS:
+        problem = f"a path begins within the document: leave out {first}, the rule is about every part of the event"
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    return path
+
+
+def _field_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_field_path(path, may_be_id=False) for path in paths)
+
+
+def _kept_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_field_path(path, may_be_id=True) for path in paths)
+
+
+FieldPaths = Annotated[Words, AfterValidator(_field_paths)]
+"""Dotted paths of documents' fields, as rules about them have it."""
+KeptPaths = Annotated[Words, AfterValidator(_kept_paths)]
+"""The same, where ``_id`` may be among them."""
+
+
 def _is_a_reference(value: str | None) -> str | None:
     if value is not None and value.startswith(("{", "[", "whsec_")):
         raise ValueError("this is the secret itself; expected where it is: a name or ARN, env:NAME or file:PATH")

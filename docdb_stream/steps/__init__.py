@@ -32,6 +32,10 @@ def steps_for(settings: Settings, targets: Sequence[Target]) -> Sequence[Step]:
         from docdb_stream.steps.match import match_step
 
         steps.append(match_step(settings, targets, is_last=not is_changed))
+    if any(fields):
+        from docdb_stream.steps.fields import Fields
+
+        steps.append(Fields.from_settings(settings))
     if settings.transform is not None:
         from docdb_stream.steps.function import function_step
 

@@ -1,13 +1,12 @@
-"""That a stream never writes into what it watches: it would read what it wrote, write that again, and so for ever.
+"""Whether what is written to and what is read are one deployment: there, a stream could read what it wrote, write that
+again, and so for ever.
 
-Owns how a target's deployment is told from the source's, and what a stream watches. Two streams that mirror each other
-are nobody's to see here.
+Owns how that is found out. Two streams that mirror each other are nobody's to see here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,21 +20,10 @@ from docdb_stream.mongodb.diagnosis import HELLO, UNAUTHORIZED, seeds, unavailab
 from docdb_stream.mongodb.errors import Verdict, classify
 from docdb_stream.mongodb.state import MARK
 from docdb_stream.position import Namespace
-from docdb_stream.settings import Settings
 from docdb_stream.targets._mongodb.errors import trouble
-from docdb_stream.template import wildcard
 
 _PROBE_KEPT = dt.timedelta(hours=1)
 """A probe that could not be removed goes by itself after this long: the state's index on ``until`` sees to it."""
-
-
-def watches(settings: Settings, namespace: Namespace) -> bool:
-    """Whether a stream reads what is written to a collection. In doubt it does."""
-    scope = settings.scope
-    if scope is not None and (scope.db != namespace.db or scope.coll not in (None, namespace.coll)):
-        return False
-    patterns = settings.namespaces
-    return not patterns or any(re.fullmatch(wildcard(each), str(namespace), re.DOTALL) for each in patterns)
 
 
 def is_one_deployment(source: Connection, target: Connection, state: Namespace) -> bool:

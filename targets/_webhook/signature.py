@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.secret import read_secret
+from docdb_stream.secret import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Keys:
     """The keys that a secret holds, read when they are first needed and every READ_AGAIN_S. For several threads.
 
     Args:
-        reference: Where they are, as ``read_secret`` takes it.
+        reference: Where they are, as ``read_text`` takes it.
         clock: A monotonic one, in seconds.
     """
 
@@ -117,6 +117,6 @@ class Keys:
 
     def _read(self) -> tuple[bytes, ...]:
         try:
-            return parse_keys(read_secret(self._reference))
+            return parse_keys(read_text(self._reference))
         except ValueError as error:
             raise ConfigError(f"WEBHOOK_SECRET {self._reference}: {error}", hint=_HINT) from None

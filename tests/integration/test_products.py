@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import CommandLine
 from contract.aws import new_name
 from pymongo import MongoClient
 
@@ -57,7 +56,7 @@ def delivered(aws: AwsServer, environment: dict[str, str]) -> Callable[[], Any]:
 def test_five_products_are_five_events(
     mongo: MongoClient[dict[str, Any]],
     db_name: str,
-    cli: CommandLine,
+    cli: Any,
     environment: dict[str, str],
     delivered: Callable[[], list[dict[str, Any]]],
     full_document: str,

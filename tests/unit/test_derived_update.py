@@ -122,7 +122,9 @@ def test_events_as_they_were_read_are_not_looked_into() -> None:
         def __iter__(self) -> Any:
             raise AssertionError("looked into")
 
-    assert derived_in(Opaque(ChangeLog().inserts(1))) == []
+    assert derived_in(Opaque.of([event.raw or b"" for event in ChangeLog().inserts(3)])) == []
+    made = step.apply([each(visits)], ChangeLog().inserts(3)).events
+    assert len(derived_in(Events(made))) == 3
 
 
 def test_a_rejection_is_nothing_special(event: ChangeEvent) -> None:

@@ -14,7 +14,8 @@ from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings
 from docdb_stream.settings.cluster import NO_CLUSTER
 from docdb_stream.target import is_keyed, takes_derived
-from docdb_stream.targets._mongodb.loop import name_the_same, watches
+from docdb_stream.targets._mongodb.loop import name_the_same
+from docdb_stream.targets._mongodb.watched import watches
 from docdb_stream.targets.mongodb import MongoTarget
 from docdb_stream.testing.events import ChangeLog
 
