@@ -27,12 +27,23 @@ class Backoff:
 
     ``while True: try: ...; except Throttled: if not backoff.wait(): raise TargetError(...)``.
     ``progress()`` starts anew after a partial success, so that a slow but moving operation is not given up.
+
+    Args:
+        limit: By which the attempts end; the run's by default.
+        rng: Between 0 and 1.
+        is_over: Whether nobody waits for another attempt any more: ``wait`` returns False then, within OVER_NOTICED_S.
     """
 
-    def __init__(self, limit: Deadline | None = None, rng: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        limit: Deadline | None = None,
+        rng: Callable[[], float] = random.random,
+        is_over: Callable[[], bool] | None = None,
+    ) -> None:
         self._run = current_run() if limit is None else RunContext(limit)
         self._deadline = self._run.deadline
         self._rng = rng
+        self._is_over = is_over
         self.attempts = 0
         self._since_s = self._give_up_at_s = 0.0
         self.progress()
@@ -43,12 +54,11 @@ class Backoff:
         self._since_s = self._deadline.clock()
         self._give_up_at_s = min(self._deadline.at_s, self._since_s + self._deadline.patience_s)
 
-    def wait(self, at_least_s: float = 0.0, *, is_over: Callable[[], bool] | None = None) -> bool:
+    def wait(self, at_least_s: float = 0.0) -> bool:
         """Sleep before the next attempt; False, at once, when there is no time for one.
 
         Args:
             at_least_s: What the service itself asked for (Retry-After).
-            is_over: Whether nobody waits for the attempt any more, which ends a long sleep within OVER_NOTICED_S.
         """
         delay_s = max(at_least_s, self._rng() * min(MAX_DELAY_S, BASE_DELAY_S * 2**self.attempts))
         self.attempts += 1
@@ -57,16 +67,13 @@ class Backoff:
         give_up_at_s = min(self._give_up_at_s, self._deadline.give_up_at_s(self._since_s))
         if self._deadline.clock() + delay_s >= give_up_at_s:
             return False
-        if is_over is None:
+        if self._is_over is None:
             self._deadline.pause(delay_s)
-        else:
-            self._pause(delay_s, is_over)
-        return True
-
-    def _pause(self, delay_s: float, is_over: Callable[[], bool]) -> None:
+            return True
         was_stopped = self._deadline.stop.is_set()
-        while delay_s > 0 and not is_over():
+        while not self._is_over():
             self._deadline.pause(min(delay_s, OVER_NOTICED_S))
             delay_s -= OVER_NOTICED_S
-            if self._deadline.stop.is_set() and not was_stopped:
-                return
+            if delay_s <= 0 or (self._deadline.stop.is_set() and not was_stopped):
+                return not self._is_over()
+        return False

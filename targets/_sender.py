@@ -292,7 +292,7 @@ class _Sending:
                 raise
 
     def _send_all(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(is_over=lambda: self._error is not None)
         refused: list[Record] = []
         limit = current_deadline()
         while request := self._next(refused):
@@ -314,7 +314,7 @@ class _Sending:
                 # New records that get through beside old ones that do not are no progress.
                 if sum(refusal.number < retried for refusal in refusals) < retried:
                     backoff.progress()
-            if refused and not backoff.wait(after_s, is_over=lambda: self._error is not None):
+            if refused and not backoff.wait(after_s):
                 raise self.sender.service.error(cause)
 
     def _lanes_worthwhile(self) -> int:
