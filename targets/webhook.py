@@ -225,12 +225,14 @@ class WebhookTarget:
             self._keys.current()
         self._connected()
         self._receiver.connect()
+        missing = []
         if self._tls is None:
-            hint = "use https, unless nobody else is on the way there"
-            raise Caution("WEBHOOK_URL is http: events are sent without encryption", hint=hint)
+            missing.append(("without encryption", "use https"))
         if self._keys is None:
-            hint = "set WEBHOOK_SECRET, and have the receiver verify signatures"
-            raise Caution("requests are not signed: whoever knows the receiver can send it others", hint=hint)
+            missing.append(("not signed", "set WEBHOOK_SECRET, and have the receiver verify signatures"))
+        if missing:
+            what, hints = zip(*missing, strict=True)
+            raise Caution(f"requests are {' and '.join(what)}", hint="; ".join(hints))
 
     def _connected(self) -> BatchSender:
         if self._sender is None:

@@ -16,7 +16,10 @@ from contract.webhook import Answer, Receiver, Request, key
 from docdb_stream import context
 from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import Caution, CheckpointConflictError, TargetError
-from docdb_stream.local import Tls
+from docdb_stream.local import ReplicaSet, Tls
+from docdb_stream.poller import Poller
+from docdb_stream.result import RunResult
+from docdb_stream.settings import Settings
 from docdb_stream.targets._webhook import network
 from docdb_stream.targets.webhook import WebhookTarget
 from docdb_stream.testing.events import ChangeLog
@@ -260,6 +263,51 @@ def test_a_connection_that_was_closed_meanwhile_is_no_failure(
     assert len(receiver.taken) == 5
 
 
+# A stream
+
+
+def test_a_stream_to_a_webhook(
+    receiver: Receiver, replica_set: ReplicaSet, db_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYS", f"{key(2)} {key(1)}")
+    receiver.key = key(1)
+    settings = Settings.from_env(
+        {
+            "DOCUMENTDB_URI": replica_set.uri,
+            "WATCHED_DB_NAME": db_name,
+            "WATCHED_COLLECTION_NAME": "orders",
+            "STATE_DB": f"{db_name}_state",
+            "DEAD_LETTERS": str(tmp_path / "letters"),
+            "WEBHOOK_URL": receiver.url,
+            "WEBHOOK_SECRET": "env:KEYS",
+            "WEBHOOK_ALLOW_ADDRESSES": "127.0.0.1",
+        }
+    )
+
+    def run() -> RunResult:
+        poller = Poller.from_settings(settings)
+        try:
+            return poller.run()
+        finally:
+            poller.close()
+
+    run()
+    with replica_set.client() as client:
+        client[db_name].orders.insert_many([{"_id": number, "bad": number == 3} for number in range(6)])
+    receiver.answer = lambda request: Answer(401 if request.events[0]["documentKey"]["_id"] == 5 else 204)
+    with pytest.raises(TargetError, match="401"):
+        run()
+    count = len(receiver.taken)
+    receiver.answer = lambda request: Answer(422 if request.events[0]["fullDocument"]["bad"] else 204)
+    result = run()
+    assert (result.events, result.rejections, result.caught_up) == (6, 1, True)
+    assert sorted(request.events[0]["documentKey"]["_id"] for request in receiver.taken[count:]) == [0, 1, 2, 4, 5]
+    ids = {(request.headers["webhook-id"], request.event_ids[0]) for request in receiver.seen}
+    assert len(ids) == len({webhook_id for webhook_id, _ in ids}) == 6
+    [letter] = (tmp_path / "letters").read_text().splitlines()
+    assert "HTTP 422" in letter
+
+
 # TLS
 
 
@@ -320,6 +368,8 @@ def test_check_tells_what_is_amiss_and_sends_nothing(
     (tmp_path / "keys").write_text(key(1))
     with pytest.raises(Caution, match="without encryption"):
         make(receiver.url, secret=f"file:{tmp_path / 'keys'}").check()
+    with pytest.raises(Caution, match="without encryption and not signed"):
+        make(receiver.url).check()
     with pytest.raises(Caution, match="not signed"):
         make(secure.url, tls_ca=str(certificates.ca_file)).check()
     receiver.close()
