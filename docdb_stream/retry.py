@@ -18,18 +18,32 @@ MAX_DELAY_S = 5.0
 """Full jitter between 0 and min(MAX, BASE * 2^attempt), as the AWS Architecture Blog's "Exponential Backoff And Jitter"
 found best under contention."""
 
+OVER_NOTICED_S = 1.0
+"""How soon a sleep that is no longer needed ends."""
+
 
 class Backoff:
     """The waits between attempts at one operation.
 
     ``while True: try: ...; except Throttled: if not backoff.wait(): raise TargetError(...)``.
     ``progress()`` starts anew after a partial success, so that a slow but moving operation is not given up.
+
+    Args:
+        limit: By which the attempts end; the run's by default.
+        rng: Between 0 and 1.
+        is_over: Whether nobody waits for another attempt any more: ``wait`` returns False then, within OVER_NOTICED_S.
     """
 
-    def __init__(self, limit: Deadline | None = None, rng: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        limit: Deadline | None = None,
+        rng: Callable[[], float] = random.random,
+        is_over: Callable[[], bool] | None = None,
+    ) -> None:
         self._run = current_run() if limit is None else RunContext(limit)
         self._deadline = self._run.deadline
         self._rng = rng
+        self._is_over = is_over
         self.attempts = 0
         self._since_s = self._give_up_at_s = 0.0
         self.progress()
@@ -53,5 +67,13 @@ class Backoff:
         give_up_at_s = min(self._give_up_at_s, self._deadline.give_up_at_s(self._since_s))
         if self._deadline.clock() + delay_s >= give_up_at_s:
             return False
-        self._deadline.pause(delay_s)
-        return True
+        if self._is_over is None:
+            self._deadline.pause(delay_s)
+            return True
+        was_stopped = self._deadline.stop.is_set()
+        while not self._is_over():
+            self._deadline.pause(min(delay_s, OVER_NOTICED_S))
+            delay_s -= OVER_NOTICED_S
+            if delay_s <= 0 or (self._deadline.stop.is_set() and not was_stopped):
+                return not self._is_over()
+        return False

@@ -292,7 +292,7 @@ class _Sending:
                 raise
 
     def _send_all(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(is_over=lambda: self._error is not None)
         refused: list[Record] = []
         limit = current_deadline()
         while request := self._next(refused):

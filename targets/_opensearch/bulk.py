@@ -185,7 +185,7 @@ class BulkSender:
     def _bulk(self, operations: Sequence[Operation]) -> list[Rejection]:
         """Send one request, and again what OpenSearch is too busy for, until every operation has its verdict."""
         rejections: list[Rejection] = []
-        backoff = _Patience(self)
+        backoff = Backoff(is_over=lambda: self._error is not None)
         while operations:
             body = b"".join([operation.body for operation in operations])
             try:
@@ -247,18 +247,6 @@ class _Lane:
 
     def __init__(self) -> None:
         self.waiting: deque[Operation] = deque()
-
-
-class _Patience(Backoff):
-    """Gives up as soon as the sender has failed or is closed: nobody waits for the answer any more."""
-
-    def __init__(self, sender: BulkSender) -> None:
-        super().__init__()
-        self._sender = sender
-
-    def wait(self, at_least_s: float = 0.0) -> bool:
-        """Sleep before the next attempt; False when there is none to be made."""
-        return self._sender._error is None and super().wait(at_least_s) and self._sender._error is None
 
 
 def _reason(error: Mapping[str, Any]) -> str:

@@ -178,8 +178,7 @@ class Receiver:
     def _elsewhere(self, answer: Answer, code: str) -> TargetError:
         to = ""
         if answer.location is not None:
-            place = without_secrets(answer.location.partition("?")[0])[:200]
-            to = f" to {place.encode('ascii', 'backslashreplace').decode()}"
+            to = f" to {without_secrets(answer.location.partition('?')[0])[:200]!a}"
         hint = "redirects are not followed: set WEBHOOK_URL to what takes the events itself, with a status of 2xx"
         return TargetError(self.target, f"{self.what}: {code}{to}", hint=hint)
 

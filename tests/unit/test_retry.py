@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from clocks import Clock, limit
 
-from docdb_stream.context import STOP_PATIENCE_S, RunContext, deadline, running
+from docdb_stream.context import STOP_PATIENCE_S, Deadline, RunContext, deadline, running
 from docdb_stream.retry import BASE_DELAY_S, MAX_DELAY_S, Backoff
 
 
@@ -25,6 +25,28 @@ def test_the_service_may_ask_for_more(clock: Clock) -> None:
     backoff = Backoff(limit(clock), rng=lambda: 0.0)
     assert backoff.wait(at_least_s=7.0)
     assert clock.sleeps == [7.0]
+
+
+def test_a_sleep_ends_when_nobody_waits_for_the_attempt_any_more(clock: Clock) -> None:
+    backoff = Backoff(limit(clock), rng=lambda: 0.0, is_over=lambda: clock.now_s >= 1010)
+    assert backoff.wait(at_least_s=7.5)
+    assert clock.now_s == 1007.5
+    assert not backoff.wait(at_least_s=20.0)
+    assert clock.now_s == 1010.5
+    assert not backoff.wait()
+    assert clock.now_s == 1010.5
+
+
+def test_a_stop_ends_a_sleep_that_may_end_otherwise(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = limit(clock)
+
+    def pause(self: Deadline, delay_s: float) -> None:
+        clock.sleep(delay_s)
+        stopped.stop.set()
+
+    monkeypatch.setattr(Deadline, "pause", pause)
+    assert Backoff(stopped, rng=lambda: 0.0, is_over=lambda: False).wait(at_least_s=20.0)
+    assert sum(clock.sleeps) == 1.0
 
 
 def test_it_gives_up_when_patience_is_over_without_sleeping_first(clock: Clock) -> None:
