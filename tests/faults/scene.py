@@ -12,6 +12,7 @@ from faults.nursery import Nursery
 from faults.proxy import HttpFaults, TcpFaults
 from faults.truth import PatientRecorder, Writer
 
+from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
 from docdb_stream.local.demo import destinations
 
@@ -52,6 +53,24 @@ def apache_kafka(port: int) -> KafkaBroker:
     return AdvertisedKafka({"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"})
 
 
+STEPS_ON = {
+    "operations": "insert, update, replace, delete, drop, rename, dropDatabase, invalidate",
+    "namespaces": f"{DB}.*",
+    "filter_at": "client",
+    "match": f'{{"ns.db": "{DB}", "documentKey._id": {{"$exists": true}}}}',
+    "on_exit": "ignore",
+    "fields_mask": "_ids, nowhere.at_all",
+    "transform": "faults.scene:seen",
+}
+"""Rules that say something of every event, and take nothing away."""
+
+
+def seen(event: ChangeEvent) -> ChangeEvent:
+    """Look at all of an event, as a function of the user's own would."""
+    assert event.document["_id"]["_data"]
+    return event
+
+
 class Scene:
     """Everything set up, nothing happening yet. A context manager; leaving it ends all of it.
 
@@ -61,6 +80,7 @@ class Scene:
         per_s: Writes per second.
         share: Of the requests to targets that meet a fault.
         real_kafka: Whether Kafka is Apache Kafka, in which no event may be found twice.
+        steps: Whether every kind of step is on: each looks at every event, and lets it pass as it is.
 
     Attributes:
         mongo: The replica set.
@@ -73,12 +93,15 @@ class Scene:
         writer: Not started.
     """
 
-    def __init__(self, folder: Path, *, seed: int, per_s: float, share: float, real_kafka: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, seed: int, per_s: float, share: float, real_kafka: bool = False, steps: bool = False
+    ) -> None:
         self._folder = folder
         self._seed = seed
         self._per_s = per_s
         self._share = share
         self._real_kafka = real_kafka
+        self._steps = STEPS_ON if steps else {}
         self._stack = ExitStack()
         self._over = threading.Event()
 
@@ -133,6 +156,7 @@ class Scene:
             "state_sync_count": 2,
             "max_loop": 0,
             "kinesis_record_bytes": 16_384,  # the large documents are beyond it: they go to the dead letters
+            **self._steps,
         }
         for destination in self.destinations:
             settings |= destination.create()

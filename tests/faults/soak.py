@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-s", type=float, default=40.0, help="writes per second, at most")
     parser.add_argument("--real-kafka", action="store_true", help="Apache Kafka: then it has each event once")
+    parser.add_argument("--steps", action="store_true", help="every kind of step is on")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="read_text is deprecated")
 
@@ -38,6 +39,7 @@ def main() -> int:
             per_s=options.per_s,
             share=FAULT_SHARE,
             real_kafka=options.real_kafka,
+            steps=options.steps,
         ) as scene,
     ):
         outcome = Harness(scene, seed=options.seed, say=say).run(minutes=options.minutes, kills=options.kills)

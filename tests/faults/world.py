@@ -12,6 +12,7 @@ from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateS
 from docdb_stream.events import Batch, ChangeEvent, Namespace, Position
 from docdb_stream.poller import Poller
 from docdb_stream.settings import Settings
+from docdb_stream.step import Step, each
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog
@@ -51,6 +52,8 @@ class Fault:
 class World:
     """What outlives a process: the log, the checkpoints, the targets' places, the dead letters."""
 
+    steps: Sequence[Step] = ()
+
     def __init__(self) -> None:
         self.log = ChangeLog()
         self.events: list[ChangeEvent] = []
@@ -62,8 +65,29 @@ class World:
         self.dead: set[str] = set()
         self.saved: list[Position] = []
 
+    def passes(self, event: ChangeEvent) -> bool:
+        """Whether the steps let an event pass."""
+        return True
+
     def expire_lease(self) -> None:
         self.now += dt.timedelta(seconds=SETTINGS.lease_seconds + 1)
+
+
+class SteppedWorld(World):
+    """One in which steps leave out a third of the events, and make others anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = [each(self._step, "thirds")]
+
+    def passes(self, event: ChangeEvent) -> bool:
+        return bool((event.full_document or {})["number"] % 3)
+
+    def _step(self, event: ChangeEvent) -> ChangeEvent | None:
+        if not self.passes(event):
+            return None
+        document = dict(event.full_document or {})
+        return event if document["number"] % 2 else event.replace(fullDocument={**document, "seen": True})
 
 
 class Process:
@@ -78,6 +102,7 @@ class Process:
             source=self.source,
             store=Store(self),  # type: ignore[arg-type]
             targets=[Direct(self), Buffered(self), Objects(self)],
+            steps=world.steps,
             dead_letters=Letters(self),  # type: ignore[arg-type]
         )
 

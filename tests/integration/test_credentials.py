@@ -101,8 +101,8 @@ def test_a_run_that_follows_goes_on_with_the_new_password(
     cluster: ReplicaSet, admin: Mongo, db_name: str, secret: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    read = secret_module._read
-    monkeypatch.setattr(secret_module, "_read", lambda reference: reads.append(reference) or read(reference))
+    read = secret_module.read_text
+    monkeypatch.setattr(secret_module, "read_text", lambda reference: reads.append(reference) or read(reference))
     target, limit = ListTarget(), Deadline.after(60)
     poller = Poller.from_settings(settings(cluster, db_name, secret), [target])
     outcome: list[RunResult | Exception] = []

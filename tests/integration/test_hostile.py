@@ -16,6 +16,7 @@ from bson import Code, DBRef, Decimal128, ObjectId, Regex
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from contract.aws import Queue, new_name
+from contract.webhook import Receiver
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -95,6 +96,13 @@ HOSTILE: dict[str, Changes] = {
 }
 
 
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    started = Receiver()
+    yield started
+    started.close()
+
+
 @pytest.mark.parametrize(
     ("letters", "payload_format"),
     [
@@ -116,6 +124,7 @@ def test_no_document_stops_a_stream(
     kafka_broker: KafkaBroker,
     opensearch_server: OpenSearchServer,
     tmp_path: Path,
+    receiver: Receiver,
 ) -> None:
     settings = Settings(
         documentdb_uri=replica_set.uri,
@@ -130,6 +139,11 @@ def test_no_document_stops_a_stream(
         opensearch_request_bytes=1024 * 1024,  # the local server takes half a minute for some megabytes
         file_path=str(tmp_path / "changes.jsonl"),
         stdout=True,
+        webhook_url=receiver.url,
+        webhook_allow_addresses="127.0.0.1",
+        mongodb_target_uri=replica_set.uri,
+        mongodb_target_namespace="mirror_of_{db}.{coll}",
+        mongodb_target_state=f"{db_name}_state.mirror",
         **places_of_targets(aws, fifo=letters == "fifo"),
     )
     run(settings)
