@@ -13,11 +13,11 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from docdb_stream.checkpoint import LedgerEntry
+from docdb_stream.context import Deadline
 from docdb_stream.errors import LeaseHeldError
 from docdb_stream.events import Position
 from docdb_stream.letters.mongodb import MongoDeadLetters
 from docdb_stream.local import Mongod, ReplicaSet
-from docdb_stream.context import Deadline
 from docdb_stream.mongodb.cluster import Cluster
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO

@@ -29,6 +29,7 @@ NEEDS_AN_EXTRA = {
     "docdb_stream.handlers": "aws_lambda_powertools",
     "docdb_stream.testing.contract": "pytest",
     "docdb_stream.testing.store_contract": "pytest",
+    "docdb_stream.testing.versioned_contract": "pytest",
 }
 """The modules (or packages) that may miss something where the core's dependencies alone are, and what."""
 
