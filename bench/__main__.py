@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import cpu, follow, memory, report, throughput
+from bench import cpu, follow, memory, report, shaping, throughput
 from bench.report import Figure
 from bench.rounds import Plan, SkippedError
 from bench.servers import TARGETS
@@ -24,6 +24,8 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "bulks": throughput.bulks,
     "confluent": throughput.confluent,
     "together": throughput.together,
+    "steps": shaping.steps,
+    "formats": shaping.formats,
     "follow": follow.measure,
     "memory": memory.measure,
     "growth": cpu.growth,

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from docdb_stream.events import ChangeEvent
+from docdb_stream.format import Format
+from docdb_stream.formats.extended import EXTENDED
 from docdb_stream.target import Rejection
 
 REPOSITORY = Path(__file__).parent.parent
@@ -68,13 +70,16 @@ class Finished:
 
 
 class Discard:
-    """A target that renders every event and forgets it."""
+    """A target that renders every event, in the format that it announces, and forgets it."""
 
     name = "discard"
 
+    def __init__(self, payload_format: Format = EXTENDED) -> None:
+        self.formats = (payload_format,)
+
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         for event in events:
-            event.render("extended")
+            event.render(self.formats[0])
         return ()
 
     def flush(self) -> Sequence[Rejection]:
