@@ -16,11 +16,11 @@ from rich.status import Status
 from bench import cpu, follow, memory, report, shaping, throughput
 from bench.report import Figure
 from bench.rounds import Plan, SkippedError
-from bench.servers import TARGETS
+from bench.servers import MIRROR, TARGETS
 
 BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "drain": throughput.drain,
-    **{target: partial(throughput.alone, target=target) for target in TARGETS},
+    **{target: partial(throughput.alone, target=target) for target in (*TARGETS, MIRROR)},
     "bulks": throughput.bulks,
     "confluent": throughput.confluent,
     "together": throughput.together,

@@ -14,11 +14,15 @@ from typing import Any
 
 import boto3
 import orjson
+from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient
+from pymongo.collection import Collection
 
 from bench.rounds import rate_of
-from bench.source import BATCH_SIZE, NAME
+from bench.source import BATCH_SIZE, COLLECTION, DB, NAME
 from docdb_stream import Settings
 from docdb_stream.events import ChangeEvent
+from docdb_stream.formats.decoded import field_of
 from docdb_stream.targets import s3 as s3_target
 from docdb_stream.targets._aws.client import client
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, message
@@ -142,6 +146,17 @@ def _s3(destination: Destination) -> Iterator[Send]:
         yield send
 
 
+@contextmanager
+def _mongodb(destination: Destination) -> Iterator[Send]:
+    with _mirrored(destination) as collection:
+
+        def send(payloads: Sequence[Any]) -> None:
+            for documents in chunks(payloads, BATCH_SIZE):
+                collection.insert_many(documents, ordered=False)
+
+        yield send
+
+
 _CLIENTS: dict[str, Callable[[Destination], AbstractContextManager[Send]]] = {
     "kinesis": _kinesis,
     "sqs": _sqs,
@@ -149,6 +164,7 @@ _CLIENTS: dict[str, Callable[[Destination], AbstractContextManager[Send]]] = {
     "confluent": _confluent,
     "opensearch": _opensearch,
     "s3": _s3,
+    "mongodb": _mongodb,
 }
 
 
@@ -166,6 +182,15 @@ def topic_of(destination: Destination) -> str:
 
 def index_of(destination: Destination) -> str:
     return f"{destination['opensearch_index_prefix']}{NAME}"
+
+
+@contextmanager
+def _mirrored(destination: Destination) -> Iterator[Collection[RawBSONDocument]]:
+    """Where the documents go, without a version of each and without transactions."""
+    database = destination["mongodb_target_namespace"].partition(".")[0].format(db=DB)
+    uri = destination["mongodb_target_uri"]
+    with closing(MongoClient(uri, document_class=RawBSONDocument, w="majority")) as mongo:
+        yield mongo[database][COLLECTION]
 
 
 def _no_failures(failures: object) -> None:
@@ -226,12 +251,19 @@ def _one_s3(destination: Destination) -> Iterator[Call]:
         yield lambda line: s3.put_object(Bucket=destination["bucket_name"], Key=f"{next(numbers)}.json", Body=line)
 
 
+@contextmanager
+def _one_mongodb(destination: Destination) -> Iterator[Call]:
+    with _mirrored(destination) as collection:
+        yield collection.insert_one
+
+
 _CALLS: dict[str, Callable[[Destination], AbstractContextManager[Call]]] = {
     "kinesis": _one_kinesis,
     "sqs": _one_sqs,
     "kafka": _one_kafka,
     "opensearch": _one_opensearch,
     "s3": _one_s3,
+    "mongodb": _one_mongodb,
 }
 
 
@@ -268,6 +300,10 @@ def lines(events: Sequence[ChangeEvent]) -> list[bytes]:
     return [event.render("extended") + b"\n" for event in events]
 
 
+def documents(events: Sequence[ChangeEvent]) -> list[RawBSONDocument]:
+    return [RawBSONDocument(field_of(event.raw or b"", "fullDocument") or b"") for event in events]
+
+
 def _key(event: ChangeEvent) -> str:
     return f"{event.namespace}/{event.key}"
 
@@ -288,6 +324,7 @@ PAYLOADS: dict[str, Callable[[Sequence[ChangeEvent]], list[Any]]] = {
     "kafka": kafka_records,
     "opensearch": opensearch_documents,
     "s3": lines,
+    "mongodb": documents,
 }
 """Target -> what it sends for some events, one item for each."""
 

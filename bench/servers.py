@@ -1,4 +1,4 @@
-"""Where the five targets deliver to: a new, empty destination for each measurement, on servers of their own.
+"""Where the targets deliver to: a new, empty destination for each measurement, on servers of their own.
 
 New ones because the local servers get slower the more a stream, queue or topic holds. Each AWS service has a server to
 itself, as at AWS; else the slowest of them would pace the others.
@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from bench.source import NAME
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
 from docdb_stream.targets._client import import_client
 
 TARGETS = ("kinesis", "sqs", "kafka", "opensearch", "s3")
+"""The five that are measured together, too."""
+MIRROR = "mongodb"
 _AWS = ("kinesis", "sqs", "s3")
 _PARTITIONS = 4
 _numbers = itertools.count(1)
@@ -26,7 +28,7 @@ class Servers:
     """The servers of some targets, running within the block; this process's boto3 finds them.
 
     Args:
-        targets: Which.
+        targets: Which; the five by default.
         fifo: Whether queues are FIFO queues.
         searchable: Whether indexes take up every field, as they do by default; if not, they only keep the documents.
     """
@@ -51,6 +53,8 @@ class Servers:
                 self._kafka = started.enter_context(KafkaBroker())
             if "opensearch" in self._targets:
                 self._opensearch = started.enter_context(OpenSearchServer())
+            if MIRROR in self._targets:
+                self._mirror = started.enter_context(ReplicaSet())
             started.enter_context(_environment(self.environment))
             self._running = started.pop_all()
         return self
@@ -109,6 +113,18 @@ class Servers:
                 client.indices.create(index=f"{name}-{NAME}", body={"mappings": {"dynamic": False}})
             yield {"elasticsearch_uri": self._opensearch.url, "opensearch_index_prefix": f"{name}-"}
             client.indices.delete(index=f"{name}-*", ignore_unavailable=True)
+
+    @contextlib.contextmanager
+    def _new_mongodb(self, name: str) -> Iterator[dict[str, Any]]:
+        yield {
+            "mongodb_target_uri": self._mirror.uri,
+            "mongodb_target_namespace": f"{name}_{{db}}.{{coll}}",
+            "mongodb_target_state": f"{name}_state.state",
+        }
+        with self._mirror.client() as client:
+            for database in client.list_database_names():
+                if database.startswith(f"{name}_"):
+                    client.drop_database(database)
 
     @contextlib.contextmanager
     def _new_s3(self, name: str) -> Iterator[dict[str, Any]]:

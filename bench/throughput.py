@@ -62,10 +62,17 @@ def drain(plan: Plan) -> list[Figure]:
 
 # One target
 
-ALONE_EVENTS = {"kinesis": 60_000, "sqs": 6_000, "kafka": 60_000, "opensearch": 10_000, "s3": 200_000}
+ALONE_EVENTS = {
+    "kinesis": 60_000,
+    "sqs": 6_000,
+    "kafka": 60_000,
+    "opensearch": 10_000,
+    "s3": 200_000,
+    "mongodb": 20_000,
+}
 """As many as take some seconds, so that what a run costs to start and to end does not count much."""
 ONE_CALLS = 300
-TIMES_ONE_CALL = {"kinesis": 30, "sqs": 8, "kafka": 12, "s3": 80, "opensearch": 8}
+TIMES_ONE_CALL = {"kinesis": 30, "sqs": 8, "kafka": 12, "s3": 80, "opensearch": 8, "mongodb": 4}
 """How many times as fast as one call for each event to be; twice that is hoped for."""
 
 
