@@ -10,6 +10,7 @@ import datetime as dt
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from bson import Decimal128, ObjectId
@@ -186,17 +187,26 @@ def _value(value: Any, path: list[str]) -> Any:
     return value
 
 
+def _decimal_text(number: Decimal) -> str:
+    """Exact, and of any size: ``str(int)`` refuses more than 4,300 digits, and ``normalize`` rounds."""
+    if not number.is_finite():
+        return "NaN" if number.is_nan() else str(number)
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
 def _text(value: Any) -> str | None:
     """A value as text: the same for numbers that are equal."""
     match value:
         case bool():
             return "true" if value else "false"
         case Decimal128():
-            number = value.to_decimal()
-            whole = number.is_finite() and number == number.to_integral_value()
-            return str(int(number)) if whole else format(number.normalize(), "f") if number.is_finite() else str(number)
+            return _decimal_text(value.to_decimal())
         case float():
-            return str(int(value)) if math.isfinite(value) and value.is_integer() else repr(value)
+            if not math.isfinite(value):
+                return _decimal_text(Decimal(value))
+            return str(int(value)) if value.is_integer() else repr(value)
         case int():
             return str(int(value))
         case ObjectId():

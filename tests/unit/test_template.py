@@ -55,8 +55,11 @@ def test_fields_are_filled_in(text: str, rendered: str) -> None:
         (Decimal128("0.50"), "0.5"),
         (0.5, "0.5"),
         (True, "true"),
-        (float("nan"), "nan"),
+        (float("nan"), "NaN"),
         (Decimal128("NaN"), "NaN"),
+        (Decimal128("sNaN"), "NaN"),
+        (float("-inf"), "-Infinity"),
+        (Decimal128("-Infinity"), "-Infinity"),
         (ObjectId("65b9f0000000000000000009"), "65b9f0000000000000000009"),
         (dt.datetime(2026, 1, 2, 3, 4, 5, 6000), "2026-01-02T03:04:05.006Z"),
         ("ü/..", "ü/.."),
@@ -64,6 +67,21 @@ def test_fields_are_filled_in(text: str, rendered: str) -> None:
 )
 def test_equal_values_are_equal_texts(value: Any, text: str) -> None:
     assert Template("{document.a}").render(LOG.insert({"_id": 1, "a": value})) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("1E+6111", "1" + "0" * 6111),
+        ("-0", "0"),
+        ("-0.00", "0"),
+        ("1.500", "1.5"),
+        ("1.000000000000000000000000000000001", "1.000000000000000000000000000000001"),
+        ("-Infinity", "-Infinity"),
+    ],
+)
+def test_decimals_of_any_size_are_exact(number: str, text: str) -> None:
+    assert Template("{document.a}").render(LOG.insert({"_id": 1, "a": Decimal128(number)})) == text
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}, [1], {"a": 1}, b"x"])
