@@ -96,7 +96,7 @@ def _outcome(judgement: Judgement) -> str:
 
 
 def _tell_payload(payload: Payload) -> None:
-    names = ", ".join(payload.targets)
+    names = ", ".join(payload.targets) or "to no target"
     if payload.content is None:
         why = f"rejected: {payload.problem}" if payload.problem else "in a format of its own"
         put(f"    {names}: {why}")
