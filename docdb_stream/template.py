@@ -29,6 +29,9 @@ _NAMESPACE_FIELDS: Final = frozenset({"db", "coll"})
 _FIXED_FIELDS: Final = frozenset({"db", "coll", "key"})
 """Fields that say the same for every event of one document."""
 
+_TELLING_FIELDS: Final = frozenset({"key", "document._id"})
+"""Fields by which each document of a collection is told from the others."""
+
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
 
@@ -68,6 +71,11 @@ class Template:
     def is_of_data(self) -> bool:
         """Whether what is in documents has a part in it."""
         return any(name == "key" or name.startswith(_DOCUMENT) for name in self.fields)
+
+    @property
+    def is_of_one_document(self) -> bool:
+        """Whether no two documents of a collection have it in common."""
+        return not self.fields.isdisjoint(_TELLING_FIELDS)
 
     @property
     def changing(self) -> tuple[str, ...]:

@@ -208,6 +208,10 @@ def test_they_are_told_from_the_environment() -> None:
     [
         (KafkaSettings(kafka_topic="{coll}", kafka_key="{key}"), None, 0),
         (KafkaSettings(kafka_topic="{operation}", kafka_key="{document.a}"), None, 2),
+        (KafkaSettings(kafka_key="{coll}{key}", kafka_tombstones=True), None, 0),
+        (KafkaSettings(kafka_key="{coll}", kafka_tombstones=True), None, 1),
+        (KafkaSettings(kafka_key="{coll}", kafka_payload_format="debezium"), None, 1),
+        (KafkaSettings(kafka_key="{coll}", kafka_payload_format="debezium", kafka_tombstones=False), None, 0),
         (KinesisSettings(kinesis_partition_key="1"), None, 0),
         (KinesisSettings(kinesis_partition_key="{document.customer}"), None, 1),
         (SqsSettings(sqs_message_group="collection"), None, 0),
