@@ -8,7 +8,7 @@ to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field
@@ -32,6 +32,7 @@ from docdb_stream.targets._mongodb.errors import NAME, RefusedError, no_transact
 from docdb_stream.targets._mongodb.pending import Pending
 from docdb_stream.targets._mongodb.watched import Watched
 from docdb_stream.targets._mongodb.writer import Writer
+from docdb_stream.targets._names import shares_names
 from docdb_stream.template import Template
 
 _ANY_EVENT = ChangeEvent(document={})
@@ -100,6 +101,14 @@ class MongoSettings(TargetSettings):
     def state(self) -> Sequence[Namespace]:
         """See ``TargetSettings``."""
         return (checked_namespace(self.mongodb_target_state),) if self.is_on else ()
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        if self.mongodb_target_mirror and shares_names(Template(self.mongodb_target_namespace), scope):
+            yield (
+                "MONGODB_TARGET_NAMESPACE: several collections are mirrored to one: documents with the same _id take "
+                "each other's place"
+            )
 
 
 class MongoTarget:

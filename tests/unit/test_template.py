@@ -15,6 +15,7 @@ from docdb_stream.settings.target import TargetSettings
 from docdb_stream.targets._names import TargetName, key_of
 from docdb_stream.targets.kafka import KafkaSettings, KafkaTarget
 from docdb_stream.targets.kinesis import KinesisSettings, KinesisTarget
+from docdb_stream.targets.mongodb import MongoSettings
 from docdb_stream.targets.opensearch import OpenSearchSettings
 from docdb_stream.targets.s3 import S3Settings, object_key
 from docdb_stream.targets.sqs import SqsSettings, SqsTarget
@@ -212,6 +213,10 @@ def test_they_are_told_from_the_environment() -> None:
         (KafkaSettings(kafka_key="{coll}", kafka_tombstones=True), None, 1),
         (KafkaSettings(kafka_key="{coll}", kafka_payload_format="debezium"), None, 1),
         (KafkaSettings(kafka_key="{coll}", kafka_payload_format="debezium", kafka_tombstones=False), None, 0),
+        (MongoSettings(mongodb_target_namespace="mirror_{db}.{coll}"), None, 0),
+        (MongoSettings(mongodb_target_namespace="mirror.{coll}"), Namespace("shop"), 0),
+        (MongoSettings(mongodb_target_namespace="mirror.{coll}"), None, 1),
+        (MongoSettings(mongodb_target_namespace="mirror.{coll}", mongodb_target_mirror=False), None, 0),
         (KinesisSettings(kinesis_partition_key="1"), None, 0),
         (KinesisSettings(kinesis_partition_key="{document.customer}"), None, 1),
         (SqsSettings(sqs_message_group="collection"), None, 0),
