@@ -166,8 +166,8 @@ class KafkaSettings(TargetSettings):
         yield from order_cautions(kafka_topic=self.kafka_topic, kafka_key=self.kafka_key)
         if self._has_tombstones and self.kafka_key is not None and not Template(self.kafka_key).is_of_one_document:
             yield (
-                "KAFKA_KEY: several documents can share a key, and the tombstone of one then has a compacted topic forget "
-                "the others, too; with {key} in it, or KAFKA_TOMBSTONES = false, it does not"
+                "KAFKA_KEY: several documents can share a key, and the tombstone of one then has a compacted topic "
+                "forget the others, too; with {key} in it, or KAFKA_TOMBSTONES = false, it does not"
             )
 
     @property

@@ -250,6 +250,17 @@ def test_the_command_tells_a_person(environment: Path, monkeypatch: pytest.Monke
     del sys.modules["made_here"]
 
 
+def test_the_command_tells_where_nobody_takes_a_derived_update(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "steps_for", lambda settings, targets: [each(count, "count")])
+    monkeypatch.setenv("STDOUT", "true")
+    done = CliRunner().invoke(app, ["explain", "--event", "-"], input=text(ORDER))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("stdout (extended)") == 1
+    assert "    to no target: no target takes derived updates, so the run ends here" in done.stdout
+
+
 def test_the_command_tells_a_program(environment: Path) -> None:
     done = CliRunner().invoke(app, ["explain", "--event", "-", "--json"], input=text(*LOG.every_operation()))
     assert done.exit_code == 0, done.output
