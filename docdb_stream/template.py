@@ -10,6 +10,7 @@ import datetime as dt
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from bson import Decimal128, ObjectId
@@ -27,6 +28,9 @@ _DOCUMENT: Final = "document."
 _NAMESPACE_FIELDS: Final = frozenset({"db", "coll"})
 _FIXED_FIELDS: Final = frozenset({"db", "coll", "key"})
 """Fields that say the same for every event of one document."""
+
+_TELLING_FIELDS: Final = frozenset({"key", "document._id"})
+"""Fields by which each document of a collection is told from the others."""
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
@@ -67,6 +71,11 @@ class Template:
     def is_of_data(self) -> bool:
         """Whether what is in documents has a part in it."""
         return any(name == "key" or name.startswith(_DOCUMENT) for name in self.fields)
+
+    @property
+    def is_of_one_document(self) -> bool:
+        """Whether no two documents of a collection have it in common."""
+        return not self.fields.isdisjoint(_TELLING_FIELDS)
 
     @property
     def changing(self) -> tuple[str, ...]:
@@ -186,17 +195,26 @@ def _value(value: Any, path: list[str]) -> Any:
     return value
 
 
+def _decimal_text(number: Decimal) -> str:
+    """Exact, and of any size: ``str(int)`` refuses more than 4,300 digits, and ``normalize`` rounds."""
+    if not number.is_finite():
+        return "NaN" if number.is_nan() else str(number)
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
 def _text(value: Any) -> str | None:
     """A value as text: the same for numbers that are equal."""
     match value:
         case bool():
             return "true" if value else "false"
         case Decimal128():
-            number = value.to_decimal()
-            whole = number.is_finite() and number == number.to_integral_value()
-            return str(int(number)) if whole else format(number.normalize(), "f") if number.is_finite() else str(number)
+            return _decimal_text(value.to_decimal())
         case float():
-            return str(int(value)) if math.isfinite(value) and value.is_integer() else repr(value)
+            if not math.isfinite(value):
+                return _decimal_text(Decimal(value))
+            return str(int(value)) if value.is_integer() else repr(value)
         case int():
             return str(int(value))
         case ObjectId():

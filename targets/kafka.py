@@ -164,6 +164,15 @@ class KafkaSettings(TargetSettings):
     def cautions(self, scope: Namespace | None) -> Iterable[str]:
         """See ``TargetSettings``."""
         yield from order_cautions(kafka_topic=self.kafka_topic, kafka_key=self.kafka_key)
+        if self._has_tombstones and self.kafka_key is not None and not Template(self.kafka_key).is_of_one_document:
+            yield (
+                "KAFKA_KEY: several documents can share a key, and the tombstone of one then has a compacted topic "
+                "forget the others, too; with {key} in it, or KAFKA_TOMBSTONES = false, it does not"
+            )
+
+    @property
+    def _has_tombstones(self) -> bool:
+        return self.kafka_payload_format == "debezium" if self.kafka_tombstones is None else self.kafka_tombstones
 
 
 class KafkaTarget:

@@ -8,7 +8,7 @@ to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field
@@ -26,12 +26,13 @@ from docdb_stream.permissions import Permission, bucket_arn
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import Address, SecretReference
 from docdb_stream.target import Rejection
-from docdb_stream.targets._mongodb.change import WRITING, Change, update_of, write_of
+from docdb_stream.targets._mongodb.change import WRITING, Update, Write, update_of, write_of
 from docdb_stream.targets._mongodb.drop import delete_older, move_older
 from docdb_stream.targets._mongodb.errors import NAME, RefusedError, no_transactions, trouble
 from docdb_stream.targets._mongodb.pending import Pending
 from docdb_stream.targets._mongodb.watched import Watched
 from docdb_stream.targets._mongodb.writer import Writer
+from docdb_stream.targets._names import shares_names
 from docdb_stream.template import Template
 
 _ANY_EVENT = ChangeEvent(document={})
@@ -100,6 +101,14 @@ class MongoSettings(TargetSettings):
     def state(self) -> Sequence[Namespace]:
         """See ``TargetSettings``."""
         return (checked_namespace(self.mongodb_target_state),) if self.is_on else ()
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        if self.mongodb_target_mirror and shares_names(Template(self.mongodb_target_namespace), scope):
+            yield (
+                "MONGODB_TARGET_NAMESPACE: several collections are mirrored to one: documents with the same _id take "
+                "each other's place"
+            )
 
 
 class MongoTarget:
@@ -209,11 +218,13 @@ class MongoTarget:
         rejections = []
         for event in events:
             try:
-                if event.operation in _OF_COLLECTIONS:
+                if is_derived(event):
+                    self._apply(update_of(event), pending)
+                elif event.operation in _OF_COLLECTIONS:
                     pending.settle()
                     self._follow(event, writer)
-                elif (change := self._change(event)) is not None:
-                    pending.add(change)
+                elif (write := self._write_of(event)) is not None:
+                    pending.add(write)
             except (UnrenderableError, RefusedError) as error:
                 rejections.append(Rejection(event, self.name, str(error)))
         pending.settle()
@@ -260,12 +271,18 @@ class MongoTarget:
             self._writer = writer
         return self._writer
 
-    def _change(self, event: ChangeEvent) -> Change | None:
-        """What the event changes; None where it changes nothing here. Raises UnrenderableError."""
-        if is_derived(event):
-            update = update_of(event)
-            self._watched.check_derived(event.namespace)
-            return update
+    def _apply(self, update: Update, pending: Pending) -> None:
+        """Have a derived update applied; one of a collection that may not be written to is refused, and remembered as
+        such, so that it counts when it is redriven after the settings were corrected."""
+        try:
+            self._watched.check_derived(update.event.namespace)
+        except UnrenderableError as error:
+            pending.refuse(update, str(error))
+        else:
+            pending.add(update)
+
+    def _write_of(self, event: ChangeEvent) -> Write | None:
+        """What the event writes; None where it writes nothing here. Raises UnrenderableError."""
         if not self._mirrors or event.operation not in WRITING:
             return None
         return write_of(event, self._target_of(event.namespace))

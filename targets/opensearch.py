@@ -324,8 +324,13 @@ class OpenSearchTarget:
         """
         rejections: list[Rejection] = []
         for namespace in (event.namespace, _renamed_to(event)):
-            if namespace is not None:
-                rejections += delete_older(event, self._index(event, namespace), self._client, sender)
+            if namespace is None:
+                continue
+            try:
+                index = self._index(event, namespace)
+            except UnrenderableError:
+                continue  # nothing was written there, as its documents' events have no index either
+            rejections += delete_older(event, index, self._client, sender)
         return rejections[:1]
 
 

@@ -20,11 +20,12 @@ from docdb_stream.mongodb.images import check_images
 from docdb_stream.mongodb.pipeline import kept_images, server_filter
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.mongodb.state import StateCollection
+from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.step import name_of, told_apart
 from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Checkable, Target
+from docdb_stream.target import Checkable, Target, is_keyed
 from docdb_stream.targets import build_targets
 
 PATIENCE_S = 5.0
@@ -75,6 +76,13 @@ def _cautions(settings: Settings) -> Iterator[Finding]:
     for name, own in settings.targets.items():
         if own.is_on:
             yield from (Finding(f"names and keys of {name}", Caution(each)) for each in own.cautions(settings.scope))
+            if is_keyed(target_class(name)) and (left_out := _left_out(settings)):
+                told = f"OPERATIONS leaves out {' and '.join(left_out)}, so {name} parts from the source"
+                yield Finding(f"what {name} holds", Caution(told))
+
+
+def _left_out(settings: Settings) -> list[str]:
+    return [name for name in ("update", "replace", "delete") if settings.operations and name not in settings.operations]
 
 
 def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:

@@ -16,18 +16,21 @@ from bson.errors import BSONError
 
 from docdb_stream import step
 from docdb_stream.dead_letters import event_of, letter_from
+from docdb_stream.derived_update import is_derived
 from docdb_stream.errors import ConfigError, DocdbStreamError, UnrenderableError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.format import Format
-from docdb_stream.formats import format_named
+from docdb_stream.formats import KAFKAS_OWN, format_named
+from docdb_stream.formats.avro import AVRO
 from docdb_stream.formats.decoded import DECODE_OPTIONS
+from docdb_stream.formats.extended import EXTENDED
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step
 from docdb_stream.steps import steps_for
-from docdb_stream.target import Target, is_keyed
+from docdb_stream.target import Target, is_keyed, takes_derived
 from docdb_stream.targets import target_names
 
 Outcome = Literal["passed", "changed", "became a delete", "became several", "left out", "rejected", "ends the run"]
@@ -122,6 +125,7 @@ def explained(settings: Settings, events: Sequence[ChangeEvent]) -> Iterator[Exp
     """
     steps = steps_of(settings.model_copy(update={"filter_at": "client"}))
     formats = {name: _format_of(settings, name) for name in target_names(settings)}
+    takers = tuple(name for name in formats if takes_derived(target_class(name)))
     for event in events:
         judgements: list[Judgement] = []
         left: list[ChangeEvent] = [event]
@@ -129,7 +133,7 @@ def explained(settings: Settings, events: Sequence[ChangeEvent]) -> Iterator[Exp
             judged = [_judged(each, one) for one in left]
             judgements += [judgement for judgement, _ in judged]
             left = [one for _, made in judged for one in made]
-        yield Explanation(event, judgements, [(one, [*_payloads(one, formats)]) for one in left])
+        yield Explanation(event, judgements, [(one, _payloads(one, formats, takers)) for one in left])
 
 
 def _judged(each: Step, event: ChangeEvent) -> tuple[Judgement, Sequence[ChangeEvent]]:
@@ -182,14 +186,24 @@ def _format_of(settings: Settings, name: str) -> Format | None:
     """In which format a target gets events, as far as that is known without making it."""
     own, setting = settings.targets.get(name), f"{name}_payload_format"
     if own is not None and setting in type(own).model_fields:
-        return format_named(getattr(own, setting) or settings.payload_format, settings.stream_name)
+        chosen = getattr(own, setting) or settings.payload_format
+        return AVRO if chosen == KAFKAS_OWN else format_named(chosen, settings.stream_name)
     announced = getattr(target_class(name), "formats", ())
     if not isinstance(announced, tuple | list):
         return None
     return next((each for each in announced if each is not FACTS), None)
 
 
-def _payloads(event: ChangeEvent, formats: Mapping[str, Format | None]) -> Iterator[Payload]:
+def _payloads(event: ChangeEvent, formats: Mapping[str, Format | None], takers: tuple[str, ...]) -> list[Payload]:
+    """What targets would be given of an event; of a derived update those that take them, which others never see."""
+    if not is_derived(event):
+        return [*_rendered(event, formats)]
+    if takers:
+        return [*_rendered(event, dict.fromkeys(takers, EXTENDED))]
+    return [Payload((), "", problem="no target takes derived updates, so the run ends here: set MONGODB_TARGET_URI")]
+
+
+def _rendered(event: ChangeEvent, formats: Mapping[str, Format | None]) -> Iterator[Payload]:
     for payload_format in dict.fromkeys(formats.values()):
         targets = tuple(name for name, other in formats.items() if other is payload_format)
         if payload_format is None:

@@ -97,6 +97,9 @@ def _outcome(judgement: Judgement) -> str:
 
 def _tell_payload(payload: Payload) -> None:
     names = ", ".join(payload.targets)
+    if not names:
+        put(f"    to no target: {payload.problem}")
+        return
     if payload.content is None:
         why = f"rejected: {payload.problem}" if payload.problem else "in a format of its own"
         put(f"    {names}: {why}")

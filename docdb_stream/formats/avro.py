@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats import rawbson
-from docdb_stream.formats._json import EPOCH, MILLISECOND
+from docdb_stream.formats._json import EPOCH, MILLISECOND, utc
 from docdb_stream.formats.decoded import Decoded
 from docdb_stream.formats.extended import RENDERER
 from docdb_stream.formats.facts import FACTS, Facts
@@ -142,7 +142,7 @@ def _optional_text(text: bytes | None) -> bytes:
 
 
 def _milliseconds(value: Any) -> int | None:
-    return (value - EPOCH) // MILLISECOND if isinstance(value, datetime) else None
+    return (utc(value) - EPOCH) // MILLISECOND if isinstance(value, datetime) else None
 
 
 AVRO: Final = Avro()

@@ -49,7 +49,7 @@ class _AnswerError(Exception):
         try:
             found = json.loads(body)
             self.code, reason = int(found["error_code"]), str(found["message"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             self.code, reason = 0, "without a reason"
         self.status = status
         super().__init__(f"{status}: {reason[:200]}")
@@ -144,7 +144,7 @@ class SchemaRegistry:
                 trouble = str(error)
             except (OSError, NoAnswerError, urllib.error.URLError, http.client.HTTPException) as error:
                 trouble = _reason(error)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._nonsense() from error
             if not backoff.wait():
                 raise TargetError(self._target, f"the schema registry does not answer: {trouble}", hint=_HINT_URL)

@@ -41,6 +41,11 @@ class Pending:
         self._changes.append(change)
         self._size_bytes += size_bytes
 
+    def refuse(self, update: Update, reason: str) -> None:
+        """Go past a derived update that must not be applied, in its order. Raises TargetError."""
+        self._write_all()
+        self._refuse(update, reason)
+
     def settle(self) -> None:
         """Have all of it written, or refused. Raises TargetError."""
         self._write_all()
@@ -63,7 +68,7 @@ class Pending:
             elif isinstance(change := changes[0], Write) and error.code == DUPLICATE_KEY:
                 self._taken.append((change, error))
             else:
-                self._refuse(change, error)
+                self._refuse(change, str(error))
 
     def _write_taken(self) -> None:
         """Try once more what needs a unique value that another document had: by now that may have changed, too. What
@@ -75,10 +80,10 @@ class Pending:
                 self._write([change])
             is_progress = len(self._taken) < len(taken)
         for change, error in self._taken:
-            self._refuse(change, error)
+            self._refuse(change, str(error))
         self._taken = []
 
-    def _refuse(self, change: Change, error: RefusedError) -> None:
+    def _refuse(self, change: Change, reason: str) -> None:
         if isinstance(change, Update):
             self._writer.refuse(change)
-        self.rejections.append(Rejection(change.event, self._target, str(error)))
+        self.rejections.append(Rejection(change.event, self._target, reason))

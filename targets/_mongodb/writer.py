@@ -6,6 +6,7 @@ what is kept for it ``state``'s.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from docdb_stream.context import check_lease, current_run
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import server_message
 from docdb_stream.mongodb.state import MARK
@@ -250,11 +252,24 @@ class Writer:
 
 def _last(writes: Iterable[Write]) -> list[Write]:
     """Of each document the last, in the order of these."""
-    found: dict[tuple[str, Value], Write] = {}
+    found: dict[tuple[str, Value | str], Write] = {}
     for each in writes:
-        found.pop((each.target, each.key), None)
-        found[each.target, each.key] = each
+        place = each.target, _identity(each)
+        found.pop(place, None)
+        found[place] = each
     return [*found.values()]
+
+
+_NUMBERS_INSIDE = frozenset({b"\x01", b"\x03", b"\x10", b"\x12", b"\x13"})
+"""Of BSON: a double, a document, int32, int64, decimal128."""
+
+
+def _identity(write: Write) -> Value | str:
+    """The same for what the server takes for one ``_id``, as 1 and 1.0: a replacement may turn one into the other."""
+    if write.key.type in _NUMBERS_INSIDE:
+        with contextlib.suppress(UnrenderableError):  # such a key has one form only that could be meant
+            return write.event.key or write.key
+    return write.key
 
 
 def _wins(

@@ -118,6 +118,16 @@ def test_an_id_of_another_number_type_is_the_same_document(deployment: Deploymen
     assert deployment.mirrored() == {1.0: 2}
 
 
+@pytest.mark.parametrize(("one", "other"), [(1, 1.0), ({"k": 1}, {"k": 1.0})])
+def test_what_turns_from_one_number_type_into_another_is_one_document_in_a_batch_too(
+    deployment: Deployment, log: ChangeLog, one: Any, other: Any
+) -> None:
+    deployment.deliver(log.insert({"_id": one, "n": 1}), log.replace({"_id": other, "n": 2}), log.delete(one))
+    assert deployment.db.shop_orders.find_one() is None
+    deployment.deliver(log.insert({"_id": one}), log.replace({"_id": other}), log.replace({"_id": one, "n": 3}))
+    assert [each["n"] for each in deployment.db.shop_orders.find()] == [3]
+
+
 def test_a_document_near_the_limit(deployment: Deployment, log: ChangeLog) -> None:
     document = {"_id": 1, "n": 1, "note": ""}
     document["note"] = "x" * (16 * 1024 * 1024 - len(bson.encode(document)) - 700)  # the event has the rest

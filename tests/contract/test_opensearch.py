@@ -608,3 +608,18 @@ def test_indexes_by_template(domain: Domain) -> None:
     target.flush()
     assert domain.documents() == []
     target.close()
+
+
+def test_a_drop_of_what_has_no_index_is_nothing(domain: Domain) -> None:
+    """What is not on the list was never written: there is nothing to delete, and nothing to hold up a run."""
+    orders, others = ChangeLog("shop", "orders"), ChangeLog("shop", "others")
+    target = domain.target(index="{coll}", index_allow=["orders"])
+    rejected = target.write([orders.insert({"_id": 1, "a": 1}), others.insert({"_id": 1})])
+    assert [each.event.namespace.coll for each in rejected] == ["others"]
+    assert target.write([others.drop(), others.rename("orders2")]) == []
+    target.flush()
+    assert [each["_id"] for each in domain.documents()] == ["1"]
+    target.write([orders.rename("others")])
+    target.flush()
+    assert domain.documents() == []
+    target.close()

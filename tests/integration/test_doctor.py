@@ -210,3 +210,19 @@ def test_a_pymongo_that_is_too_new_for_the_server(
     assert isinstance(error, SourceUnavailableError)
     assert "wire version" in str(error)
     assert ("docs/compatibility.md" if reported > MONGODB_4_2 else "pymongo<") in error.hint
+
+
+@pytest.mark.parametrize(("operations", "told"), [([], None), (["insert", "update", "replace"], "leaves out delete")])
+def test_a_mirror_that_is_not_told_everything(
+    replica_set: ReplicaSet, db_name: str, operations: list[str], told: str | None
+) -> None:
+    settings = Settings(
+        documentdb_uri=replica_set.uri,
+        watched_db_name=db_name,
+        state_db=f"{db_name}_state",
+        operations=operations,
+        mongodb_target_uri=replica_set.uri,
+        mongodb_target_namespace="mirror_{db}.{coll}",
+    )
+    errors = [found.error for found in checks(settings) if found.what == "what mongodb holds"]
+    assert [isinstance(error, Caution) and str(told) in str(error) for error in errors] == [True] * (told is not None)

@@ -296,6 +296,33 @@ def test_what_was_refused_is_counted_once_when_it_is_redriven(
     assert {one["_id"]: one["carts"] for one in carts_there.find()} == {0: 3, 1: 3}
 
 
+def test_what_must_not_be_written_counts_once_when_the_settings_are_corrected(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str
+) -> None:
+    settings = stream(replica_set, db_name, mongodb_target_uri=replica_set.uri, mongodb_target_mirror=False)
+
+    def counts(event: ChangeEvent) -> list[ChangeEvent]:
+        names = (f"{db_name}.visitors", f"{db_name}_counts.visitors")
+        return [derived(event, name, key={"_id": 1}, update={"$inc": {"n": 1}}) for name in names]
+
+    run(settings, each(counts))
+    mongo[db_name].orders.insert_many([{"_id": number} for number in range(3)])
+    assert run(settings, each(counts)).rejections == 3
+    assert redrive(settings).refused == 3
+    corrected = stream(
+        replica_set,
+        db_name,
+        mongodb_target_uri=replica_set.uri,
+        mongodb_target_mirror=False,
+        stream_name=settings.stream_name,
+        namespaces=[f"{db_name}.orders"],
+    )
+    assert redrive(corrected).delivered == 3
+    run(corrected, each(counts))
+    for db in (db_name, f"{db_name}_counts"):
+        assert mongo[db].visitors.find_one() == {"_id": 1, "n": 3}
+
+
 # Killed at any moment
 
 _POLLER = """

@@ -16,8 +16,10 @@ from docdb_stream.admin.explain import changed_paths, events_in, explained
 from docdb_stream.cli import explain as cli_explain
 from docdb_stream.cli.commands import app
 from docdb_stream.dead_letters import letter
+from docdb_stream.derived_update import DERIVED, derived
 from docdb_stream.errors import ConfigError, StepError
 from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.formats.avro import AVRO
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step, each
 from docdb_stream.testing.events import ChangeLog
@@ -192,6 +194,30 @@ def test_what_a_format_cannot_say_is_told() -> None:
     assert found.as_dict()["delivered"][0]["payloads"][0]["problem"] == payload.problem
 
 
+def count(event: ChangeEvent) -> Sequence[ChangeEvent]:
+    return [event, derived(event, "shop.counts", key={"_id": 7}, update={"$inc": {"n": 1}})]
+
+
+def test_a_derived_update_is_for_who_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"stdout": True, "mongodb_target_uri": "mongodb://y"}
+    [(_, payloads), (update, for_it)] = judged([each(count, "count")], monkeypatch, **own).delivered
+    assert sorted(name for payload in payloads for name in payload.targets) == ["mongodb", "stdout"]
+    assert [payload.targets for payload in for_it] == [("mongodb",)]
+    assert json.loads(for_it[0].content or b"")["update"] == {"$inc": {"n": 1}}
+    assert update.operation == DERIVED
+    [_, (_, [nobody])] = judged([each(count, "count")], monkeypatch, stdout=True).delivered
+    assert (nobody.targets, nobody.content) == ((), None)
+    assert "MONGODB_TARGET_URI" in nobody.problem
+
+
+def test_avro_is_told_without_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = {"msk_bootstrap_srv": "x:1", "kafka_payload_format": "avro", "kafka_schema_registry": "http://x.invalid"}
+    found = judged([], monkeypatch, **kafka)
+    [(_, [payload])] = found.delivered
+    assert (payload.format, payload.content) == ("avro", ORDER.render(AVRO))
+    assert found.as_dict()["delivered"][0]["payloads"][0]["payload_hex"] == (payload.content or b"").hex()
+
+
 # The command
 
 
@@ -222,6 +248,17 @@ def test_the_command_tells_a_person(environment: Path, monkeypatch: pytest.Monke
     assert "\x1b" not in done.stdout
     assert [*sys.modules].count("made_here") == 1
     del sys.modules["made_here"]
+
+
+def test_the_command_tells_where_nobody_takes_a_derived_update(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "steps_for", lambda settings, targets: [each(count, "count")])
+    monkeypatch.setenv("STDOUT", "true")
+    done = CliRunner().invoke(app, ["explain", "--event", "-"], input=text(ORDER))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("stdout (extended)") == 1
+    assert "    to no target: no target takes derived updates, so the run ends here" in done.stdout
 
 
 def test_the_command_tells_a_program(environment: Path) -> None:

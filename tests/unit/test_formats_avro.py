@@ -99,6 +99,13 @@ def _full(event: ChangeEvent) -> bytes | None:
     return field_of(event.raw, "fullDocument")
 
 
+def test_a_clock_with_a_zone_is_read_as_utc() -> None:
+    """As an event has it that did not come as BSON."""
+    at = dt.datetime(2026, 1, 2, 4, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+    event = ChangeEvent(document={**ChangeLog().insert({"_id": 1}).document, "wallTime": at})
+    assert read(event.render(AVRO))["wall_time"] == at
+
+
 def test_only_kafka_can_say_by_which_schema() -> None:
     with pytest.raises(ConfigError) as caught:
         settings_from_env({"DOCUMENTDB_URI": "mongodb://x", "FILE_PATH": "/dev/null", "PAYLOAD_FORMAT": "avro"})

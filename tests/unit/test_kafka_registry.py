@@ -134,6 +134,9 @@ def test_credentials_come_by_reference(registry: Fake, monkeypatch: pytest.Monke
         (200, b'{"id": -1}', "no schema registry", "KAFKA_SCHEMA_REGISTRY"),
         (200, b'{"id": 4294967296}', "no schema registry", "KAFKA_SCHEMA_REGISTRY"),
         (200, b"\xff\xfe", "no schema registry", "KAFKA_SCHEMA_REGISTRY"),
+        (200, b"[" * 100_000, "no schema registry", "KAFKA_SCHEMA_REGISTRY"),
+        (422, b"[" * 100_000, "422", "KAFKA_SCHEMA_REGISTRY"),
+        (422, b'{"error_code":1e999,"message":"x"}', "422", "KAFKA_SCHEMA_REGISTRY"),
     ],
 )
 def test_a_refusal_says_what_to_do(registry: Fake, status: int, body: bytes, reason: str, hint: str) -> None:

@@ -15,6 +15,7 @@ from docdb_stream.settings.target import TargetSettings
 from docdb_stream.targets._names import TargetName, key_of
 from docdb_stream.targets.kafka import KafkaSettings, KafkaTarget
 from docdb_stream.targets.kinesis import KinesisSettings, KinesisTarget
+from docdb_stream.targets.mongodb import MongoSettings
 from docdb_stream.targets.opensearch import OpenSearchSettings
 from docdb_stream.targets.s3 import S3Settings, object_key
 from docdb_stream.targets.sqs import SqsSettings, SqsTarget
@@ -55,8 +56,11 @@ def test_fields_are_filled_in(text: str, rendered: str) -> None:
         (Decimal128("0.50"), "0.5"),
         (0.5, "0.5"),
         (True, "true"),
-        (float("nan"), "nan"),
+        (float("nan"), "NaN"),
         (Decimal128("NaN"), "NaN"),
+        (Decimal128("sNaN"), "NaN"),
+        (float("-inf"), "-Infinity"),
+        (Decimal128("-Infinity"), "-Infinity"),
         (ObjectId("65b9f0000000000000000009"), "65b9f0000000000000000009"),
         (dt.datetime(2026, 1, 2, 3, 4, 5, 6000), "2026-01-02T03:04:05.006Z"),
         ("ü/..", "ü/.."),
@@ -64,6 +68,21 @@ def test_fields_are_filled_in(text: str, rendered: str) -> None:
 )
 def test_equal_values_are_equal_texts(value: Any, text: str) -> None:
     assert Template("{document.a}").render(LOG.insert({"_id": 1, "a": value})) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("1E+6111", "1" + "0" * 6111),
+        ("-0", "0"),
+        ("-0.00", "0"),
+        ("1.500", "1.5"),
+        ("1.000000000000000000000000000000001", "1.000000000000000000000000000000001"),
+        ("-Infinity", "-Infinity"),
+    ],
+)
+def test_decimals_of_any_size_are_exact(number: str, text: str) -> None:
+    assert Template("{document.a}").render(LOG.insert({"_id": 1, "a": Decimal128(number)})) == text
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}, [1], {"a": 1}, b"x"])
@@ -190,6 +209,14 @@ def test_they_are_told_from_the_environment() -> None:
     [
         (KafkaSettings(kafka_topic="{coll}", kafka_key="{key}"), None, 0),
         (KafkaSettings(kafka_topic="{operation}", kafka_key="{document.a}"), None, 2),
+        (KafkaSettings(kafka_key="{coll}{key}", kafka_tombstones=True), None, 0),
+        (KafkaSettings(kafka_key="{coll}", kafka_tombstones=True), None, 1),
+        (KafkaSettings(kafka_key="{coll}", kafka_payload_format="debezium"), None, 1),
+        (KafkaSettings(kafka_key="{coll}", kafka_payload_format="debezium", kafka_tombstones=False), None, 0),
+        (MongoSettings(mongodb_target_namespace="mirror_{db}.{coll}"), None, 0),
+        (MongoSettings(mongodb_target_namespace="mirror.{coll}"), Namespace("shop"), 0),
+        (MongoSettings(mongodb_target_namespace="mirror.{coll}"), None, 1),
+        (MongoSettings(mongodb_target_namespace="mirror.{coll}", mongodb_target_mirror=False), None, 0),
         (KinesisSettings(kinesis_partition_key="1"), None, 0),
         (KinesisSettings(kinesis_partition_key="{document.customer}"), None, 1),
         (SqsSettings(sqs_message_group="collection"), None, 0),
