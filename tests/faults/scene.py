@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ from faults.nursery import Nursery
 from faults.proxy import HttpFaults, TcpFaults
 from faults.truth import PatientRecorder, Writer
 
+from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
 from docdb_stream.local.demo import destinations
 
@@ -52,6 +53,25 @@ def apache_kafka(port: int) -> KafkaBroker:
     return AdvertisedKafka({"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"})
 
 
+STEPS = {
+    "operations": "insert, update, replace, delete",
+    "match": '{"documentKey._id": {"$mod": [2, 0]}}',
+    "on_exit": "ignore",
+    "transform": "faults.scene:unchanged",
+}
+
+
+def unchanged(event: ChangeEvent) -> ChangeEvent:
+    """The TRANSFORM of these streams: looks into the event, and gives it on."""
+    assert event.document_key is not None
+    return event
+
+
+def passes(event: Mapping[str, Any]) -> bool:
+    """Whether the steps let an event pass."""
+    return event["operationType"] == "delete" or event["documentKey"]["_id"] % 2 == 0
+
+
 class Scene:
     """Everything set up, nothing happening yet. A context manager; leaving it ends all of it.
 
@@ -60,6 +80,7 @@ class Scene:
         seed: Of the faults and of the writer.
         per_s: Writes per second.
         share: Of the requests to targets that meet a fault.
+        steps: Whether events go through steps, which leave out what ``passes`` says.
         real_kafka: Whether Kafka is Apache Kafka, in which no event may be found twice.
 
     Attributes:
@@ -73,12 +94,15 @@ class Scene:
         writer: Not started.
     """
 
-    def __init__(self, folder: Path, *, seed: int, per_s: float, share: float, real_kafka: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, seed: int, per_s: float, share: float, real_kafka: bool = False, steps: bool = False
+    ) -> None:
         self._folder = folder
         self._seed = seed
         self._per_s = per_s
         self._share = share
         self._real_kafka = real_kafka
+        self.has_steps = steps
         self._stack = ExitStack()
         self._over = threading.Event()
 
@@ -134,6 +158,8 @@ class Scene:
             "max_loop": 0,
             "kinesis_record_bytes": 16_384,  # the large documents are beyond it: they go to the dead letters
         }
+        if self.has_steps:
+            settings |= STEPS
         for destination in self.destinations:
             settings |= destination.create()
         return settings

@@ -16,9 +16,10 @@ ONE_REQUEST = 8
 
 
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "steps"])
+def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path, steps: bool) -> None:
     """Every kind of round at least once, at least ten kills, faults at every target; then the reckoning."""
-    with Scene(tmp_path, seed=1, per_s=40, share=0.06) as scene:
+    with Scene(tmp_path, seed=1, per_s=40, share=0.06, steps=steps) as scene:
         outcome = Harness(scene, seed=1).run(minutes=0.4, kills=10)
     print(table(outcome))
     assert not outcome.problems, "\n".join(outcome.problems)
