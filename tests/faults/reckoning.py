@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
@@ -56,6 +56,7 @@ def judge(
     *,
     destinations: Sequence[demo_destinations.Destination],
     events: Sequence[Json],
+    passes: Callable[[Json], bool] = lambda _: True,
     acknowledged: set[int],
     documents: Mapping[str, Mapping[Any, Any]],
     dead_letters: Sequence[Json],
@@ -66,6 +67,7 @@ def judge(
         outcome: To be completed.
         destinations: The targets' ends of the line.
         events: What the recorder saw.
+        passes: Whether an event is to be delivered.
         acknowledged: The versions whose writes were acknowledged: the recorder has to have seen them all.
         documents: Collection -> ``_id`` -> document, in the end.
         dead_letters: As they are in the state database.
@@ -74,6 +76,7 @@ def judge(
     unrecorded = acknowledged - {version_of(event) for event in events}
     if unrecorded:
         outcome.problems.append(f"{len(unrecorded)} acknowledged writes are not in the change stream")
+    events = [event for event in events if passes(event)]
     rejected = _rejected(outcome, events, dead_letters)
     for destination in destinations:
         expected = [event for event in events if destination.name != "kinesis" or event["_id"]["_data"] not in rejected]

@@ -16,7 +16,7 @@ ONE_REQUEST = 8
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("steps", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "steps"])
 def test_nothing_is_lost_skipped_or_overtaken(tmp_path: Path, steps: bool) -> None:
     """Every kind of round at least once, at least ten kills, faults at every target; then the reckoning."""
     with Scene(tmp_path, seed=1, per_s=40, share=0.06, steps=steps) as scene:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from bson import Timestamp
-from pymongo import MongoClient
+from pymongo import MongoClient, WriteConcern
 from typer.testing import CliRunner
 
 from docdb_stream.admin.reset import reset
@@ -228,7 +228,8 @@ def test_a_checkpoint_that_somebody_changed_passes_nothing_over(stream: Stream, 
     """Without its position the stream would start now."""
     stream.db.orders.insert_one({"_id": 1})
     reset(stream.settings, to="earliest")
-    state = mongo[stream.settings.state_db][stream.settings.state_collection]
+    majority = WriteConcern("majority")  # which is what is read; not the default before MongoDB 5.0
+    state = mongo[stream.settings.state_db].get_collection(stream.settings.state_collection, write_concern=majority)
     state.update_one({"_id": stream.name}, {"$set": {"position.operation_time": "2026-01-31"}})
     for arguments in (["run"], ["status"], ["reset", stream.name, "--to", "now"]):
         done = stream.cli(*arguments)
