@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, model_validator
 
-from docdb_stream.errors import UnrenderableError
+from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN, plain_json
@@ -163,6 +163,8 @@ class OpenSearchTarget:
         request_bytes: Largest bulk request.
         lanes: Bulk requests side by side, at most.
         on_drop: ``delete`` or ``keep`` the documents of a dropped or renamed collection.
+        null_is_gone: Whether an update without its document is one whose document was deleted since; else it is
+            rejected.
         tls_ca: Path of the CA bundle; the system's by default.
 
     Raises:
@@ -187,6 +189,7 @@ class OpenSearchTarget:
         request_bytes: int = REQUEST_BYTES,
         lanes: int = 4,
         on_drop: Literal["delete", "keep"] = "delete",
+        null_is_gone: bool = True,
         tls_ca: str | None = None,
     ) -> None:
         self._client = OpenSearchClient(
@@ -198,12 +201,23 @@ class OpenSearchTarget:
         self._lanes = lanes
         self._sender: BulkSender | None = None
         self._deletes_on_drop = on_drop == "delete"
+        self._null_is_gone = null_is_gone
         self._indexes: dict[Namespace, str] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The target of a stream that has it switched on."""
+        """The target of a stream that has it switched on.
+
+        Raises:
+            ConfigError: No update would bring its document.
+        """
         own = settings.of(OpenSearchSettings)
+        takes_updates = not settings.operations or "update" in settings.operations
+        if settings.full_document == "default" and takes_updates and settings.transform is None:
+            raise ConfigError(
+                "OpenSearch takes whole documents, and with FULL_DOCUMENT = default no update brings one",
+                hint="set FULL_DOCUMENT = update_lookup, or leave update out of OPERATIONS",
+            )
         return cls(
             own.where,
             auth=own.opensearch_auth,
@@ -215,6 +229,7 @@ class OpenSearchTarget:
             request_bytes=own.opensearch_request_bytes,
             lanes=own.opensearch_lanes,
             on_drop=own.opensearch_on_drop,
+            null_is_gone=settings.full_document == "update_lookup",
             tls_ca=own.opensearch_tls_ca,
         )
 
@@ -253,14 +268,14 @@ class OpenSearchTarget:
         rejections: list[Rejection] = []
         operations: list[Operation] = []
         for event in events:
-            if event.operation in ("drop", "rename"):
-                if self._deletes_on_drop:
-                    sender.send(operations)
-                    operations = []
-                    rejections += sender.settle()
-                    rejections += self._delete_all(event, sender)
-                continue
             try:
+                if event.operation in ("drop", "rename"):
+                    if self._deletes_on_drop:
+                        rejections += sender.send(operations)
+                        operations = []
+                        rejections += sender.settle()
+                        rejections += self._delete_all(event, sender)
+                    continue
                 operation = self._operation(event)
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
@@ -293,13 +308,24 @@ class OpenSearchTarget:
                 raise self._client.refused(error.status, error.type) from error
 
     def _operation(self, event: ChangeEvent) -> Operation | None:
-        """The operation for an event about a document; None for any other."""
+        """The operation for an event about a document; None for any other, and where the document was gone.
+
+        Raises:
+            UnrenderableError: What the event says of the document cannot be told.
+        """
         operation = event.operation
-        if operation not in _WRITING or not event.has_document_key:
+        if operation not in _WRITING:
             return None
-        source = None if operation == "delete" else _source(event)
-        if source is None and operation != "delete":
-            return None
+        # Also of a delete: a key that was decoded with loss can be that of another document.
+        source = _source(event)
+        if not event.has_document_key:
+            raise UnrenderableError("documentKey: missing in the event")
+        if operation == "delete":
+            source = None
+        elif source is None:
+            if operation == "update" and self._null_is_gone:
+                return None
+            raise UnrenderableError("fullDocument: missing in the event, so that the index keeps what it had")
         id_text = event.object_id or document_id(event.exact_id)
         index = self._index(event, event.namespace)
         return operation_of(event, index, id_text, document_version(event.cluster_time), source)
