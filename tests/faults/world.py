@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from docdb_stream.checkpoint import Lease
 from docdb_stream.errors import DocdbStreamError, SourceUnavailableError, StateStoreError, TargetError
 from docdb_stream.events import Batch, ChangeEvent, Namespace, Position
 from docdb_stream.poller import Poller
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.step import Step, each
+from docdb_stream.step import Step
+from docdb_stream.steps import steps_for
 from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.testing.events import ChangeLog
@@ -52,8 +54,6 @@ class Fault:
 class World:
     """What outlives a process: the log, the checkpoints, the targets' places, the dead letters."""
 
-    steps: Sequence[Step] = ()
-
     def __init__(self) -> None:
         self.log = ChangeLog()
         self.events: list[ChangeEvent] = []
@@ -64,30 +64,64 @@ class World:
         self.objects: dict[str, list[str]] = {}
         self.dead: set[str] = set()
         self.saved: list[Position] = []
+        self.results: list[RunResult] = []
 
-    def passes(self, event: ChangeEvent) -> bool:
-        """Whether the steps let an event pass."""
-        return True
+    def change(self, document: dict[str, Any]) -> ChangeEvent:
+        """The event of a change that made ``document`` what it is."""
+        return self.log.update(document)
+
+    def steps(self) -> Sequence[Step]:
+        """The steps of a new process."""
+        return ()
+
+    def fate_of(self, event: ChangeEvent) -> str | list[ChangeEvent]:
+        """What is to be delivered of an event, or the name of the step that leaves it out, or ``rejected``."""
+        return [event]
 
     def expire_lease(self) -> None:
         self.now += dt.timedelta(seconds=SETTINGS.lease_seconds + 1)
 
 
-class SteppedWorld(World):
-    """One in which steps leave out a third of the events, and make others anew."""
+class WorldOfSteps(World):
+    """One in which events go through a step of every kind: OPERATIONS leaves out replacements, documents leave MATCH
+    and come back, and TRANSFORM gives two events, none, an error or the event."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps = [each(self._step, "thirds")]
+    def change(self, document: dict[str, Any]) -> ChangeEvent:
+        return self.log.replace(document) if document["number"] % 5 == 4 else self.log.update(document)
 
-    def passes(self, event: ChangeEvent) -> bool:
-        return bool((event.full_document or {})["number"] % 3)
+    def steps(self) -> Sequence[Step]:
+        return steps_for(STEPPED, ())
 
-    def _step(self, event: ChangeEvent) -> ChangeEvent | None:
-        if not self.passes(event):
-            return None
-        document = dict(event.full_document or {})
-        return event if document["number"] % 2 else event.replace(fullDocument={**document, "seen": True})
+    def fate_of(self, event: ChangeEvent) -> str | list[ChangeEvent]:
+        number = _number(event)
+        if event.operation == "replace":
+            return "operations"
+        if number % 3 == 0:
+            return [event.replace(operationType="delete", fullDocument=None, updateDescription=None)]
+        if number % 7 == 1:
+            return [event, event.replace(_id={"_data": f"{event.event_id}#1"})]
+        return {2: "transform", 5: "rejected"}.get(number % 7, [event])
+
+
+def transform(event: ChangeEvent) -> ChangeEvent | Iterable[ChangeEvent] | None:
+    """The TRANSFORM of these streams."""
+    rest = _number(event) % 7 if event.operation == "update" else 0
+    if rest == 5:
+        raise ValueError("refused")
+    return {1: (event, event), 2: None}.get(rest, event)
+
+
+def _number(event: ChangeEvent) -> int:
+    return int((event.full_document or {})["number"])
+
+
+STEPPED = Settings(
+    **SETTINGS.model_dump(include={"documentdb_uri", "watched_db_name", "watched_collection_name"}),
+    operations="insert, update, delete",
+    match='{"fullDocument.number": {"$not": {"$mod": [3, 0]}}}',
+    on_exit="delete",
+    transform="faults.world:transform",
+)
 
 
 class Process:
@@ -102,13 +136,15 @@ class Process:
             source=self.source,
             store=Store(self),  # type: ignore[arg-type]
             targets=[Direct(self), Buffered(self), Objects(self)],
-            steps=world.steps,
             dead_letters=Letters(self),  # type: ignore[arg-type]
+            steps=world.steps(),
         )
 
     def run(self) -> str:
         try:
-            return self.poller.run().stopped_by
+            result = self.poller.run()
+            self.world.results.append(result)
+            return result.stopped_by
         except (DocdbStreamError, CrashedError) as error:
             return type(error).__name__
 
