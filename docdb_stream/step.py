@@ -308,5 +308,8 @@ def _filtered(events: Sequence[ChangeEvent], left: Sequence[ChangeEvent], reject
 
 
 def _origin(event: ChangeEvent) -> str:
-    """The id of the source's event that an event is, or was made of."""
-    return event.event_id.partition("#")[0]
+    """The id of the source's event that an event is, or was made of; of one that is no change event, its own."""
+    try:
+        return event.event_id.partition("#")[0]
+    except UnrenderableError:
+        return f"#{id(event)}"

@@ -88,7 +88,7 @@ def _namespace_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for text in patterns:
         pattern = NamespacePattern.of(text)
         if not pattern.db or not pattern.coll:
-            raise ValueError(f"expected db.coll, db.* or the like, with commas, found {text!r}")
+            raise ValueError("expected db.coll, db.* or the like, with commas")
         if pattern.db in _INTERNAL_DATABASES:
             raise ValueError(f"{text}: the server does not let its own databases be watched (admin, config, local)")
         if _NOT_IN_DATABASE_NAMES & set(pattern.db) or len(pattern.db.replace("*", "").encode()) > DATABASE_NAME_BYTES:

@@ -262,3 +262,14 @@ def test_a_step_has_no_targets_name(name: str) -> None:
 def test_a_step_error_is_not_a_targets() -> None:
     assert not isinstance(StepError("s", "m"), TargetError)
     assert (StepError("s", "m").kind, StepError("s", "m").exit_code) == ("step", 1)
+
+
+def test_what_is_no_change_event_is_no_reason_to_stop_counting() -> None:
+    """It passes the steps that cannot read it, for the targets to refuse."""
+    strange = ChangeEvent(bson.encode({"_id": 1}))
+    made = step.apply([_all_but_first], [EVENTS[0], strange])
+    assert (list(made.events), made.filtered) == ([strange], {"_all_but_first": 1})
+
+
+def _all_but_first(events: Sequence[ChangeEvent]) -> Iterable[ChangeEvent]:
+    return events[1:]
