@@ -152,7 +152,7 @@ class Interleavings(RuleBasedStateMachine):
             assert (found.missing, found.order) == (0, 0), found.evidence
 
 
-class StepsOn(Interleavings):
+class SteppedInterleavings(Interleavings):
     """The same with steps on the way, whatever these leave out, refuse or make several events of."""
 
     make_world = WorldOfSteps
@@ -186,8 +186,8 @@ TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = hypothesis_settings(
     max_examples=100, stateful_step_count=25, deadline=None, derandomize=True, print_blob=True
 )
-TestStepsOn = StepsOn.TestCase
-TestStepsOn.settings = hypothesis_settings(TestInterleavings.settings, max_examples=25)
+TestSteppedInterleavings = SteppedInterleavings.TestCase
+TestSteppedInterleavings.settings = hypothesis_settings(TestInterleavings.settings, max_examples=25)
 
 
 def test_what_a_failed_run_left_in_a_target_does_not_come_twice() -> None:
