@@ -18,6 +18,9 @@ MAX_DELAY_S = 5.0
 """Full jitter between 0 and min(MAX, BASE * 2^attempt), as the AWS Architecture Blog's "Exponential Backoff And Jitter"
 found best under contention."""
 
+ASKED_FOR_S = 900.0
+"""The most that a service's own word makes the patience longer: a Lambda has no more (AWS Lambda quotas, "Timeout")."""
+
 OVER_NOTICED_S = 1.0
 """How soon a sleep that is no longer needed ends."""
 
@@ -46,11 +49,13 @@ class Backoff:
         self._is_over = is_over
         self.attempts = 0
         self._since_s = self._give_up_at_s = 0.0
+        self._was_asked = False
         self.progress()
 
     def progress(self) -> None:
         """Something succeeded: the patience counts from now, and the delays start small again."""
         self.attempts = 0
+        self._was_asked = False
         self._since_s = self._deadline.clock()
         self._give_up_at_s = min(self._deadline.at_s, self._since_s + self._deadline.patience_s)
 
@@ -58,8 +63,11 @@ class Backoff:
         """Sleep before the next attempt; False, at once, when there is no time for one.
 
         Args:
-            at_least_s: What the service itself asked for (Retry-After).
+            at_least_s: What the service itself asked for (Retry-After). The patience is longer by the first of these.
         """
+        if at_least_s > 0 and not self._was_asked:  # once: who asks again and again is not waited for without end
+            self._was_asked = True
+            self._give_up_at_s = min(self._deadline.at_s, self._give_up_at_s + min(at_least_s, ASKED_FOR_S))
         delay_s = max(at_least_s, self._rng() * min(MAX_DELAY_S, BASE_DELAY_S * 2**self.attempts))
         self.attempts += 1
         self._run.retries += 1

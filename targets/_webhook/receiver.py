@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from docdb_stream.context import check_lease
 from docdb_stream.errors import OutOfTimeError, TargetError
-from docdb_stream.settings.model import without_secrets
 from docdb_stream.targets._sender import Refusal, Unavailable
 from docdb_stream.targets._webhook.addresses import ForbiddenAddressError
 from docdb_stream.targets._webhook.connection import Answer, UnansweredError, UntrustedError
@@ -20,7 +20,8 @@ from docdb_stream.targets._webhook.signature import Keys, message_id, signature
 
 _OVERLOADED = frozenset({408, 425, 429})
 """RFC 9110 and RFC 6585: the request itself is not at fault, and may be sent again."""
-_UNAUTHORIZED = frozenset({401, 403, 407})
+_UNAUTHORIZED = frozenset({401, 407})
+"""Of these nothing can be said but that the keys are wrong. 403 may as well be about an event (a firewall's word)."""
 
 _SENT_AGAIN = "nothing is lost, the next run sends again"
 
@@ -56,7 +57,7 @@ class Receiver:
 
     - 2xx: the events are taken.
     - 408, 425, 429, 5xx, no answer: sent again, when Retry-After says so.
-    - 401, 403, 407, 3xx and what is no status: TargetError, as it would be for every event.
+    - 401, 407, 3xx and what is no status: TargetError, as it would be for every event.
     - Any other 4xx: the event is refused. Of several in an array, each is sent once more by itself.
 
     Args:
@@ -178,7 +179,7 @@ class Receiver:
     def _elsewhere(self, answer: Answer, code: str) -> TargetError:
         to = ""
         if answer.location is not None:
-            to = f" to {without_secrets(answer.location.partition('?')[0])[:200]!a}"
+            to = f" to {_host(answer.location)!a}"
         hint = "redirects are not followed: set WEBHOOK_URL to what takes the events itself, with a status of 2xx"
         return TargetError(self.target, f"{self.what}: {code}{to}", hint=hint)
 
@@ -198,6 +199,14 @@ class Receiver:
         if self._keys is not None:
             headers["webhook-signature"] = signature(self._keys.current(), message, timestamp, body)
         return headers if self._is_array else {**entries[0].headers, **headers}
+
+
+def _host(location: str) -> str:
+    """Of where a redirect leads, the host alone: a path can be as good as a password."""
+    try:
+        return (urlsplit(location).hostname or "a path of the same host")[:200]
+    except ValueError:
+        return "somewhere"
 
 
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)

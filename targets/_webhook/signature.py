@@ -83,9 +83,14 @@ class Keys:
     Args:
         reference: Where they are, as ``read_text`` takes it.
         clock: A monotonic one, in seconds.
+
+    Raises:
+        ConfigError: ``reference`` is a key itself.
     """
 
     def __init__(self, reference: str, clock: Callable[[], float] = time.monotonic) -> None:
+        if reference.startswith((KEY_PREFIX, "[")):  # not shown
+            raise ConfigError("WEBHOOK_SECRET is a key itself", hint="say where it is: env:NAME, file:PATH or a secret")
         self._reference = reference
         self._clock = clock
         self._lock = threading.Lock()

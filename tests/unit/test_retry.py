@@ -112,3 +112,13 @@ def test_a_run_counts_the_attempts_that_were_repeated_for_it(clock: Clock) -> No
         for _ in range(2):
             Backoff().wait()
     assert run.retries == 2
+
+
+def test_what_a_service_asks_for_makes_the_patience_longer_once(clock: Clock) -> None:
+    backoff = Backoff(limit(clock, patience_s=30.0), rng=lambda: 0.0)
+    assert backoff.wait(at_least_s=40.0)
+    assert not backoff.wait(at_least_s=40.0)
+    backoff.progress()
+    assert backoff.wait(at_least_s=40.0)
+    assert not Backoff(limit(clock, patience_s=30.0)).wait(at_least_s=float("inf"))
+    assert not Backoff(limit(clock, at_s=clock() + 39.0)).wait(at_least_s=40.0)
