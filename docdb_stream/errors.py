@@ -128,6 +128,10 @@ class StateStoreError(DocdbStreamError):
     kind = "state"
 
 
+OUT_OF_TIME = (OutOfTimeError, StepOutOfTimeError)
+"""What says that the deadline, or a stop, came first, and nothing about what was waited for."""
+
+
 class Caution(DocdbStreamError):
     """What may be meant as it is, and may be a mistake."""
 

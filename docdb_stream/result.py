@@ -76,6 +76,13 @@ class RunResult:
     position: Position | None = None
     began_at: str = ""
 
+    def took(self, read: int, filtered: Mapping[str, int]) -> None:
+        """So many events were read, of so many of which steps, by their names, left nothing."""
+        self.read += read
+        self.unsaved += read
+        self.filtered_by = added(self.filtered_by, filtered)
+        self.filtered = sum(self.filtered_by.values())
+
     def conclude(self, until: Timestamp, duration_s: float) -> None:
         """At the end of the run: whether it has caught up with the operation time ``until``, or by how much not."""
         reached = self.position.operation_time if self.position else None

@@ -16,19 +16,13 @@ from docdb_stream import step
 from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.context import current_run
 from docdb_stream.delivery import Delivery
-from docdb_stream.errors import (
-    DocdbStreamError,
-    HistoryLostError,
-    OutOfTimeError,
-    SourceUnavailableError,
-    StepOutOfTimeError,
-)
+from docdb_stream.errors import OUT_OF_TIME, DocdbStreamError, HistoryLostError, SourceUnavailableError
 from docdb_stream.events import Batch, Position
 from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
 from docdb_stream.position import SnapshotProgress
-from docdb_stream.result import RunResult, added
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.step import Step
@@ -147,7 +141,7 @@ class Run:
                     raise
                 if self._is_open:
                     self._sync(delivery, keeper)
-            except (OutOfTimeError, StepOutOfTimeError) as error:
+            except OUT_OF_TIME as error:
                 self._out_of_time(error)
         self._result.filtered_on_server = [*ahead.filtered_on_server]
         waited_s = self._limit.clock() - began_s
@@ -240,10 +234,7 @@ class Run:
                 delivery.write(made.events, batch.size_bytes if made.events is batch.events else made.size_bytes)
             delivery.reject(made.rejected)
             self._last_write_s = self._limit.clock() - started_s
-            result.read += len(batch.events)
-            result.unsaved += len(batch.events)
-            result.filtered_by = added(result.filtered_by, made.filtered)
-            result.filtered = sum(result.filtered_by.values())
+            result.took(len(batch.events), made.filtered)
             self._unsaved_events += len(made.events)
         delivery.reject(step.redacted(self._steps, batch.rejected))
         if batch.gap is not None:
@@ -295,7 +286,7 @@ class Run:
         self._result.events += self._unsaved_events
         self._unsaved_events = self._unsaved_loops = self._result.unsaved = 0
 
-    def _out_of_time(self, error: OutOfTimeError | StepOutOfTimeError) -> None:
+    def _out_of_time(self, error: DocdbStreamError) -> None:
         """The deadline, or a stop, came before everything read was durable: what is saved stands, the next run reads
         the rest. Raises ``error`` where nothing at all was saved past an event by the deadline: the next run would fare
         no better."""
