@@ -5,7 +5,6 @@ Owns how one is made and what it may hold. Who applies it, exactly once, is the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from docdb_stream.errors import UnrenderableError, surely
 from docdb_stream.event import ChangeEvent
 from docdb_stream.events import Events
 from docdb_stream.formats.decoded import DECODE_OPTIONS
+from docdb_stream.namespaces import INTERNAL_DATABASES, can_name_a_database
 from docdb_stream.position import Namespace
 
 DERIVED: Final = "derived.update"
@@ -114,12 +114,8 @@ def check(event: ChangeEvent) -> None:
             _check_path(operator, path)
 
 
-_SERVERS_OWN: Final = frozenset({"admin", "config", "local"})
-_NOT_IN_DATABASES: Final = re.compile(r'[/\\. "$\0]')
-_DATABASE_BYTES: Final = 63
 _NAMESPACE_BYTES: Final = 255
-"""MongoDB limits, "Namespace Length", "Length of Database Names" and "Restrictions on Database Names for Unix and Linux
-Systems"."""
+"""MongoDB limits, "Namespace Length"."""
 
 
 def checked_namespace(text: str) -> Namespace:
@@ -131,10 +127,10 @@ def checked_namespace(text: str) -> Namespace:
     db, _, coll = text.partition(".")
     if not db or not coll:
         raise UnrenderableError(f"{_shown(text)}: expected a collection as db.coll")
-    is_too_long = len(db.encode()) > _DATABASE_BYTES or len(text.encode()) > _NAMESPACE_BYTES
-    if is_too_long or _NOT_IN_DATABASES.search(db) or "$" in coll or "\0" in coll:
+    is_too_long = len(text.encode()) > _NAMESPACE_BYTES
+    if is_too_long or not can_name_a_database(db) or "$" in coll or "\0" in coll:
         raise UnrenderableError(f"{_shown(text)}: no collection can have this name")
-    if db in _SERVERS_OWN or coll.startswith("system."):
+    if db in INTERNAL_DATABASES or coll.startswith("system."):
         raise UnrenderableError(f"{_shown(text)} is the server's own")
     return Namespace(db, coll)
 

@@ -1,6 +1,7 @@
-"""Patterns of namespaces, as NAMESPACES has them: which collections they mean.
+"""Names of databases, and patterns of namespaces, as NAMESPACES has them: which collections they mean.
 
-Owns how one is written and what it matches. Who leaves events out by it is the steps' and the server's.
+Owns what a database can be called, how a pattern is written and what it matches. Who leaves events out by it is the
+steps' and the server's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,21 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from docdb_stream.position import Namespace
+
+INTERNAL_DATABASES = frozenset({"admin", "config", "local"})
+"""The server's own, which change streams cannot watch (MongoDB manual, "Watch a Collection, Database, or
+Deployment")."""
+
+DATABASE_NAME_BYTES = 63
+"""MongoDB limits, "Length of Database Names"; what a name must not hold is under "Restrictions on Database Names for
+Unix and Linux Systems"."""
+
+_NOT_IN_DATABASE_NAMES = frozenset('/\\. "$\0')
+
+
+def can_name_a_database(text: str) -> bool:
+    """Whether a database can be called so, as far as characters and length go."""
+    return not _NOT_IN_DATABASE_NAMES & set(text) and len(text.encode()) <= DATABASE_NAME_BYTES
 
 
 @dataclass(frozen=True)

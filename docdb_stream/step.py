@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import bson
 
@@ -125,8 +125,7 @@ class _Each:
             found = self._function(event)
             if found is None or found is event:
                 return () if found is None else (event,)
-            several = isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping)
-            made: list[Any] = [*found] if several else [found]  # type: ignore[misc]
+            made: list[Any] = [*found] if is_several(found) else [found]
             for one in made:
                 if not isinstance(one, ChangeEvent | Rejection):
                     raise StepError(self.name, f"gave {_a(one)}, which is neither an event nor a rejection")
@@ -138,6 +137,11 @@ class _Each:
         except Exception as error:
             logger.debug("step %s: %s", self.name, event.event_id, exc_info=True)
             return (Rejection(event, self.name, f"raised {where(error, self._function)}"),)
+
+
+def is_several(found: object) -> TypeGuard[Iterable[Any]]:
+    """Whether a function gave several values, rather than one that can be gone through."""
+    return isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping)
 
 
 class UnusableError(UnrenderableError):

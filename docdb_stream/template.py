@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bson import Decimal128, ObjectId
 
 from docdb_stream.errors import UnrenderableError
+from docdb_stream.namespaces import expression
 
 if TYPE_CHECKING:
     from docdb_stream.event import ChangeEvent
@@ -120,18 +121,13 @@ class AllowList:
 
     def __init__(self, setting: str, patterns: Iterable[str]) -> None:
         self._setting = setting
-        self._allowed = re.compile("|".join(map(wildcard, patterns)) or r"(?!)", re.DOTALL)
+        self._allowed = re.compile("|".join(map(expression, patterns)) or r"(?!)", re.DOTALL)
 
     def check(self, name: str) -> str:
         """``name``, if it may be used. Raises UnrenderableError where it may not."""
         if self._allowed.fullmatch(name):
             return name
         raise UnrenderableError(f"the name made of the document is not in {self._setting}")
-
-
-def wildcard(pattern: str) -> str:
-    """The regular expression for a pattern in which ``*`` stands for any text."""
-    return ".*".join(map(re.escape, pattern.split("*")))
 
 
 def _pieces(text: str) -> Iterable[tuple[str, bool]]:

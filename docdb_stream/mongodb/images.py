@@ -9,12 +9,12 @@ from pymongo.errors import PyMongoError
 from docdb_stream.errors import Caution, SourceUnavailableError
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.pipeline import images, kept_images
-from docdb_stream.namespaces import NamespacePattern
+from docdb_stream.mongodb.state import state_of
+from docdb_stream.namespaces import INTERNAL_DATABASES
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 
 _SHOWN = 10
-_INTERNAL = frozenset({"admin", "config", "local"})
 
 
 def check_images(connection: Connection, settings: Settings) -> None:
@@ -46,16 +46,14 @@ def check_images(connection: Connection, settings: Settings) -> None:
 
 def _without_images(connection: Connection, settings: Settings) -> Iterator[Namespace]:
     client, scope = connection.client, settings.scope
-    patterns = [NamespacePattern.of(text) for text in settings.namespaces]
-    state = (settings.state_collection, settings.ledger_collection, settings.dead_letters_collection)
+    state = state_of(settings)
     for db in client.list_database_names() if scope is None else [scope.db]:
-        if db in _INTERNAL:
+        if db in INTERNAL_DATABASES:
             continue
         named = {} if scope is None or scope.coll is None else {"name": scope.coll}
         for found in client[db].list_collections(filter={"type": "collection", **named}):
             namespace = Namespace(db, found["name"])
-            is_state = db == settings.state_db and namespace.coll in state
-            is_wanted = not patterns or any(pattern.matches(namespace) for pattern in patterns)
+            is_wanted = settings.watches(namespace) and namespace not in state
             kept = found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled")
-            if is_wanted and not kept and not is_state and not found["name"].startswith("system."):
+            if is_wanted and not kept and not found["name"].startswith("system."):
                 yield namespace

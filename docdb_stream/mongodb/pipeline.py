@@ -16,6 +16,7 @@ from bson.raw_bson import RawBSONDocument
 from bson.regex import Regex
 
 from docdb_stream.formats.reader import to_bson
+from docdb_stream.mongodb.state import state_of
 from docdb_stream.namespaces import NamespacePattern, expression
 from docdb_stream.position import Position
 from docdb_stream.settings import Settings
@@ -92,7 +93,7 @@ def server_filter(settings: Settings) -> ServerFilter:
         conditions["match"] = _of_match(settings)
     if "required" in images(settings).values() and (settings.scope is None or settings.scope.coll is None):
         # Nobody keeps images of the state, so the stream would end at its own first checkpoint.
-        own = [settings.state_collection, settings.ledger_collection, settings.dead_letters_collection]
+        own = sorted(str(namespace.coll) for namespace in state_of(settings))
         conditions[_STATE] = [{"ns.db": {"$ne": settings.state_db}}, {"ns.coll": {"$nin": own}}]
     return ServerFilter(conditions)
 

@@ -201,6 +201,13 @@ class Settings(ShapingSettings):
         """
         return format_named(own or self.payload_format, self.stream_name)
 
+    def watches(self, namespace: Namespace) -> bool:
+        """Whether the stream reads what is written to a collection."""
+        scope = self.scope
+        if scope is not None and (scope.db != namespace.db or scope.coll not in (None, namespace.coll)):
+            return False
+        return not self.namespaces or any(NamespacePattern.of(each).matches(namespace) for each in self.namespaces)
+
     @property
     def ledger_collection(self) -> str:
         """The collection beside the checkpoints that keeps what happened to positions."""

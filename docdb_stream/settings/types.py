@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from docdb_stream import template
 from docdb_stream.formats import known_format
-from docdb_stream.namespaces import NamespacePattern
+from docdb_stream.namespaces import DATABASE_NAME_BYTES, INTERNAL_DATABASES, NamespacePattern, can_name_a_database
 from docdb_stream.settings.model import Address as Address
 from docdb_stream.settings.model import Hidden as Hidden
 from docdb_stream.settings.model import Reference
@@ -45,15 +45,6 @@ def parse_start_at(value: object) -> object:
     return value
 
 
-DATABASE_NAME_BYTES = 63
-"""MongoDB limits, "Length of Database Names"; what a name must not hold is under "Restrictions on Database Names for
-Unix and Linux Systems"."""
-
-_NOT_IN_DATABASE_NAMES = frozenset('/\\. "$\0')
-_INTERNAL_DATABASES = frozenset({"admin", "config", "local"})
-"""Which change streams cannot watch (MongoDB manual, "Watch a Collection, Database, or Deployment")."""
-
-
 def _database_name(name: str) -> str:
     """A name that a database can have; the others are mostly meant as something else."""
     if "." in name:
@@ -61,7 +52,7 @@ def _database_name(name: str) -> str:
         raise ValueError(f"no database is called so; for the collection {coll} of {db}, give each its own setting")
     if name == "*":
         raise ValueError("no database is called so; leave it out to watch the whole deployment")
-    if _NOT_IN_DATABASE_NAMES & set(name) or len(name.encode()) > DATABASE_NAME_BYTES:
+    if not can_name_a_database(name):
         raise ValueError(
             f"no database is called so: at most {DATABASE_NAME_BYTES} bytes, without / \\ . $, quotes and blanks"
         )
@@ -69,7 +60,7 @@ def _database_name(name: str) -> str:
 
 
 def _watched_database(name: str) -> str:
-    if name in _INTERNAL_DATABASES:
+    if name in INTERNAL_DATABASES:
         raise ValueError("the server does not let its own databases be watched (admin, config, local)")
     return _database_name(name)
 
@@ -89,9 +80,9 @@ def _namespace_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
         pattern = NamespacePattern.of(text)
         if not pattern.db or not pattern.coll:
             raise ValueError("expected db.coll, db.* or the like, with commas")
-        if pattern.db in _INTERNAL_DATABASES:
+        if pattern.db in INTERNAL_DATABASES:
             raise ValueError(f"{text}: the server does not let its own databases be watched (admin, config, local)")
-        if _NOT_IN_DATABASE_NAMES & set(pattern.db) or len(pattern.db.replace("*", "").encode()) > DATABASE_NAME_BYTES:
+        if not can_name_a_database(pattern.db.replace("*", "")):
             raise ValueError(f"{text}: no database is called so; the text before the first dot is the database")
         _collection_name(pattern.coll)
     return tuple(dict.fromkeys(patterns))

@@ -22,7 +22,7 @@ from docdb_stream.errors import ConfigError, DocdbStreamError, StepError, StepOu
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.formats.decoded import DECODE_OPTIONS, decode_all
 from docdb_stream.settings import Settings
-from docdb_stream.step import Step, UnusableError, each, where
+from docdb_stream.step import Step, UnusableError, each, is_several, where
 
 NAME = "transform"
 """The step's name, in errors, dead letters and counts: that of its setting."""
@@ -193,7 +193,7 @@ def _with_own_event(function: Function) -> Function:
             return None
         if isinstance(found, ChangeEvent | Rejection):
             return own.as_it_is_now(found)
-        if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping):
+        if is_several(found):
             return [*_each_as_it_is_now(own, found)]
         return found
 

@@ -21,7 +21,7 @@ from docdb_stream.query.parse import Query, parse
 from docdb_stream.query.values import as_document, read
 from docdb_stream.settings import Settings
 from docdb_stream.settings.shaping import STATE
-from docdb_stream.target import Rendering, Target, is_keyed
+from docdb_stream.target import Target, announced, is_keyed
 
 OnExit = Literal["delete", "ignore"]
 
@@ -47,12 +47,11 @@ def match_step(settings: Settings, targets: Iterable[Target], *, is_last: bool) 
     query = parse(settings.match)
     is_about_state = query.is_about({_DOCUMENT}) and query.is_only_about(STATE)
     on_exit: OnExit = "delete" if is_about_state and any(map(is_keyed, targets)) else "ignore"
-    formats = [one for target in targets if isinstance(target, Rendering) for one in target.formats] if is_last else []
     return Match(
         query,
         settings.on_exit or on_exit,
         null_is_gone=settings.full_document == "update_lookup",
-        formats=formats,
+        formats=announced(targets) if is_last else (),
     )
 
 

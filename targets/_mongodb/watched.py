@@ -12,7 +12,6 @@ from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.mongodb.cluster import Cluster
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.state import state_of
-from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 from docdb_stream.settings.cluster import NO_CLUSTER
@@ -57,7 +56,7 @@ class Watched:
 
     def has(self, namespace: Namespace) -> bool:
         """Whether the stream watches a collection of the source."""
-        return self._stream is None or watches(self._stream, namespace)
+        return self._stream is None or self._stream.watches(namespace)
 
     def check_mirror(self, namespace: Namespace, target: Namespace) -> None:
         """See that a collection may be mirrored to another.
@@ -100,12 +99,3 @@ class Watched:
                 f"derived update: the stream watches {namespace}, and would read what it wrote, without end; leave it "
                 "out with NAMESPACES, or write to another one"
             )
-
-
-def watches(settings: Settings, namespace: Namespace) -> bool:
-    """Whether a stream reads what is written to a collection."""
-    scope = settings.scope
-    if scope is not None and (scope.db != namespace.db or scope.coll not in (None, namespace.coll)):
-        return False
-    patterns = settings.namespaces
-    return not patterns or any(NamespacePattern.of(each).matches(namespace) for each in patterns)

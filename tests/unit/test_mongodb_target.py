@@ -15,7 +15,6 @@ from docdb_stream.settings import Settings
 from docdb_stream.settings.cluster import NO_CLUSTER
 from docdb_stream.target import is_keyed, takes_derived
 from docdb_stream.targets._mongodb.loop import name_the_same
-from docdb_stream.targets._mongodb.watched import watches
 from docdb_stream.targets.mongodb import MongoTarget
 from docdb_stream.testing.events import ChangeLog
 
@@ -108,7 +107,7 @@ def test_where_another_reads_it_still_has_to_know_the_source() -> None:
 )
 def test_what_a_stream_watches(values: dict[str, Any], namespace: str, expected: bool) -> None:
     db, _, coll = namespace.partition(".")
-    assert watches(stream(**values), Namespace(db, coll)) is expected
+    assert stream(**values).watches(Namespace(db, coll)) is expected
 
 
 @pytest.mark.parametrize(
