@@ -23,11 +23,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
 
 
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
-
-
 class TestFileTarget(TargetContract):
     @pytest.fixture(autouse=True)
     def place(self, path: Path) -> None:

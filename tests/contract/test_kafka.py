@@ -62,22 +62,11 @@ def confluent_topics(kafka_broker: KafkaBroker) -> Iterator[Topics]:
 
 
 @pytest.fixture
-def proxy(kafka_broker: KafkaBroker) -> Iterator[KafkaProxy]:
-    with KafkaProxy(kafka_broker.port) as started:
-        yield started
-
-
-@pytest.fixture
 def tls_proxy(kafka_broker: KafkaBroker, certificates: Tls) -> Iterator[KafkaProxy]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate_key_file)
     with KafkaProxy(kafka_broker.port, context) as started:
         yield started
-
-
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
 
 
 @contextmanager

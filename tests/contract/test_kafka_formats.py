@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -39,17 +38,6 @@ def new(kind: type[Topics], broker: KafkaBroker, client: Client) -> Topics:
 def topics(kafka_broker: KafkaBroker, request: pytest.FixtureRequest) -> Topics:
     client, kind = request.param
     return new(kind, kafka_broker, client)
-
-
-@pytest.fixture
-def proxy(kafka_broker: KafkaBroker) -> Iterator[KafkaProxy]:
-    with KafkaProxy(kafka_broker.port) as started:
-        yield started
-
-
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
 
 
 def test_a_tombstone_follows_each_delete(topics: Topics, log: ChangeLog) -> None:

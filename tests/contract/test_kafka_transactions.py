@@ -35,17 +35,6 @@ def topics(kafka_broker: KafkaBroker, request: pytest.FixtureRequest) -> Iterato
         yield topics
 
 
-@pytest.fixture
-def proxy(kafka_broker: KafkaBroker) -> Iterator[KafkaProxy]:
-    with KafkaProxy(kafka_broker.port) as started:
-        yield started
-
-
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
-
-
 class TestKafkaPythonsTransactions(without.TestKafkaTarget):
     @pytest.fixture(autouse=True)
     def place(self, kafka_broker: KafkaBroker) -> Iterator[None]:

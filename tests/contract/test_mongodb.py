@@ -68,11 +68,6 @@ def deployment(replica_set: ReplicaSet, mongo: Mongo) -> Iterator[Deployment]:
     mongo.drop_database(found.db.name)
 
 
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
-
-
 class TestMongo(TargetContract):
     keeps = "documents"
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +30,6 @@ from docdb_stream.testing.versioned_contract import VersionedContract
 
 pytestmark = pytest.mark.integration
 
-_numbers = itertools.count()
 
 Answer = dict[str, Any]
 Request = Callable[..., Any]
@@ -41,7 +40,7 @@ class Domain:
 
     def __init__(self, server: OpenSearchServer) -> None:
         self.url = server.url
-        self.prefix = f"test{next(_numbers)}-"
+        self.prefix = f"test{uuid.uuid4().hex}-"  # this file can be imported under two names, on one server
 
     def target(self, **options: Any) -> OpenSearchTarget:
         return OpenSearchTarget(self.url, index_prefix=self.prefix, **options)
@@ -73,11 +72,6 @@ class Domain:
 @pytest.fixture
 def domain(opensearch_server: OpenSearchServer) -> Domain:
     return Domain(opensearch_server)
-
-
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
 
 
 def event_document_id(event: ChangeEvent) -> str:

@@ -16,7 +16,6 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.settings import Settings
 from docdb_stream.steps import steps_for
 from docdb_stream.target import Rejection, Target
-from docdb_stream.testing.events import ChangeLog
 
 if TYPE_CHECKING:
     from docdb_stream.testing.contract import TargetContract
@@ -37,11 +36,6 @@ RULES: dict[str, Any] = {
     "fields_mask": "nowhere.at_all",
     "transform": "contract.test_steps_on:same",
 }
-
-
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
 
 
 class StepsOn(TargetContract):
