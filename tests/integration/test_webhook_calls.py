@@ -308,6 +308,39 @@ def test_a_stream_to_a_webhook(
     assert "HTTP 422" in letter
 
 
+def test_a_stop_ends_a_long_wait_that_a_receiver_asked_for_and_nothing_is_passed(
+    receiver: Receiver, replica_set: ReplicaSet, db_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that follows has no deadline, and waits for longer than its patience where it is asked to."""
+    monkeypatch.setattr(context, "STOP_PATIENCE_S", 0.5)
+    settings = Settings(
+        documentdb_uri=replica_set.uri,
+        watched_db_name=db_name,
+        state_db=f"{db_name}_state",
+        webhook_url=receiver.url,
+        webhook_allow_addresses="127.0.0.1",
+    )
+    stop = threading.Event()
+
+    def busy(_: Request) -> Answer:
+        threading.Timer(0.5, stop.set).start()
+        return Answer(503, {"retry-after": "600"})
+
+    with Poller.from_settings(settings) as poller:
+        poller.run()
+        with replica_set.client() as client:
+            client[db_name].orders.insert_many([{"_id": number} for number in range(3)])
+        receiver.answer = busy
+        began_s = time.monotonic()
+        with suppress(TargetError):
+            poller.run(limit=Deadline(stop=stop), follow=True)
+        assert time.monotonic() - began_s < 20
+        assert receiver.taken == []
+        receiver.answer = lambda _: Answer()
+        assert poller.run().events == 3
+    assert len({request.event_ids[0] for request in receiver.taken}) == 3
+
+
 # TLS
 
 
