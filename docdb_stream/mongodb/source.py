@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bson import Timestamp
@@ -179,27 +180,36 @@ class MongoChangeSource:
             raise unavailable(error, self._connection.uri) from error
 
     def _earliest(self) -> Timestamp:
-        """The time just before the earliest that the change log still reaches, to the second.
+        """The time just before the earliest that the change log still reaches: to the second, or to the event where
+        nothing older than the present second is left.
 
         Found by asking for ever later ones: needs no privilege beyond reading the stream, and works on servers that
         show their log and those that do not.
         """
         now = self.operation_time()
-        lost_s, reached_s = 0, now.time + 1
-        while reached_s - lost_s > 1:
-            # The beginning first: most logs that are asked have not rolled over yet.
-            middle_s = (lost_s + reached_s) // 2 if lost_s else 1
-            if self._reaches(Position(operation_time=Timestamp(middle_s, 0))):
-                reached_s = middle_s
-            else:
-                lost_s = middle_s
-        return Timestamp(reached_s, 0) if reached_s <= now.time else now
+        second = _least(now.time + 1, lambda time_s: self._reaches(Timestamp(time_s, 0)))
+        if second <= now.time:
+            return Timestamp(second, 0)
+        return Timestamp(now.time, _least(now.inc, lambda inc: self._reaches(Timestamp(now.time, inc))))
 
-    def _reaches(self, position: Position) -> bool:
+    def _reaches(self, time: Timestamp) -> bool:
         # The log is all that is asked about: no images, which need not be there, and no filter.
         plain = self._settings.model_copy(update={"full_document": "default", "full_document_before_change": "off"})
         try:
-            self._opened(position, Opening(plain, ServerFilter({}), on_primary=True)).close()
+            self._opened(Position(operation_time=time), Opening(plain, ServerFilter({}), on_primary=True)).close()
         except HistoryLostError:
             return False
         return True
+
+
+def _least(reached: int, reaches: Callable[[int], bool]) -> int:
+    """The least number from 1 on that reaches, where ``reached`` does, and what is greater than one that does."""
+    lost = 0
+    while reached - lost > 1:
+        # The beginning first: most logs that are asked have not rolled over yet.
+        middle = (lost + reached) // 2 if lost else 1
+        if reaches(middle):
+            reached = middle
+        else:
+            lost = middle
+    return reached

@@ -197,7 +197,17 @@ def test_a_failure_is_told_while_the_others_go_on(scripted: Callable[..., Poller
 def test_what_ends_the_caller_ends_the_streams_with_a_checkpoint(
     scripted: Callable[..., Pollers], error: BaseException
 ) -> None:
-    pollers = scripted(bad=fails(TargetError("kafka", "no broker")), good=until_stopped("good"))
+    begun = threading.Event()
+
+    def good(limit: Deadline) -> RunResult:
+        begun.set()
+        return until_stopped("good")(limit)
+
+    def bad(limit: Deadline) -> RunResult:
+        assert begun.wait(LONG_S)  # what has not begun would be called off
+        raise TargetError("kafka", "no broker")
+
+    pollers = scripted(bad=bad, good=good)
 
     def ended(outcome: Outcome) -> None:
         raise error
