@@ -175,7 +175,9 @@ class Run:
         self._store.record(entry)
         if choice == "fail":
             raise error
-        position = replace(self._source.start_position(choice), snapshot=self._snapshot)
+        position = replace(
+            self._source.start_position("now" if choice == "snapshot" else choice), snapshot=self._snapshot
+        )
         logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
         error.position_time = self._saved.time if self._saved else None
         self._alert(error)
@@ -197,7 +199,8 @@ class Run:
             self._result.began_at = "sample"
             logger.info("stream %s goes on where the AWS sample stopped, at %s", name, position.time)
         else:
-            position = self._source.start_position(self._settings.start_at)
+            start_at = self._settings.start_at
+            position = self._source.start_position("now" if start_at == "snapshot" else start_at)
             self._result.began_at = "start-at"
             logger.info("stream %s is new and starts at %s", name, position.time)
         return position
