@@ -160,8 +160,8 @@ class CheckpointStore(Protocol):
 
     def record(self, entry: LedgerEntry) -> None:
         """Write the entry into the ledger, durably, of its positions what concerns the change log and no snapshot. The
-        same stream, kind and ``before`` again completes the entry that is there (``after``), so a run that fails every
-        two minutes leaves one."""
+        same stream, kind and ``before`` again completes the entry that is there (``reason``, ``after``), so a run that
+        fails every two minutes leaves one."""
         ...
 
     def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:

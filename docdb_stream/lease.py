@@ -104,6 +104,11 @@ class LeaseKeeper:
         """The epoch of the lease, as it is held now."""
         return self.lease.epoch
 
+    @property
+    def saved(self) -> Position | None:
+        """The position as it was saved last."""
+        return self._checkpoint.position
+
     def load(self) -> Checkpoint | None:
         """The checkpoint, from which the run goes on. Raises as CheckpointStore.load does."""
         found = self._store.load(self.lease.stream)

@@ -10,6 +10,7 @@ from typing import Any
 from bson import Timestamp
 
 from docdb_stream.events import Position
+from docdb_stream.position import SnapshotProgress
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class RunResult:
         position: Where the stream stands.
         began_at: What it went on from: ``checkpoint``, ``start-at`` (a new stream) or ``sample`` (a new stream too, but
             the AWS sample has left a position); empty when it did not come to that.
+        snapshot: How far the snapshot beside the stream has come; None where none is under way.
+        snapshot_documents: Documents of a snapshot among the events read.
     """
 
     stream: str
@@ -75,6 +78,8 @@ class RunResult:
     targets: dict[str, TargetFigures] = field(default_factory=dict)
     position: Position | None = None
     began_at: str = ""
+    snapshot: SnapshotProgress | None = None
+    snapshot_documents: int = 0
 
     def took(self, read: int, filtered: Mapping[str, int]) -> None:
         """So many events were read, of so many of which steps, by their names, left nothing."""

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from bson import Timestamp
 
 from docdb_stream import step
+from docdb_stream.beginning import Beginning
 from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.context import current_run
 from docdb_stream.delivery import Delivery
 from docdb_stream.errors import OUT_OF_TIME, DocdbStreamError, HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, Position
+from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
-from docdb_stream.position import SnapshotProgress
 from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
+from docdb_stream.snapshot.beside import Snapshot, told_of
+from docdb_stream.snapshot.pages import is_past
 from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.step import Step
 
@@ -57,8 +58,9 @@ class Run:
         store: Where checkpoints are.
         steps: What events go through on the way.
         delivery: Where they go.
+        snapshot: Beside the stream.
+        beginning: Where it goes on.
         progress: Called after every loop and checkpoint with the result so far.
-        alert: Told of lost history that is passed over, as ON_HISTORY_LOST says.
     """
 
     def __init__(
@@ -69,25 +71,26 @@ class Run:
         store: CheckpointStore,
         steps: Sequence[Step],
         delivery: Delivery,
+        snapshot: Snapshot,
+        beginning: Beginning,
         progress: Callable[[RunResult], None],
-        alert: Callable[[Exception], object],
     ) -> None:
         self._settings = settings
         self._source = source
         self._store = store
         self._steps = steps
         self._delivery = delivery
+        self._snapshot = snapshot
+        self._beginning = beginning
         self._progress = progress
-        self._alert = alert
         self._context = current_run()
         self._limit = self._context.deadline
         self._started_s = self._saved_at_s = self._limit.clock()
         self._result = RunResult(settings.stream_name)
         self._unsaved_events = self._unsaved_loops = 0
         self._saved: Position | None = None
-        self._snapshot: SnapshotProgress | None = None
-        self._is_open = False
-        self._lost: LedgerEntry | None = None
+        self._is_open = self._is_drained = False
+        self._answered: list[str] = []
         self._longest_sync_s = self._last_write_s = 0.0
         self._gaps: list[LedgerEntry] = []
         self._total_s = self._limit.at_s - self._started_s
@@ -100,7 +103,10 @@ class Run:
             with held_lease(self._store, settings.stream_name, settings.scope, owner_name(), duration_s) as keeper:
                 self._context.lease_check, self._context.lease_epoch = keeper.check, keeper.epoch
                 until = self._source.operation_time()
-                result.position = self._start(keeper)
+                result.position = self._beginning.at_start(keeper)
+                result.began_at = self._beginning.began_at
+                self._saved = keeper.saved
+                self._answer()
                 for attempt in range(RESTARTS + 1):
                     try:
                         self._stream(keeper, until, follow)
@@ -108,7 +114,8 @@ class Run:
                     except HistoryLostError as error:
                         if attempt == RESTARTS:
                             raise
-                        result.position = self._start_again(error)
+                        result.position = self._beginning.after_loss(error, self._saved)
+                        self._forget_unsaved()
                 result.retries = self._context.retries
         except DocdbStreamError as error:
             error.position_time = self._saved.time if self._saved else None
@@ -120,21 +127,24 @@ class Run:
         """Read and deliver from the position on until the run is over."""
         position = self._result.position
         assert position is not None
-        self._is_open, began_s = False, self._limit.clock()
+        self._is_open, self._is_drained, began_s = False, False, self._limit.clock()
+        # With a snapshot beside it a stream goes on after it has caught up, see _is_caught_up.
+        ends_by_itself = not follow and not self._snapshot.is_active
         with (
             self._delivery as delivery,
             ReadAhead(
                 self._source,
                 position,
-                until=None if follow else until,
+                until=until if ends_by_itself else None,
                 batch_size=self._settings.batch_size,
                 max_bytes=self._settings.read_ahead_bytes,
             ) as ahead,
+            self._snapshot.reading(ahead.wake),
         ):
             self._result.targets = delivery.figures
             try:
                 try:
-                    self._loop(ahead, delivery, keeper, follow)
+                    self._loop(ahead, delivery, keeper, None if follow else until)
                 except HistoryLostError:
                     if self._is_open:  # what was read before is here all the same, and nobody can read it again
                         self._sync(delivery, keeper)
@@ -157,93 +167,98 @@ class Run:
         self._is_open = True
         position = self._result.position
         assert position is not None
-        if self._lost is not None:
-            self._store.record(replace(self._lost, after=position))
-            self._lost = None
+        self._beginning.opened(position)
         if position != self._saved:
             self._save(keeper, position)
 
-    def _start_again(self, error: HistoryLostError) -> Position:
-        """After a lost position: into the ledger it goes, and on as ON_HISTORY_LOST says. The new one is saved once the
-        server has opened the stream there.
+    def _answer(self) -> None:
+        """Do what operators have asked for since; it is saved with the position."""
+        position = self._result.position
+        assert position is not None
+        requests = [each for each in self._store.asked(self._result.stream) if each.id not in self._answered]
+        self._snapshot.answer(requests, lambda: position.operation_time or self._source.operation_time())
+        self._answered += [each.id for each in requests]
+        self._result.position = self._snapshot.beside(position)
 
-        Raises:
-            HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is.
-        """
-        name, choice = self._settings.stream_name, self._settings.on_history_lost
-        entry = LedgerEntry(name, "history-lost", self._saved, str(error))
-        self._store.record(entry)
-        if choice == "fail":
-            raise error
-        position = replace(
-            self._source.start_position("now" if choice == "snapshot" else choice), snapshot=self._snapshot
-        )
-        logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)
-        error.position_time = self._saved.time if self._saved else None
-        self._alert(error)
-        self._lost = entry
-        self._unsaved_events = self._unsaved_loops = self._result.unsaved = 0
-        self._gaps.clear()
-        return position
-
-    def _start(self, keeper: LeaseKeeper) -> Position:
-        """The position to go on from; a new stream's is saved before anything is delivered."""
-        name = self._settings.stream_name
-        checkpoint = keeper.load()
-        if checkpoint is not None and checkpoint.position is not None:
-            self._saved, self._snapshot = checkpoint.position, checkpoint.position.snapshot
-            self._result.began_at = "checkpoint"
-            return checkpoint.position
-        position = self._store.inherited_position(self._settings.scope)
-        if position is not None:
-            self._result.began_at = "sample"
-            logger.info("stream %s goes on where the AWS sample stopped, at %s", name, position.time)
-        else:
-            start_at = self._settings.start_at
-            position = self._source.start_position("now" if start_at == "snapshot" else start_at)
-            self._result.began_at = "start-at"
-            logger.info("stream %s is new and starts at %s", name, position.time)
-        return position
-
-    def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, follow: bool) -> None:
+    def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, until: Timestamp | None) -> None:
+        """Hand over batches, and pages of the snapshot between them, until the run is over; ``until`` is None where it
+        follows."""
         result = self._result
         rest: Batch | None = None
-        while not self._over(follow):
+        while not self._over(until is None):
             keeper.check()
+            ahead.hurry(self._snapshot.is_active)
             batch = rest or ahead.take(TAKE_WAIT_S)
             if ahead.is_open and not self._is_open:
                 self._opened(keeper)
-            if batch is None:
-                if ahead.caught_up:
-                    result.stopped_by = "caught-up"
-                    return
-            else:
+            if batch is not None:
                 batch, rest = batch.split(delivery.takes_bytes)
                 self._deliver(batch, delivery)
                 if batch.events and rest is None:
                     result.loops += 1
                     self._unsaved_loops += 1
+                self._is_drained = rest is None and (batch.drained or batch.quiet)
                 self._progress(result)
-            if self._is_open and self._is_sync_due(delivery):
-                self._sync(delivery, keeper)
+            elif ahead.caught_up:
+                result.stopped_by = "caught-up"
+                return
+            if self._is_open:
+                self._deliver_page(delivery)
+                if until is not None and self._is_caught_up(ahead, until):
+                    result.stopped_by = "caught-up"
+                    return
+                if self._is_sync_due(delivery):
+                    self._answer()
+                    self._sync(delivery, keeper)
+
+    def _is_caught_up(self, ahead: ReadAhead, until: Timestamp) -> bool:
+        """Whether all that there was at the run's beginning is handed over, where the stream does not end by itself."""
+        position = self._result.position
+        assert position is not None
+        is_idle = not self._snapshot.is_active and not ahead.ends
+        return is_idle and is_past(position, until, is_drained=self._is_drained)
+
+    def _deliver_page(self, delivery: Delivery) -> None:
+        """Send the next page of the snapshot through the steps to its targets, if the stream has come past it."""
+        result, snapshot = self._result, self._snapshot
+        assert result.position is not None
+        page = snapshot.due(result.position, is_drained=self._is_drained)
+        if page is None:
+            return
+        assert snapshot.progress is not None
+        if page.events:
+            self._hand_over(page.events, page.size_bytes, delivery, snapshot.progress.targets)
+            result.loops += 1
+            self._unsaved_loops += 1
+            result.snapshot_documents += len(page.events)
+        if (done := snapshot.ended()) is not None:
+            self._gaps += told_of(done, self._store.ledger(result.stream), result.stream, result.position)
+        result.position = snapshot.beside(result.position)
+        result.snapshot = snapshot.progress
+        self._progress(result)
 
     def _deliver(self, batch: Batch, delivery: Delivery) -> None:
         """Send a batch through the steps to the targets; the position reached is the one after it, not yet saved."""
         result = self._result
+        self._snapshot.saw(batch)
         if batch.events:
-            started_s = self._limit.clock()
-            made = step.apply(self._steps, batch.events)
-            if made.events:
-                delivery.write(made.events, batch.size_bytes if made.events is batch.events else made.size_bytes)
-            delivery.reject(made.rejected)
-            self._last_write_s = self._limit.clock() - started_s
-            result.took(len(batch.events), made.filtered)
-            self._unsaved_events += len(made.events)
+            self._hand_over(batch.events, batch.size_bytes, delivery)
         delivery.reject(step.redacted(self._steps, batch.rejected))
         if batch.gap is not None:
             self._gaps.append(LedgerEntry(result.stream, "stepped-past", result.position, batch.gap, batch.position))
-        # What is read of the stream says nothing of a snapshot beside it, whose progress no save may drop.
-        result.position = replace(batch.position, snapshot=self._snapshot)
+        result.position = self._snapshot.beside(batch.position)
+
+    def _hand_over(
+        self, events: Sequence[ChangeEvent], size_bytes: int, delivery: Delivery, only: Sequence[str] = ()
+    ) -> None:
+        started_s = self._limit.clock()
+        made = step.apply(self._steps, events)
+        if made.events:
+            delivery.write(made.events, size_bytes if made.events is events else made.size_bytes, only)
+        delivery.reject(made.rejected)
+        self._last_write_s = self._limit.clock() - started_s
+        self._result.took(len(events), made.filtered)
+        self._unsaved_events += len(made.events)
 
     def _over(self, follow: bool) -> bool:
         """Whether the run has to end now, and why."""
@@ -284,9 +299,15 @@ class Run:
 
     def _save(self, keeper: LeaseKeeper, position: Position) -> None:
         keeper.save(position, self._unsaved_events)
+        if self._answered:
+            self._store.answered(keeper.lease, self._answered)
+            self._answered.clear()
         self._saved, self._saved_at_s = position, self._limit.clock()
         self._result.checkpoints += 1
         self._result.events += self._unsaved_events
+        self._forget_unsaved()
+
+    def _forget_unsaved(self) -> None:
         self._unsaved_events = self._unsaved_loops = self._result.unsaved = 0
 
     def _out_of_time(self, error: DocdbStreamError) -> None:

@@ -85,7 +85,7 @@ class MemoryCheckpointStore:
             entry = replace(entry, before=_in_log(entry.before), after=_in_log(entry.after))
             for index, known in enumerate(self._ledger):
                 if (known.stream, known.kind, known.before) == (entry.stream, entry.kind, entry.before):
-                    self._ledger[index] = replace(known, after=entry.after or known.after)
+                    self._ledger[index] = replace(known, reason=entry.reason, after=entry.after or known.after)
                     return
             self._ledger.append(replace(entry, found_at=entry.found_at or self._clock()))
 
