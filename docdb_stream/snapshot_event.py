@@ -6,6 +6,7 @@ takes changes takes it. Who reads the documents, and when they may be delivered,
 
 from __future__ import annotations
 
+import struct
 from hashlib import sha256
 from typing import Final
 
@@ -20,7 +21,13 @@ PREFIX: Final = "snapshot/"
 """Of the ids of these events: ``snapshot/<the snapshot's id>/<digest of namespace and _id>``. No server's token begins
 so: they are hexadecimal digits."""
 
-_ID_DIGITS: Final = 32
+_DIGITS: Final = 32
+_INT32: Final = struct.Struct("<i")
+_ID: Final = b"_id\0"
+_VALUE_AT: Final = 4 + 1 + len(_ID)
+_FIXED_BYTES: Final = {0x01: 8, 0x07: 12, 0x08: 1, 0x09: 8, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16}
+_TEXT: Final = 0x02
+"""Types of BSON, and how long values are of those that have one length (bsonspec.org, version 1.1)."""
 
 
 class SnapshotEvents:
@@ -35,12 +42,15 @@ class SnapshotEvents:
     """
 
     def __init__(self, snapshot: str, time: Timestamp, namespace: Namespace) -> None:
-        self._id = f"{PREFIX}{snapshot}/"
-        self._digest = sha256(f"{namespace.db}\0{namespace.coll}\0".encode())
-        self._middle = bson.encode(
-            {"operationType": "insert", "clusterTime": time, "ns": {"db": namespace.db, "coll": namespace.coll}}
-        )[4:-1]
-        self._end = bson.encode({"snapshot": {"id": snapshot}})[4:-1]
+        # All but the digits, the key and the document is the same in each, and at the same place.
+        self._salt = _salt(namespace)
+        token = bson.encode({"_id": {"_data": f"{PREFIX}{snapshot}/" + "0" * _DIGITS}})[4:-1]
+        after = b"\0\0"  # the ends of text and token
+        change = {"operationType": "insert", "clusterTime": time, "ns": {"db": namespace.db, "coll": namespace.coll}}
+        self._head = token[: -_DIGITS - len(after)]
+        self._middle = after + bson.encode(change)[4:-1] + b"\x03documentKey\0"
+        self._end = bson.encode({"snapshot": {"id": snapshot}})[4:]
+        self._fixed_bytes = 4 + len(token) + len(self._middle) - len(after) + 4 + len(_FULL_DOCUMENT) + len(self._end)
 
     def of(self, document: bytes) -> bytes:
         """The event of a document, as BSON, with the very bytes of the document.
@@ -49,30 +59,57 @@ class SnapshotEvents:
             UnrenderableError: It has no ``_id``, or is no BSON.
         """
         element = id_element(document)
-        digest = self._digest.copy()
-        digest.update(element)
-        event_id = f"{self._id}{digest.hexdigest()[:_ID_DIGITS]}"
-        return rawbson.joined(
+        return b"".join(
             (
-                b"\x03_id\0" + rawbson.joined((_text("_data", event_id),)),
+                _INT32.pack(self._fixed_bytes + len(element) + len(document)),
+                self._head,
+                sha256(self._salt + element).hexdigest()[:_DIGITS].encode(),
                 self._middle,
-                b"\x03documentKey\0" + rawbson.joined((element,)),
-                b"\x03fullDocument\0" + document,
+                _INT32.pack(len(element) + 5),
+                element,
+                _FULL_DOCUMENT,
+                document,
                 self._end,
             )
         )
 
 
+_FULL_DOCUMENT: Final = b"\0\x03fullDocument\0"
+"""After the key's last element."""
+
+
+def is_of(event_id: str, namespace: Namespace, element: bytes) -> bool:
+    """Whether it is the id of the event of a document with this element ``_id``, of this collection, in a snapshot; or
+    of what a step has made of that event, with the same key (see ``step``)."""
+    digest = sha256(_salt(namespace) + element).hexdigest()[:_DIGITS]
+    return event_id.startswith(PREFIX) and event_id.rpartition("/")[2].partition("#")[0] == digest
+
+
 def id_element(document: bytes) -> bytes:
-    """The element ``_id`` of a document: type, name and value. Raises UnrenderableError where there is none."""
-    if document[5:9] == b"_id\0":  # servers store it first
-        return rawbson.first(document)
-    try:
-        return rawbson.parts(document)["_id"]
-    except KeyError:
-        raise UnrenderableError("_id: missing in the document") from None
+    """The element ``_id`` of a document: type, name and value; the first, where there are several.
+
+    Raises:
+        UnrenderableError: There is none, or it is no BSON.
+    """
+    if len(document) < 5 or document[:4] != _INT32.pack(len(document)):
+        raise UnrenderableError("document: not valid BSON: a length that does not match its content")
+    if document.startswith(_ID, 5) and (end := _end_of_id(document)):
+        return document[4:end]
+    found = rawbson.element(document, "_id")
+    if found is None:
+        raise UnrenderableError("_id: missing in the document")
+    return found
 
 
-def _text(name: str, text: str) -> bytes:
-    encoded = text.encode()
-    return b"\x02%b\0%b%b\0" % (name.encode(), (len(encoded) + 1).to_bytes(4, "little"), encoded)
+def _end_of_id(document: bytes) -> int:
+    """Where an ``_id`` ends that is the first field, as servers store it; 0 where that takes a closer look."""
+    kind = document[4]
+    size_bytes = _FIXED_BYTES.get(kind, 0)
+    if kind == _TEXT and len(document) > _VALUE_AT + 4:
+        size_bytes = 4 + max(0, *_INT32.unpack_from(document, _VALUE_AT))
+    end = _VALUE_AT + size_bytes
+    return end if size_bytes and end < len(document) else 0
+
+
+def _salt(namespace: Namespace) -> bytes:
+    return f"{namespace.db}\0{namespace.coll}\0".encode()
