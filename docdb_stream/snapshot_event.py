@@ -7,6 +7,7 @@ takes changes takes it. Who reads the documents, and when they may be delivered,
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -58,20 +59,28 @@ class SnapshotEvents:
         Raises:
             UnrenderableError: It has no ``_id``, or is no BSON.
         """
-        element = id_element(document)
-        return b"".join(
-            (
-                _INT32.pack(self._fixed_bytes + len(element) + len(document)),
-                self._head,
-                sha256(self._salt + element).hexdigest()[:_DIGITS].encode(),
-                self._middle,
-                _INT32.pack(len(element) + 5),
-                element,
-                _FULL_DOCUMENT,
-                document,
-                self._end,
+        return self.all_of([document], [id_element(document)])[0]
+
+    def all_of(self, documents: Iterable[bytes], elements: Iterable[bytes]) -> list[bytes]:
+        """The events of documents with these elements ``_id``."""
+        salt, head, middle, end, fixed_bytes = self._salt, self._head, self._middle, self._end, self._fixed_bytes
+        pack, join = _INT32.pack, b"".join
+        return [
+            join(
+                (
+                    pack(fixed_bytes + len(element) + len(document)),
+                    head,
+                    sha256(salt + element).hexdigest()[:_DIGITS].encode(),
+                    middle,
+                    pack(len(element) + 5),
+                    element,
+                    _FULL_DOCUMENT,
+                    document,
+                    end,
+                )
             )
-        )
+            for document, element in zip(documents, elements, strict=True)
+        ]
 
 
 _FULL_DOCUMENT: Final = b"\0\x03fullDocument\0"
@@ -83,6 +92,15 @@ def is_of(event_id: str, namespace: Namespace, element: bytes) -> bool:
     of what a step has made of that event, with the same key (see ``step``)."""
     digest = sha256(_salt(namespace) + element).hexdigest()[:_DIGITS]
     return event_id.startswith(PREFIX) and event_id.rpartition("/")[2].partition("#")[0] == digest
+
+
+def id_elements(documents: Sequence[bytes]) -> list[bytes]:
+    """``id_element`` of each; fast where all have the same kind of ``_id``, which stands first."""
+    end = _VALUE_AT + _FIXED_BYTES.get(documents[0][4], 0) if documents else 0
+    heads = {document[4:_VALUE_AT] for document in documents}
+    if end > _VALUE_AT and len(heads) == 1 and heads.pop()[1:] == _ID:
+        return [document[4:end] for document in documents]
+    return [*map(id_element, documents)]
 
 
 def id_element(document: bytes) -> bytes:

@@ -26,6 +26,8 @@ PROOF_WAIT_S = 0.05
 """How long, where a run would end with an empty reply: most servers prove with it that nothing is left, and then a
 longer wait would only be paid for. One that does not is asked again, with the full wait."""
 
+HURRIED_WAIT_S = 0.01
+"""How long, where somebody waits for the position to move: each answer says how far the server has looked."""
 
 END_WAIT_S = 2 * READ_WAIT_S
 """How long to wait for the reader at the end. One that a silent server holds up is left behind: its stream is its own,
@@ -178,7 +180,7 @@ class ReadAhead:
             batch = stream.read(wait_s)
             ended = self._reached(batch)
             if batch.events or (self._is_hurried and batch.drained):
-                wait_s = PROOF_WAIT_S if self._is_hurried else shortest_s
+                wait_s = HURRIED_WAIT_S if self._is_hurried else shortest_s
             else:
                 # A server that has much to go through answers when the time is over, too: longer each time.
                 wait_s = READ_WAIT_S if batch.position == position else min(2 * wait_s, READ_WAIT_S)

@@ -232,9 +232,9 @@ class Snapshot:
             max_lag_s=LAG_SHARE * settings.change_log_retention_seconds,
         )
         self._pages.saw((), position)
-        threads = min(
-            READERS_MOST, settings.snapshot_ranges, max(1, sum(not each.done for each in self.progress.ranges))
-        )
+        left = sum(not each.done for each in self.progress.ranges)
+        # One more than ranges: while one makes events of a page, the server is asked for the next.
+        threads = 1 + min(READERS_MOST, settings.snapshot_ranges, left)
         reader = SnapshotReader(self._source, self._pages, match=self.progress.match, threads=threads, came=self._wake)
         self._reader = self._open.enter_context(reader)
 

@@ -8,6 +8,8 @@ page. Asks no server and has no thread. See docs/snapshot.md.
 
 from __future__ import annotations
 
+import re
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +23,7 @@ from docdb_stream.events import ChangeEvent, Events
 from docdb_stream.formats import rawbson
 from docdb_stream.formats.key import key_json
 from docdb_stream.position import Namespace, Position, SnapshotProgress, SnapshotRange
-from docdb_stream.snapshot_event import SnapshotEvents, id_element
+from docdb_stream.snapshot_event import SnapshotEvents, id_element, id_elements
 from docdb_stream.source import Page
 
 PAGE_BYTES: Final = 1024 * 1024
@@ -30,7 +32,7 @@ PAGE_BYTES: Final = 1024 * 1024
 LAG_SHARE: Final = 0.1
 """No page is read while the stream is further behind than this share of the change log's retention."""
 
-Key = bytes | str
+Key = bytes | str | int
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +50,10 @@ class Reading:
     limit: int
     _part: _Part
     _named: set[Key] = field(default_factory=set)
-    _page: Page | None = None
+    _read_at: Timestamp | None = None
+    _rest: SnapshotRange | None = None
     _keys: Sequence[Key] = ()
+    _raws: Sequence[bytes] = ()
     _size_bytes: int = 0
 
 
@@ -65,12 +69,12 @@ class _Part:
     @property
     def ahead(self) -> SnapshotRange:
         """The range as it is once everything that was read is delivered."""
-        last = self.readings[-1]._page if self.readings else None
-        return self.range if last is None else last.rest
+        last = self.readings[-1]._rest if self.readings else None
+        return self.range if last is None else last
 
     @property
     def is_being_read(self) -> bool:
-        return bool(self.readings) and self.readings[-1]._page is None
+        return bool(self.readings) and self.readings[-1]._rest is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +144,21 @@ class Pages:
             return reading
 
     def came(self, reading: Reading, page: Page) -> None:
-        """What was read. Nothing becomes of it where the collection was dropped or renamed meanwhile."""
-        keys = [*map(key_of, page.documents)]
-        size_bytes = sum(map(len, page.documents))
+        """A page is read: what comes after it may be read as well. ``prepare`` has to follow."""
+        with self._lock:
+            reading._rest = page.rest
+
+    def prepare(self, reading: Reading, page: Page) -> None:
+        """Make a page's events; from now on it waits for the stream. Nothing becomes of it where the collection was
+        dropped or renamed meanwhile."""
+        elements = id_elements(page.documents)
+        raws = SnapshotEvents(self._progress.id, self._time, page.rest.namespace).all_of(page.documents, elements)
+        size_bytes = sum(map(len, raws))
+        keys = keys_of(elements)
         with self._lock:
             if reading not in reading._part.readings:
                 return
-            reading._page, reading._keys, reading._size_bytes = page, keys, size_bytes
+            reading._keys, reading._raws, reading._size_bytes, reading._read_at = keys, raws, size_bytes, page.read_at
             self._waiting_bytes += size_bytes
             self._newest = max(self._newest or page.read_at, page.read_at)
             if keys:
@@ -179,26 +191,28 @@ class Pages:
         with self._lock:
             self._position = position
             for part in self._parts:
-                page = part.readings[0]._page if part.readings else None
-                if page is not None and is_past(position, page.read_at, is_drained=is_drained):
-                    return self._taken(part, part.readings.popleft(), page)
+                first = part.readings[0] if part.readings else None
+                read_at = first._read_at if first else None
+                if read_at is not None and is_past(position, read_at, is_drained=is_drained):
+                    return self._taken(part)
             return None
 
     @property
     def is_waiting(self) -> bool:
         """Whether a page waits for the stream."""
         with self._lock:
-            return any(part.readings and part.readings[0]._page is not None for part in self._parts)
+            return any(part.readings and part.readings[0]._read_at is not None for part in self._parts)
 
-    def _taken(self, part: _Part, reading: Reading, page: Page) -> Delivered:
+    def _taken(self, part: _Part) -> Delivered:
+        reading = part.readings.popleft()
+        assert reading._rest is not None
         self._waiting_bytes -= reading._size_bytes
-        maker = SnapshotEvents(self._progress.id, self._time, part.range.namespace)
-        part.range = replace(page.rest, documents=part.range.documents + len(page.documents))
+        part.range = replace(reading._rest, documents=part.range.documents + len(reading._raws))
         if part.range.done:
             self._end(part)
-        named = reading._named
-        left = [doc for doc, key in zip(page.documents, reading._keys, strict=True) if key not in named]
-        raws = [*map(maker.of, left)]
+        if reading._named.isdisjoint(reading._keys):
+            return Delivered(Events.of(reading._raws), reading._size_bytes)
+        raws = [raw for raw, key in zip(reading._raws, reading._keys, strict=True) if key not in reading._named]
         return Delivered(Events.of(raws), sum(map(len, raws)))
 
     @property
@@ -266,9 +280,18 @@ _AS_IT_IS: Final = frozenset(b"\x02\x05\x07\x08\x09\x0a\x11\x7f\xff")
 timestamp, MaxKey, MinKey. Numbers are equal across their types, also within documents."""
 
 
-def key_of(document: bytes) -> Key:
-    """The document's ``_id``: equal for what the server takes for one ``_id``."""
-    return _key(id_element(document))
+_INTEGERS: Final = frozenset(b"\x10\x12")
+_DOUBLE: Final = 0x01
+_EXACT: Final = 2.0**63
+_DECIMAL: Final = 0x13
+_DOUBLES: Final = struct.Struct("<d")
+_INTEGER: Final = re.compile(r'\{"_id":-?[0-9]+\}')
+"""A whole number of 64 bits, as ``key_json`` writes it, of whatever type."""
+
+
+def keys_of(elements: Sequence[bytes]) -> Sequence[Key]:
+    """Of each ``_id``: equal for what the server takes for one ``_id``."""
+    return elements if {element[0] for element in elements} <= _AS_IT_IS else [*map(_key, elements)]
 
 
 def _key_of_event(event: ChangeEvent) -> Key:
@@ -280,9 +303,15 @@ def _key_of_event(event: ChangeEvent) -> Key:
 
 
 def _key(element: bytes) -> Key:
-    if element[0] in _AS_IT_IS:
+    kind = element[0]
+    if kind in _AS_IT_IS:
         return element
+    if kind in _INTEGERS:
+        return int.from_bytes(element[5:], "little", signed=True)
+    if kind == _DOUBLE and abs(number := _DOUBLES.unpack_from(element, 5)[0]) < _EXACT and number.is_integer():
+        return int(number)
     try:
-        return key_json(dict(rawbson.read(rawbson.joined((element,))))["_id"])
+        found = key_json(dict(rawbson.read(rawbson.joined((element,))))["_id"])
     except UnrenderableError:
         return element
+    return int(found[7:-1]) if kind == _DECIMAL and _INTEGER.fullmatch(found) else found

@@ -86,6 +86,9 @@ class SnapshotReader:
                     self._pages.failed(reading)
                     raise
                 self._pages.came(reading, page)
+                with self._changed:
+                    self._changed.notify()
+                self._pages.prepare(reading, page)
                 self._came()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the run must see it
             with self._changed:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from docdb_stream.events import ChangeEvent, Namespace, Position
 from docdb_stream.position import SnapshotProgress, SnapshotRange
-from docdb_stream.snapshot.pages import Pages, Reading, key_of
+from docdb_stream.snapshot.pages import Pages, Reading, keys_of
 from docdb_stream.source import Page
 from docdb_stream.testing.events import ChangeLog
 
@@ -160,7 +160,7 @@ class Snapshots(RuleBasedStateMachine):
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
         reading = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
-        self.pages.came(reading, self.server.page(reading))
+        come(self.pages, reading, self.server.page(reading))
 
     @precondition(lambda self: self.under_way)
     @rule()
@@ -208,7 +208,7 @@ class Snapshots(RuleBasedStateMachine):
             self.begin_reading()
             while self.under_way:
                 reading = self.under_way.pop()
-                self.pages.came(reading, self.server.page(reading))
+                come(self.pages, reading, self.server.page(reading))
             if self.read < len(self.server.log):
                 self.stream(100)
             self.deliver_page()
@@ -224,7 +224,12 @@ def read(pages: Pages, *documents: dict[str, Any], at_time: int, done: bool = Fa
     assert reading is not None
     raws = [*map(bson.encode, documents)]
     last = bson.encode({"_id": documents[-1]["_id"]}) if documents else None
-    pages.came(reading, Page(raws, replace(reading.range, after=last, done=done), Timestamp(at_time, 0)))
+    come(pages, reading, Page(raws, replace(reading.range, after=last, done=done), Timestamp(at_time, 0)))
+
+
+def come(pages: Pages, reading: Reading, page: Page) -> None:
+    pages.came(reading, page)
+    pages.prepare(reading, page)
 
 
 def test_a_page_waits_for_all_of_its_own_time() -> None:
@@ -264,7 +269,7 @@ def test_a_change_is_of_the_document_whatever_type_its_number_has(stored: Any, c
 
 
 def test_as_much_is_read_as_may_wait_in_memory_and_not_while_the_stream_is_far_behind() -> None:
-    pages = pages_of(progress_of(), max_bytes=100, max_lag_s=10)
+    pages = pages_of(progress_of(), max_bytes=350, max_lag_s=10)
     assert pages.begin() is None  # where the stream stands is not known yet
     pages.saw((), at(100))
     read(pages, {"_id": 1, "text": "x" * 200}, at_time=111)
@@ -284,7 +289,7 @@ def test_what_was_read_of_a_collection_that_is_renamed_is_read_again_under_its_n
     log = ChangeLog()
     pages.saw([log.event("rename", None, to={"db": "shop", "coll": "archive"})], at(102))
     assert late is not None
-    pages.came(late, Page([bson.encode({"_id": 2})], late.range, Timestamp(101, 0)))
+    come(pages, late, Page([bson.encode({"_id": 2})], late.range, Timestamp(101, 0)))
     assert pages.due(at(103), is_drained=True) is None
     again = pages.begin()
     assert again is not None
@@ -313,4 +318,5 @@ def test_one_id_of_several_documents_of_a_sharded_collection_loses_none() -> Non
 
 
 def test_a_key_is_told_without_decoding() -> None:
-    assert key_of(bson.encode({"_id": "a", "x": 1})) == b"\x02_id\x00\x02\x00\x00\x00a\x00"
+    element = b"\x02_id\x00\x02\x00\x00\x00a\x00"
+    assert keys_of([element]) == [element]
