@@ -43,9 +43,10 @@ class ChangeEvent:
         document: The decoded event, for events that did not come as BSON.
     """
 
-    __slots__ = ("_document", "index", "part", "raw")
+    __slots__ = ("_document", "_facts", "index", "part", "raw")
 
     _document: Mapping[str, Any]
+    _facts: Facts
 
     def __init__(self, raw: bytes | None = None, *, document: Mapping[str, Any] | None = None) -> None:
         if raw is None and document is None:
@@ -65,6 +66,9 @@ class ChangeEvent:
             event = new(cls)
             event.raw, event.part, event.index = raw, part, index
             events.append(event)
+        for event, facts in zip(events, part.facts or (), strict=False):
+            if type(facts) is Facts:
+                event._facts = facts
         return events
 
     def __repr__(self) -> str:
@@ -84,6 +88,18 @@ class ChangeEvent:
             return self._document
 
     @property
+    def facts(self) -> Facts:
+        """What every target asks of an event, at once. Raises UnrenderableError where it is no change event."""
+        try:
+            return self._facts
+        except AttributeError:
+            found = (self.part.facts or self.part.find(FACTS))[self.index]
+            if not isinstance(found, Facts):
+                raise UnrenderableError(*found.args) from None  # a new one: an error keeps the frames it is raised in
+            self._facts = found
+            return found
+
+    @property
     def token(self) -> ResumeToken:
         """The event's resume token."""
         return ResumeToken(self.document["_id"])
@@ -91,7 +107,7 @@ class ChangeEvent:
     @property
     def event_id(self) -> str:
         """The token's ``_data``: the same for every delivery of the same event, different for different events."""
-        return self._facts.event_id
+        return self.facts.event_id
 
     @property
     def snapshot_id(self) -> str | None:
@@ -102,12 +118,12 @@ class ChangeEvent:
     @property
     def operation(self) -> str:
         """MongoDB's ``operationType``: insert, update, replace, delete, drop, rename, dropDatabase, invalidate, ..."""
-        return self._facts.operation
+        return self.facts.operation
 
     @property
     def namespace(self) -> Namespace:
         """The namespace; an ``invalidate`` has none and gives an empty database name."""
-        return self._facts.namespace
+        return self.facts.namespace
 
     @property
     def document_key(self) -> Mapping[str, Any] | None:
@@ -117,18 +133,18 @@ class ChangeEvent:
     @property
     def has_document_key(self) -> bool:
         """Whether the event is about a single document."""
-        return self._facts.has_key
+        return self.facts.has_key
 
     @property
     def object_id(self) -> str:
         """The document key's ``_id`` in hexadecimal where it is an ObjectId, as it is usually; else empty."""
-        return self._facts.object_id
+        return self.facts.object_id
 
     @property
     def exact_id(self) -> Any:
         """The document key's ``_id``, with all that decoding gives up in what holds other values (see ``rawbson``).
         Raises UnrenderableError where it is not valid BSON."""
-        facts = self._facts
+        facts = self.facts
         if facts.object_id:
             return ObjectId(facts.object_id)
         if facts.id is not UNKNOWN:
@@ -148,12 +164,12 @@ class ChangeEvent:
     @property
     def cluster_time(self) -> Timestamp:
         """When the change was committed; taken from the token where the server leaves the field out."""
-        return self._facts.cluster_time
+        return self.facts.cluster_time
 
     @property
     def cluster_time_parts(self) -> tuple[int, int]:
         """The cluster time's seconds and increment."""
-        time = self._facts.cluster_time
+        time = self.facts.cluster_time
         return time.time, time.inc
 
     @property
@@ -169,7 +185,7 @@ class ChangeEvent:
         Only ``_id`` counts, because a document keeps it when its shard key changes. None for events about no single
         document. Raises UnrenderableError where Extended JSON cannot say it.
         """
-        facts = self._facts
+        facts = self.facts
         if facts.object_id:
             return object_id_key(facts.object_id)
         return facts.key if facts.key is not None or not facts.has_key else key_of(facts, self.document, self.raw)
@@ -178,7 +194,7 @@ class ChangeEvent:
     def ordering_key(self) -> str:
         """The text that events have in common which keep their order: the namespace and the document key; without a
         key the namespace alone, and without a namespace an underscore. Raises UnrenderableError as ``key`` does."""
-        facts = self._facts
+        facts = self.facts
         key = object_id_key(facts.object_id) if facts.object_id else self.key
         text = _namespace_text(facts.namespace)
         return text if key is None else f"{text}/{key}"
@@ -210,13 +226,6 @@ class ChangeEvent:
         """
         document = {name: value for name, value in {**self.document, **fields}.items() if value is not None}
         return ChangeEvent(bson.encode(document, codec_options=DECODE_OPTIONS))
-
-    @property
-    def _facts(self) -> Facts:
-        found = (self.part.facts or self.part.find(FACTS))[self.index]
-        if isinstance(found, Facts):
-            return found
-        raise UnrenderableError(*found.args)
 
 
 @lru_cache(1024)

@@ -200,11 +200,12 @@ class S3Target:
         groups: dict[tuple[Namespace | str, int], list[bytes]] = {}
         for event, payload in rendered:
             try:
-                name = event.namespace if self._prefixes is None else self._prefixes.of(event)
+                facts = event.facts
+                name = facts.namespace if self._prefixes is None else self._prefixes.of(event)
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
                 continue
-            group = (name, event.cluster_time_parts[0] // _DAY_S)
+            group = (name, facts.cluster_time.time // _DAY_S)
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []

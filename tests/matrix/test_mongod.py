@@ -192,5 +192,13 @@ def test_a_position_that_left_the_log_is_told_and_can_be_gone_past(
                 run(settings, target)
             assert "reset" in caught.value.hint
         mongo[db_name].orders.insert_one({"_id": "later"})
-        run(settings, target, on_history_lost="earliest")
+
+        def is_gone_past() -> bool:
+            try:
+                run(settings, target, on_history_lost="earliest")
+            except HistoryLostError:
+                return False  # 4.4 goes on cutting for a while: what was the earliest is lost before it is read
+            return True
+
+        wait_until(is_gone_past, "the log stays as it is for long enough", timeout_s=120)
     assert target.ids == ["later"]
