@@ -112,7 +112,7 @@ class ChangeEvent:
     @property
     def snapshot_id(self) -> str | None:
         """Names the snapshot in which the document was read; None for a change, which is what most events are."""
-        event_id = self._facts.event_id
+        event_id = self.facts.event_id
         return event_id.split("/")[1] if event_id.startswith(PREFIX) else None
 
     @property
