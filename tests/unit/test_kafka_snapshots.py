@@ -355,7 +355,7 @@ def test_a_receipt_stays_short() -> None:
         assert found.last == whole.last
         assert {*found.stretches} <= {*many}
         assert len(found.stretches) == {1: 0, 6: 5}.get(len(stretches), len(found.stretches))
-    assert len(found.stretches) >= 20
+        assert len(stretches) < 200 or len(found.stretches) >= 20
 
 
 def test_without_stretches_it_is_as_it_was() -> None:
