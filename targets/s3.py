@@ -112,7 +112,8 @@ class S3Target:
     time of the first event in it and the hash of its event_id. The collection is left out where an event has none;
     events without a namespace (invalidate) are under ``_``. Seconds and increment have ten digits, so the objects of a
     namespace and day, sorted by key, have the stream's order, and so have the lines within one. (Two objects that begin
-    within one transaction are sorted by their hashes.)
+    within one transaction are sorted by their hashes.) The documents of a snapshot have objects of their own, which
+    are sorted by the time at which it began: before all that changed since.
 
     Names that a path could not hold as they are, are percent-encoded; with a hash at its end, a path is cut that would
     make the key longer than S3's 1,024 bytes. There is no Content-Encoding: clients that
@@ -158,7 +159,7 @@ class S3Target:
             create=f"aws s3 mb s3://{bucket}",
             capacity="spread the load over more prefixes with BUCKET_PATH",
         )
-        self._objects: dict[tuple[Namespace | str, int], _Object] = {}  # by namespace or prefix, and UTC day
+        self._objects: dict[_Group, _Object] = {}
         self._held_bytes = 0
 
     @classmethod
@@ -197,14 +198,15 @@ class S3Target:
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
         rendered, rejections = render_all(events, self._format, self.name)
-        groups: dict[tuple[Namespace | str, int], list[bytes]] = {}
+        groups: dict[_Group, list[bytes]] = {}
         for event, payload in rendered:
             try:
                 name = event.namespace if self._prefixes is None else self._prefixes.of(event)
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
                 continue
-            group = (name, event.cluster_time_parts[0] // _DAY_S)
+            # A snapshot's documents have the time at which it began: among changes they would spoil the keys' order.
+            group = (name, event.cluster_time_parts[0] // _DAY_S, event.snapshot_id)
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []
@@ -274,6 +276,10 @@ class S3Target:
             pending.close()
         self._objects.clear()
         self._held_bytes = 0
+
+
+_Group = tuple[Namespace | str, int, str | None]
+"""What is in one object: namespace or prefix, UTC day, and snapshot."""
 
 
 class _Object:

@@ -59,8 +59,11 @@ class ChangeLog:
         return [self.insert({"_id": number, "price": number / 4, "note": "x" * size_bytes}) for number in ids]
 
     def snapshot(self, *documents: Mapping[str, Any], time: Timestamp | None = None) -> list[ChangeEvent]:
-        """The events of documents, each with an ``_id``, in a snapshot that began at this cluster time, or now."""
+        """The events of documents, each with an ``_id``, in a snapshot that began at this cluster time; by default
+        between the events so far and those to come."""
         events = SnapshotEvents("a1b2c3d4e5f6", time or self._time, self.namespace)
+        if time is None:
+            self._tick()
         return [ChangeEvent(events.of(bson.encode(document, codec_options=_CODEC))) for document in documents]
 
     def update(
