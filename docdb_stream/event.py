@@ -21,7 +21,7 @@ from docdb_stream.formats.facts import FACTS, UNKNOWN, Facts, exact_id, key_of
 from docdb_stream.formats.key import object_id_key
 from docdb_stream.formats.part import Part
 from docdb_stream.position import Namespace, ResumeToken
-from docdb_stream.snapshot_event import PREFIX
+from docdb_stream.snapshot_event import snapshot_of
 
 if TYPE_CHECKING:
     from docdb_stream.format import Format
@@ -112,8 +112,7 @@ class ChangeEvent:
     @property
     def snapshot_id(self) -> str | None:
         """Names the snapshot in which the document was read; None for a change, which is what most events are."""
-        event_id = self.facts.event_id
-        return event_id.split("/")[1] if event_id.startswith(PREFIX) else None
+        return snapshot_of(self.facts.event_id)
 
     @property
     def operation(self) -> str:

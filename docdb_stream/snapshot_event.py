@@ -87,6 +87,11 @@ _FULL_DOCUMENT: Final = b"\0\x03fullDocument\0"
 """After the key's last element."""
 
 
+def snapshot_of(event_id: str) -> str | None:
+    """The snapshot's id in the id of an event; None where that is a change's."""
+    return event_id.split("/")[1] if event_id.startswith(PREFIX) else None
+
+
 def is_of(event_id: str, namespace: Namespace, element: bytes) -> bool:
     """Whether it is the id of the event of a document with this element ``_id``, of this collection, in a snapshot; or
     of what a step has made of that event, with the same key (see ``step``)."""
