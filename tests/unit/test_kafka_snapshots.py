@@ -12,8 +12,10 @@ import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripted import World as Line
 
-from docdb_stream.context import RunContext, running
+from docdb_stream.context import Deadline, RunContext, running
+from docdb_stream.errors import StateStoreError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.position import Namespace, SnapshotProgress, SnapshotRange
 from docdb_stream.snapshot_event import SnapshotEvents
@@ -398,6 +400,60 @@ def test_how_many_come_together_is_nothing_to_it(bounds: Sequence[tuple[Any, Any
     for start in range(0, len(events), together):
         reached.add(events[start : start + together])
     assert reached.stretches == one_by_one.stretches
+
+
+# A run
+
+
+class KafkaLike:
+    """Transactions as the target of a run."""
+
+    name = "kafka"
+
+    def __init__(self, brokers: Brokers) -> None:
+        self._transactions = transactions(brokers)
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        return [*self._transactions.send(records(events)), *self._transactions.reveal()]
+
+    def flush(self) -> Sequence[Rejection]:
+        return self._transactions.commit()
+
+    def close(self) -> None:
+        self._transactions.close()
+
+
+@pytest.mark.parametrize("ranges", [1, 3])
+@pytest.mark.parametrize("size", [1, 4, 50])
+def test_a_run_that_could_not_save_is_followed_by_one_that_repeats_nothing(ranges: int, size: int) -> None:
+    """Its pages are read again, cut otherwise, and lack what has changed."""
+    world, brokers = Line(), Brokers()
+    world.happen(2)  # before the stream began
+    world.hold(*range(100, 130))
+
+    def run(size: int, **values: Any) -> None:
+        world.targets[:] = [KafkaLike(brokers)]
+        with world.poller(start_at="snapshot", snapshot_ranges=ranges, batch_size=size, **values) as poller:
+            poller.run(limit=Deadline.after(30))
+
+    run(2, max_loop=2)
+    assert world.position is not None
+    assert world.position.snapshot is not None
+    snapshot, saved = world.position.snapshot.id, len(brokers.committed)
+    changes = world.happen(5)
+    world.store.fail_save = True
+    for count in (3, 4):
+        with pytest.raises(StateStoreError):
+            run(3, state_sync_count=count)
+        world.script(world.log.update({"_id": 102 + count}))
+        changes += world.events[-1:]
+    assert len(brokers.committed) > saved
+    world.store.fail_save = False
+    run(size)
+    page = [document(number, snapshot) for number in range(100, 130)]
+    assert len({*brokers.committed}) == len(brokers.committed)
+    assert {*ids(page), *ids(changes)} - {*brokers.committed} <= {*ids(page[5:7])}
+    assert {*brokers.committed} <= {*ids(page), *ids(changes)}
 
 
 # Crashes at any moment
