@@ -240,9 +240,8 @@ class Run:
     def _deliver(self, batch: Batch, delivery: Delivery) -> None:
         """Send a batch through the steps to the targets; the position reached is the one after it, not yet saved."""
         result = self._result
-        self._snapshot.saw(batch)
-        if batch.events:
-            self._hand_over(batch.events, batch.size_bytes, delivery)
+        made = self._hand_over(batch.events, batch.size_bytes, delivery) if batch.events else ()
+        self._snapshot.saw(batch, made)
         delivery.reject(step.redacted(self._steps, batch.rejected))
         if batch.gap is not None:
             self._gaps.append(LedgerEntry(result.stream, "stepped-past", result.position, batch.gap, batch.position))
@@ -250,7 +249,8 @@ class Run:
 
     def _hand_over(
         self, events: Sequence[ChangeEvent], size_bytes: int, delivery: Delivery, only: Sequence[str] = ()
-    ) -> None:
+    ) -> Sequence[ChangeEvent]:
+        """Send events through the steps to the targets; returns what the steps have left of them."""
         started_s = self._limit.clock()
         made = step.apply(self._steps, events)
         if made.events:
@@ -259,6 +259,7 @@ class Run:
         self._last_write_s = self._limit.clock() - started_s
         self._result.took(len(events), made.filtered)
         self._unsaved_events += len(made.events)
+        return made.events
 
     def _over(self, follow: bool) -> bool:
         """Whether the run has to end now, and why."""

@@ -17,13 +17,14 @@ from bson import Timestamp
 
 from docdb_stream.checkpoint import LedgerEntry, SnapshotRequest
 from docdb_stream.errors import ConfigError
-from docdb_stream.events import Batch, Position
+from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.pages import LAG_SHARE, Delivered, Pages
 from docdb_stream.snapshot.reader import SnapshotReader
 from docdb_stream.source import DocumentSource
+from docdb_stream.step import origin_of
 
 logger = logging.getLogger(__name__)
 
@@ -175,10 +176,11 @@ class Snapshot:
         self._wake = None
         self._stop()
 
-    def saw(self, batch: Batch) -> None:
-        """Know that this batch is handed over next. See ``Pages.saw``."""
+    def saw(self, batch: Batch, made: Sequence[ChangeEvent]) -> None:
+        """Know that a batch is handed over, and what the steps have left of it. See ``Pages.saw``."""
         if self._pages is not None:
-            self._pages.saw([*batch.events, *(each.event for each in batch.rejected)], batch.position)
+            passed = None if made is batch.events else {*map(origin_of, made)}
+            self._pages.saw(batch.events, batch.position, passed)
             self._know()
 
     def due(self, position: Position, *, is_drained: bool) -> Delivered | None:

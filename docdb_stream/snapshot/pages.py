@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -50,8 +50,10 @@ class Reading:
     limit: int
     _part: _Part
     _named: set[Key] = field(default_factory=set)
+    _unsettled: set[Key] = field(default_factory=set)
     _read_at: Timestamp | None = None
     _rest: SnapshotRange | None = None
+    _elements: Sequence[bytes] = ()
     _keys: Sequence[Key] = ()
     _raws: Sequence[bytes] = ()
     _size_bytes: int = 0
@@ -158,7 +160,8 @@ class Pages:
         with self._lock:
             if reading not in reading._part.readings:
                 return
-            reading._keys, reading._raws, reading._size_bytes, reading._read_at = keys, raws, size_bytes, page.read_at
+            reading._elements, reading._keys, reading._raws = elements, keys, raws
+            reading._size_bytes, reading._read_at = size_bytes, page.read_at
             self._waiting_bytes += size_bytes
             self._newest = max(self._newest or page.read_at, page.read_at)
             if keys:
@@ -170,15 +173,20 @@ class Pages:
             if reading in reading._part.readings:
                 reading._part.readings.remove(reading)
 
-    def saw(self, events: Iterable[ChangeEvent], position: Position) -> None:
-        """These events are the next to be handed over, after which the stream stands at ``position``. All of them, as
-        they are read: what a step leaves out has changed, too."""
+    def saw(self, events: Iterable[ChangeEvent], position: Position, passed: Collection[str] | None = None) -> None:
+        """These events are handed over, after which the stream stands at ``position``.
+
+        Args:
+            events: As they were read.
+            position: After them.
+            passed: The ids of those of which the steps have left something; None: all. What they leave out is no news
+                to anybody: the page's document is all that a target gets.
+        """
         with self._lock:
             self._position = position
-            if not any(part.readings or not part.range.done for part in self._parts):
-                return
-            for event in events:
-                self._see(event)
+            if any(part.readings or not part.range.done for part in self._parts):
+                for event in events:
+                    self._see(event, passed)
 
     def due(self, position: Position, *, is_drained: bool) -> Delivered | None:
         """The next page that may be delivered, where everything up to ``position`` has been handed over; its range goes
@@ -210,17 +218,29 @@ class Pages:
         part.range = replace(reading._rest, documents=part.range.documents + len(reading._raws))
         if part.range.done:
             self._end(part)
+        if not reading._unsettled.isdisjoint(reading._keys):
+            self._take_back(part, reading)
         if reading._named.isdisjoint(reading._keys):
             return Delivered(Events.of(reading._raws), reading._size_bytes)
         raws = [raw for raw, key in zip(reading._raws, reading._keys, strict=True) if key not in reading._named]
         return Delivered(Events.of(raws), sum(map(len, raws)))
+
+    def _take_back(self, part: _Part, reading: Reading) -> None:
+        """Have a page end before the first document whose change did not say what it is since: it is read again."""
+        first = next(place for place, key in enumerate(reading._keys) if key in reading._unsettled)
+        self._forget(part)
+        after = reading.range.after if not first else rawbson.joined([reading._elements[first - 1]])
+        part.range = replace(part.range, after=after, documents=part.range.documents - len(reading._raws) + first)
+        part.mean_bytes = float(PAGE_BYTES)  # by itself: so little changes meanwhile
+        reading._keys, reading._raws = reading._keys[:first], reading._raws[:first]
+        reading._size_bytes = sum(map(len, reading._raws))
 
     @property
     def _lag_s(self) -> float:
         time = self._position.operation_time if self._position else None
         return 0.0 if time is None or self._newest is None else float(self._newest.time - time.time)
 
-    def _see(self, event: ChangeEvent) -> None:
+    def _see(self, event: ChangeEvent, passed: Collection[str] | None) -> None:
         try:
             operation, namespace = event.operation, event.namespace
         except UnrenderableError:
@@ -230,7 +250,7 @@ class Pages:
                 self._end(part)
         elif operation == "rename":
             self._rename(event, namespace)
-        elif event.has_document_key:
+        elif event.has_document_key and (passed is None or event.event_id in passed):
             self._name(event, namespace)
 
     def _parts_in(self, namespace: Namespace) -> list[_Part]:
@@ -241,11 +261,11 @@ class Pages:
         ]
 
     def _name(self, event: ChangeEvent, namespace: Namespace) -> None:
-        key: Key | None = None
-        for part in self._parts_in(namespace):
-            for reading in part.readings:
-                key = key or _key_of_event(event)
-                reading._named.add(key)
+        readings = [reading for part in self._parts_in(namespace) for reading in part.readings]
+        if readings:
+            key, says_all = _told_by(event)
+            for reading in readings:
+                (reading._named if says_all else reading._unsettled).add(key)
 
     def _end(self, part: _Part) -> None:
         self._forget(part)
@@ -294,12 +314,15 @@ def keys_of(elements: Sequence[bytes]) -> Sequence[Key]:
     return elements if {element[0] for element in elements} <= _AS_IT_IS else [*map(_key, elements)]
 
 
-def _key_of_event(event: ChangeEvent) -> Key:
+def _told_by(event: ChangeEvent) -> tuple[Key, bool]:
+    """Which document an event is about, and whether the event says what it is since."""
     raw = event.raw
-    if raw is not None:
-        fields = rawbson.elements(raw)
-        return _key(id_element(raw[slice(*fields["documentKey"])]))
-    return event.key or ""
+    if raw is None:
+        return event.key or "", event.operation != "update" or event.full_document is not None
+    fields = rawbson.elements(raw)
+    start, end = fields.get("fullDocument", (0, 0))
+    says_all = end > start or event.operation != "update"  # null has no bytes
+    return _key(id_element(raw[slice(*fields["documentKey"])])), says_all
 
 
 def _key(element: bytes) -> Key:

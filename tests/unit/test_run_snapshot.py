@@ -218,3 +218,17 @@ def test_a_run_that_follows_takes_up_a_request(world: World) -> None:
     with world.poller(batch_size=5, state_sync_count=1) as poller:
         poller.run(limit=limit, follow=True, progress=seen)
     assert {event.snapshot_id for event in world.target.durable if event.snapshot_id} == {"while-it-runs"}
+
+
+def test_a_stream_of_inserts_gets_every_document(world: World) -> None:
+    """Its update is left out by the stream, so it must not be left out of the page as well."""
+
+    def change(events: Any) -> None:
+        if not world.events[2:]:
+            world.script(world.log.update({"_id": 108, "held": False}))
+
+    world.target.on_write = change
+    world.steps = [lambda events: [event for event in events if event.operation == "insert"]]
+    with world.poller(start_at="snapshot", batch_size=2, operations="insert") as poller:
+        assert poller.run().caught_up
+    assert keys(world.target.durable) == [*range(100, 110)]

@@ -61,6 +61,12 @@ class Server:
         self.contents[namespace][key] = self.time + 1
         self.happens(namespace, "replace", key, fullDocument={"_id": key, "version": self.time + 1})
 
+    def update(self, namespace: Namespace, key: int) -> None:
+        """A change that says only what has changed, as it comes where no image was kept."""
+        if key in self.contents[namespace]:
+            self.contents[namespace][key] = self.time + 1
+            self.happens(namespace, "update", key, updateDescription={"updatedFields": {"version": self.time + 1}})
+
     def delete(self, namespace: Namespace, key: int) -> None:
         if self.contents[namespace].pop(key, None) is not None:
             self.happens(namespace, "delete", key)
@@ -101,6 +107,9 @@ class Target:
             self.contents[ARCHIVE], self.contents[ORDERS] = dict(found), {}
         elif event.operation == "delete":
             found.pop(document["documentKey"]["_id"], None)
+        elif event.operation == "update":
+            if (key := document["documentKey"]["_id"]) in found:
+                found[key] = document["updateDescription"]["updatedFields"]["version"]
         else:
             key, version = document["documentKey"]["_id"], document["fullDocument"]["version"]
             self.goes_back = self.goes_back or (version < found.get(key, 0) and not self.may_go_back)
@@ -136,6 +145,10 @@ class Snapshots(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS), namespace=st.sampled_from([ORDERS, ORDERS, ARCHIVE]))
     def write(self, key: int, namespace: Namespace) -> None:
         self.server.write(namespace, key)
+
+    @rule(key=st.sampled_from(KEYS))
+    def update(self, key: int) -> None:
+        self.server.update(ORDERS, key)
 
     @rule(key=st.sampled_from(KEYS))
     def delete(self, key: int) -> None:
@@ -320,3 +333,31 @@ def test_one_id_of_several_documents_of_a_sharded_collection_loses_none() -> Non
 def test_a_key_is_told_without_decoding() -> None:
     element = b"\x02_id\x00\x02\x00\x00\x00a\x00"
     assert keys_of([element]) == [element]
+
+
+def test_what_the_steps_leave_out_is_no_news() -> None:
+    """A stream of inserts alone gets the document of the page, though it was updated meanwhile."""
+    pages = pages_of(progress_of())
+    pages.saw((), at(100))
+    read(pages, {"_id": 1}, {"_id": 2}, at_time=101)
+    log = ChangeLog()
+    left_out, passed = log.update({"_id": 1}), log.update({"_id": 2})
+    pages.saw([left_out, passed], at(102), {passed.event_id})
+    due = pages.due(at(102), is_drained=True)
+    assert due is not None
+    assert [event.document["documentKey"]["_id"] for event in due.events] == [1]
+
+
+def test_a_document_whose_change_does_not_say_what_it_is_since_is_read_again() -> None:
+    pages = pages_of(progress_of(), page_documents=10)
+    pages.saw((), at(100))
+    read(pages, {"_id": 1}, {"_id": 2}, {"_id": 3}, at_time=101)
+    read(pages, {"_id": 4}, at_time=101)
+    pages.saw([ChangeLog().update({"_id": 2}, gone=True)], at(102))
+    due = pages.due(at(102), is_drained=True)
+    assert due is not None
+    assert [event.document["documentKey"]["_id"] for event in due.events] == [1]
+    assert pages.progress.documents == 1
+    again = pages.begin()
+    assert again is not None
+    assert (again.range.after, again.limit) == (bson.encode({"_id": 1}), 1)
