@@ -110,7 +110,7 @@ class Poller:
             dead_letters=dead_letters_for(settings, connection),
             steps=steps,
             alerts=Alerts(settings, store.alert_is_due),
-            documents=MongoDocuments(settings, connection),
+            documents=MongoDocuments(settings, connection, blocks=True),
             connection=own,
         )
 

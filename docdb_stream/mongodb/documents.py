@@ -67,11 +67,14 @@ class MongoDocuments:
     Args:
         settings: The cluster, and what is watched.
         connection: To the cluster; its owner closes it.
+        blocks: Whoever calls ``read`` can be left waiting for a server that has stopped answering: it is a thread that
+            nobody waits for. Otherwise each call costs a thread of its own.
     """
 
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(self, settings: Settings, connection: Connection, *, blocks: bool = False) -> None:
         self._settings = settings
         self._connection = connection
+        self._blocks = blocks
         self._is_causal: bool | None = None
         self._level = "majority"
         self._hint: Mapping[str, Any] = {"hint": {"_id": 1}}
@@ -178,7 +181,7 @@ class MongoDocuments:
 
         while True:
             try:
-                reply = self._asked(ask)
+                reply = self._asked(ask, blocks=self._blocks)
             except _RefusedError as refused:
                 if self._asks_for_less(refused.error):
                     continue
@@ -264,7 +267,7 @@ class MongoDocuments:
         except _RefusedError as refused:
             raise unavailable(refused.error, self._connection.uri) from refused.error
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _asked(self, ask: Callable[[], T], *, blocks: bool = False) -> T:
         """The answer, once there is one.
 
         Raises:
@@ -272,7 +275,9 @@ class MongoDocuments:
             SourceUnavailableError: It cannot be reached, or refuses who asks.
         """
         try:
-            return self._connection.patiently(ask, passes=lambda error: classify(error) is Verdict.RESUME)
+            return self._connection.patiently(
+                ask, passes=lambda error: classify(error) is Verdict.RESUME, blocks=blocks
+            )
         except OperationFailure as error:
             if error.code in (AUTHENTICATION_FAILED, UNAUTHORIZED):
                 raise unavailable(error, self._connection.uri) from error

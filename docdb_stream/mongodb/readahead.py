@@ -26,7 +26,7 @@ PROOF_WAIT_S = 0.05
 """How long, where a run would end with an empty reply: most servers prove with it that nothing is left, and then a
 longer wait would only be paid for. One that does not is asked again, with the full wait."""
 
-HURRIED_WAIT_S = 0.01
+HURRIED_WAIT_S = 0.02
 """How long, where somebody waits for the position to move: each answer says how far the server has looked."""
 
 END_WAIT_S = 2 * READ_WAIT_S
