@@ -128,6 +128,22 @@ class SnapshotProgress:
         """How many have been delivered so far, or were left to the stream."""
         return sum(each.documents for each in self.ranges)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON, without the keys that it has come to; times are ISO 8601."""
+        return {
+            "id": self.id,
+            "documents": self.documents,
+            "estimate": self.estimate,
+            "paused": self.is_paused,
+            "began_at": None if self.began_at is None else self.began_at.isoformat(),
+            "match": self.match,
+            "targets": [*self.targets],
+            "ranges": [
+                {"namespace": str(each.namespace), "documents": each.documents, "done": each.done}
+                for each in self.ranges
+            ],
+        }
+
     @property
     def is_done(self) -> bool:
         """Whether all of it has been delivered."""

@@ -179,6 +179,7 @@ class Run:
         self._snapshot.answer(requests, lambda: position.operation_time or self._source.operation_time())
         self._answered += [each.id for each in requests]
         self._result.position = self._snapshot.beside(position)
+        self._result.snapshot = self._snapshot.progress
 
     def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, until: Timestamp | None) -> None:
         """Hand over batches, and pages of the snapshot between them, until the run is over; ``until`` is None where it
@@ -284,7 +285,7 @@ class Run:
         """Make everything durable, then save the position. The one place where a position passes events."""
         result, position = self._result, self._result.position
         assert position is not None
-        if position == self._saved and not result.unsaved and not self._gaps:
+        if position == self._saved and not result.unsaved and not self._gaps and not self._answered:
             self._saved_at_s = self._limit.clock()
             return
         started_s = self._limit.clock()

@@ -67,8 +67,8 @@ class ReadingSettings(ClusterSettings):
     on_history_lost: Literal["fail", "now", "earliest", "snapshot"] = Field(
         default="fail",
         description="What to do when the position is no longer in the change log: fail (stop, exit code 5, an operator "
-        "decides), now, earliest, or snapshot: go on now, and deliver every document that there is (not what was "
-        "deleted meanwhile: docdb-stream verify finds it).",
+        "decides), now, earliest, or snapshot: go on now, and deliver every document that there is (what was "
+        "deleted meanwhile stays where targets have it).",
     )
     snapshot_ranges: int = Field(
         default=1,

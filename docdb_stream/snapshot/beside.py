@@ -255,7 +255,7 @@ def told_of(done: SnapshotProgress, ledger: Sequence[LedgerEntry], stream: str, 
         at: Where it stands.
     """
     how = f"snapshot {done.id} of {done.documents:,} documents is delivered"
-    told = f"{how}; what was deleted meanwhile is found by docdb-stream verify"
+    told = f"{how}; what was deleted meanwhile is in no snapshot"
     healed = [each for each in ledger if each.kind == "history-lost" and each.reason.endswith(_healing(done.id))]
     return [
         LedgerEntry(stream, "snapshot", Position(operation_time=done.time), how, at),

@@ -41,7 +41,9 @@ def new_document(stream: str, scope: Namespace | None, now: dt.datetime) -> dict
 
 def position_fields(position: Position) -> dict[str, Any]:
     """The fields of a checkpoint that a save of ``position`` sets."""
-    return {"version": 1 if position.snapshot is None else 3, "position": position_document(position)}
+    snapshot = position.snapshot
+    version = 1 if snapshot is None else 2 if snapshot.time is None else 3
+    return {"version": version, "position": position_document(position)}
 
 
 def position_document(position: Position) -> dict[str, Any]:
@@ -172,11 +174,12 @@ def _snapshot_document(snapshot: SnapshotProgress) -> dict[str, Any]:
         "match": snapshot.match,
         "targets": [*snapshot.targets],
         "paused": snapshot.is_paused,
-        "began_at": snapshot.began_at,
+        "began_at": None if snapshot.began_at is None else snapshot.began_at.astimezone(dt.UTC).replace(tzinfo=None),
         "estimate": snapshot.estimate,
         "ranges": [_range_document(each) for each in snapshot.ranges],
     }
-    return {name: value for name, value in document.items() if name == "ranges" or value not in (None, [], False)}
+    absent = {"paused": False, "targets": []}
+    return {name: value for name, value in document.items() if value is not None and value != absent.get(name)}
 
 
 def _snapshot(stored: Mapping[str, Any]) -> SnapshotProgress:

@@ -495,7 +495,8 @@ def test_a_snapshots_progress_outlives_runs_that_do_nothing_for_it(five: World) 
     snapshot = SnapshotProgress("s", (orders,), time=Timestamp(1, 0))
     five.start_at(replace(BEFORE, snapshot=snapshot))
     for _ in range(2):
-        assert five.poller().run().caught_up
+        result = five.poller().run()
+        assert (result.stopped_by, result.caught_up) == ("caught-up", False)
     assert five.store.saved[-1].token is not None
     assert [position.snapshot for position in five.store.saved] == [snapshot] * len(five.store.saved)
     saves = len(five.store.saved)
@@ -508,7 +509,7 @@ def test_a_snapshots_progress_outlives_lost_history(world: World) -> None:
     lost(world)
     snapshot = SnapshotProgress("s", (SnapshotRange(Namespace("shop", "orders")),), time=Timestamp(1, 0))
     world.start_at(replace(BEFORE, snapshot=snapshot))
-    assert world.poller(on_history_lost="earliest").run().caught_up
+    assert world.poller(on_history_lost="earliest").run().stopped_by == "caught-up"
     # Its events are newer from now on than what was lost, which may be in what has been delivered before.
     newer = replace(snapshot, time=world.source.start_position("earliest").operation_time)
     assert [position.snapshot for position in world.store.saved[1:]] == [newer] * len(world.store.saved[1:])
@@ -730,6 +731,8 @@ def test_the_result_as_plain_values(five: World) -> None:
         "retries": 0,
         "stopped_by": "caught-up",
         "began_at": "checkpoint",
+        "snapshot": None,
+        "snapshot_documents": 0,
         "position": {
             "token": five.events[-1].event_id,
             "time": five.events[-1].cluster_time.as_datetime().isoformat(),
