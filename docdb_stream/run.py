@@ -21,6 +21,7 @@ from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.lease import LeaseKeeper, held_lease
 from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
+from docdb_stream.pace import Pace
 from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.beside import Snapshot, told_of
@@ -29,11 +30,6 @@ from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.step import Step
 
 logger = logging.getLogger(__name__)
-
-SYNC_INTERVAL_S = 10.0
-"""A checkpoint is made at least this often when something moved, whatever STATE_SYNC_COUNT says: an idle stream stays
-fresh, what a target buffers gets out, and little is delivered again after a crash of a slow stream. Where the run has
-less than four times this, after a quarter of its time: a slow target must get a checkpoint done before the deadline."""
 
 FOLLOW_LEASE_S = 10.0
 """How long the lease of a run that follows lasts at most. It is renewed all the time, and what stands by should not
@@ -44,9 +40,6 @@ RESTARTS = 3
 
 TAKE_WAIT_S = 0.25
 """How soon a run notices that it is asked to stop, or that its deadline is near, while nothing arrives."""
-
-MIN_DEADLINE_MARGIN_S = 1.0
-"""Kept free before the deadline besides what flushing and saving have been measured to take."""
 
 
 class Run:
@@ -85,15 +78,18 @@ class Run:
         self._progress = progress
         self._context = current_run()
         self._limit = self._context.deadline
-        self._started_s = self._saved_at_s = self._limit.clock()
+        self._pace = Pace(self._limit)
         self._result = RunResult(settings.stream_name)
         self._unsaved_events = self._unsaved_loops = 0
         self._saved: Position | None = None
         self._is_open = self._is_drained = False
         self._answered: list[str] = []
-        self._longest_sync_s = self._last_write_s = 0.0
         self._gaps: list[LedgerEntry] = []
-        self._total_s = self._limit.at_s - self._started_s
+
+    @property
+    def _position(self) -> Position:
+        assert self._result.position is not None
+        return self._result.position
 
     def run(self, follow: bool) -> RunResult:
         """Take the lease, read and deliver, give the lease back. Called once; see Poller.run."""
@@ -120,13 +116,12 @@ class Run:
         except DocdbStreamError as error:
             error.position_time = self._saved.time if self._saved else None
             raise
-        result.conclude(until, self._limit.clock() - self._started_s)
+        result.conclude(until, self._pace.taken_s)
         return result
 
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
-        position = self._result.position
-        assert position is not None
+        position = self._position
         self._is_open, self._is_drained, began_s = False, False, self._limit.clock()
         # With a snapshot beside it a stream goes on after it has caught up, see _is_caught_up.
         ends_by_itself = not follow and not self._snapshot.is_active
@@ -165,16 +160,13 @@ class Run:
     def _opened(self, keeper: LeaseKeeper) -> None:
         """The server has opened the stream: now its position is worth saving, where it is a new one."""
         self._is_open = True
-        position = self._result.position
-        assert position is not None
-        self._beginning.opened(position)
-        if position != self._saved:
-            self._save(keeper, position)
+        self._beginning.opened(self._position)
+        if self._position != self._saved:
+            self._save(keeper, self._position)
 
     def _answer(self) -> None:
         """Do what operators have asked for since; it is saved with the position."""
-        position = self._result.position
-        assert position is not None
+        position = self._position
         requests = [each for each in self._store.asked(self._result.stream) if each.id not in self._answered]
         self._snapshot.answer(requests, lambda: position.operation_time or self._source.operation_time())
         self._answered += [each.id for each in requests]
@@ -208,35 +200,33 @@ class Run:
                 if until is not None and self._is_caught_up(ahead, until):
                     result.stopped_by = "caught-up"
                     return
-                if self._is_sync_due(delivery):
+                is_due = self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush
+                if is_due or self._pace.is_checkpoint_due:
                     self._answer()
                     self._sync(delivery, keeper)
 
     def _is_caught_up(self, ahead: ReadAhead, until: Timestamp) -> bool:
         """Whether all that there was at the run's beginning is handed over, where the stream does not end by itself."""
-        position = self._result.position
-        assert position is not None
         is_idle = not self._snapshot.is_active and not ahead.ends
-        return is_idle and is_past(position, until, is_drained=self._is_drained)
+        return is_idle and is_past(self._position, until, is_drained=self._is_drained)
 
     def _deliver_page(self, delivery: Delivery) -> None:
         """Send the next page of the snapshot through the steps to its targets, if the stream has come past it."""
         result, snapshot = self._result, self._snapshot
-        assert result.position is not None
-        page = snapshot.due(result.position, is_drained=self._is_drained)
-        if page is None:
-            return
-        assert snapshot.progress is not None
-        if page.events:
+        page = snapshot.due(self._position, is_drained=self._is_drained)
+        if page is not None and page.events:
+            assert snapshot.progress is not None
             self._hand_over(page.events, page.size_bytes, delivery, snapshot.progress.targets)
             result.loops += 1
             self._unsaved_loops += 1
             result.snapshot_documents += len(page.events)
-        if (done := snapshot.ended()) is not None:
-            self._gaps += told_of(done, self._store.ledger(result.stream), result.stream, result.position)
-        result.position = snapshot.beside(result.position)
-        result.snapshot = snapshot.progress
-        self._progress(result)
+        done = snapshot.ended()
+        if done is not None:
+            self._gaps += told_of(done, self._store.ledger(result.stream), result.stream, self._position)
+        if page is not None or done is not None:
+            result.position = snapshot.beside(self._position)
+            result.snapshot = snapshot.progress
+            self._progress(result)
 
     def _deliver(self, batch: Batch, delivery: Delivery) -> None:
         """Send a batch through the steps to the targets; the position reached is the one after it, not yet saved."""
@@ -252,12 +242,11 @@ class Run:
         self, events: Sequence[ChangeEvent], size_bytes: int, delivery: Delivery, only: Sequence[str] = ()
     ) -> Sequence[ChangeEvent]:
         """Send events through the steps to the targets; returns what the steps have left of them."""
-        started_s = self._limit.clock()
-        made = step.apply(self._steps, events)
-        if made.events:
-            delivery.write(made.events, size_bytes if made.events is events else made.size_bytes, only)
-        delivery.reject(made.rejected)
-        self._last_write_s = self._limit.clock() - started_s
+        with self._pace.writing():
+            made = step.apply(self._steps, events)
+            if made.events:
+                delivery.write(made.events, size_bytes if made.events is events else made.size_bytes, only)
+            delivery.reject(made.rejected)
         self._result.took(len(events), made.filtered)
         self._unsaved_events += len(made.events)
         return made.events
@@ -267,36 +256,26 @@ class Run:
         result, max_loop = self._result, self._settings.max_loop
         if self._limit.stopping:
             result.stopped_by = "signal"
-        elif self._limit.remaining_s < self._margin_s():
+        elif self._pace.is_over:
             result.stopped_by = "deadline"
         elif not follow and max_loop and result.loops >= max_loop:
             result.stopped_by = "max-loop"
         return bool(result.stopped_by)
 
-    def _margin_s(self) -> float:
-        """How long before the deadline to stop: twice the longest checkpoint, the last handing over, and a bit."""
-        return min(MIN_DEADLINE_MARGIN_S, 0.2 * self._total_s) + 2 * self._longest_sync_s + self._last_write_s
-
-    def _is_sync_due(self, delivery: Delivery) -> bool:
-        is_long_ago = self._limit.clock() - self._saved_at_s >= min(SYNC_INTERVAL_S, self._total_s / 4)
-        return is_long_ago or delivery.wants_flush or self._unsaved_loops >= self._settings.state_sync_count
-
     def _sync(self, delivery: Delivery, keeper: LeaseKeeper) -> None:
         """Make everything durable, then save the position. The one place where a position passes events."""
-        result, position = self._result, self._result.position
-        assert position is not None
+        result, position = self._result, self._position
         if position == self._saved and not result.unsaved and not self._gaps and not self._answered:
-            self._saved_at_s = self._limit.clock()
+            self._pace.saved()
             return
-        started_s = self._limit.clock()
-        keeper.announce(position, self._unsaved_events)
-        result.rejections += len(delivery.settle())
-        for entry in self._gaps:
-            self._store.record(entry)
-        self._gaps.clear()
-        keeper.check()
-        self._save(keeper, position)
-        self._longest_sync_s = max(self._longest_sync_s, self._limit.clock() - started_s)
+        with self._pace.saving():
+            keeper.announce(position, self._unsaved_events)
+            result.rejections += len(delivery.settle())
+            for entry in self._gaps:
+                self._store.record(entry)
+            self._gaps.clear()
+            keeper.check()
+            self._save(keeper, position)
         logger.info("checkpoint: stream=%s position=%s events=%d", result.stream, position.time, result.events)
 
     def _save(self, keeper: LeaseKeeper, position: Position) -> None:
@@ -304,7 +283,8 @@ class Run:
         if self._answered:
             self._store.answered(keeper.lease, self._answered)
             self._answered.clear()
-        self._saved, self._saved_at_s = position, self._limit.clock()
+        self._saved = position
+        self._pace.saved()
         self._result.checkpoints += 1
         self._result.events += self._unsaved_events
         self._forget_unsaved()

@@ -189,7 +189,7 @@ class Snapshot:
         Raises:
             SourceUnavailableError: Reading one has failed.
         """
-        if not self.is_active or self._wake is None:
+        if not self.is_active or self._wake is None or (self.progress and self.progress.is_done):
             return None
         if self._pages is None:
             self._start(position)

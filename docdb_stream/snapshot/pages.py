@@ -8,8 +8,6 @@ page. Asks no server and has no thread. See docs/snapshot.md.
 
 from __future__ import annotations
 
-import re
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,9 +19,9 @@ from bson import Timestamp
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Events
 from docdb_stream.formats import rawbson
-from docdb_stream.formats.key import key_json
 from docdb_stream.position import Namespace, Position, SnapshotProgress, SnapshotRange
-from docdb_stream.snapshot_event import SnapshotEvents, id_element, id_elements
+from docdb_stream.snapshot.keys import Key, keys_of, told_by
+from docdb_stream.snapshot_event import SnapshotEvents, id_elements
 from docdb_stream.source import Page
 
 PAGE_BYTES: Final = 1024 * 1024
@@ -31,8 +29,6 @@ PAGE_BYTES: Final = 1024 * 1024
 
 LAG_SHARE: Final = 0.1
 """No page is read while the stream is further behind than this share of the change log's retention."""
-
-Key = bytes | str | int
 
 
 @dataclass(slots=True, eq=False)
@@ -261,11 +257,17 @@ class Pages:
         ]
 
     def _name(self, event: ChangeEvent, namespace: Namespace) -> None:
-        readings = [reading for part in self._parts_in(namespace) for reading in part.readings]
-        if readings:
-            key, says_all = _told_by(event)
-            for reading in readings:
-                (reading._named if says_all else reading._unsettled).add(key)
+        parts = [part for part in self._parts_in(namespace) if part.readings]
+        if not parts:
+            return
+        try:
+            key, says_all = told_by(event)
+        except UnrenderableError:  # it may be any of them
+            for part in parts:
+                self._forget(part)
+            return
+        for reading in (reading for part in parts for reading in part.readings):
+            (reading._named if says_all else reading._unsettled).add(key)
 
     def _end(self, part: _Part) -> None:
         self._forget(part)
@@ -293,48 +295,3 @@ def is_past(position: Position, time: Timestamp, *, is_drained: bool) -> bool:
     """Whether everything up to ``time`` comes before the position. Several events can have one cluster time."""
     reached = position.operation_time
     return reached is not None and (reached > time or (reached == time and is_drained))
-
-
-_AS_IT_IS: Final = frozenset(b"\x02\x05\x07\x08\x09\x0a\x11\x7f\xff")
-"""Types of which a value is equal to another by its bytes alone: string, binary, ObjectId, boolean, date, null,
-timestamp, MaxKey, MinKey. Numbers are equal across their types, also within documents."""
-
-
-_INTEGERS: Final = frozenset(b"\x10\x12")
-_DOUBLE: Final = 0x01
-_EXACT: Final = 2.0**63
-_DECIMAL: Final = 0x13
-_DOUBLES: Final = struct.Struct("<d")
-_INTEGER: Final = re.compile(r'\{"_id":-?[0-9]+\}')
-"""A whole number of 64 bits, as ``key_json`` writes it, of whatever type."""
-
-
-def keys_of(elements: Sequence[bytes]) -> Sequence[Key]:
-    """Of each ``_id``: equal for what the server takes for one ``_id``."""
-    return elements if {element[0] for element in elements} <= _AS_IT_IS else [*map(_key, elements)]
-
-
-def _told_by(event: ChangeEvent) -> tuple[Key, bool]:
-    """Which document an event is about, and whether the event says what it is since."""
-    raw = event.raw
-    if raw is None:
-        return event.key or "", event.operation != "update" or event.full_document is not None
-    fields = rawbson.elements(raw)
-    start, end = fields.get("fullDocument", (0, 0))
-    says_all = end > start or event.operation != "update"  # null has no bytes
-    return _key(id_element(raw[slice(*fields["documentKey"])])), says_all
-
-
-def _key(element: bytes) -> Key:
-    kind = element[0]
-    if kind in _AS_IT_IS:
-        return element
-    if kind in _INTEGERS:
-        return int.from_bytes(element[5:], "little", signed=True)
-    if kind == _DOUBLE and abs(number := _DOUBLES.unpack_from(element, 5)[0]) < _EXACT and number.is_integer():
-        return int(number)
-    try:
-        found = key_json(dict(rawbson.read(rawbson.joined((element,))))["_id"])
-    except UnrenderableError:
-        return element
-    return int(found[7:-1]) if kind == _DECIMAL and _INTEGER.fullmatch(found) else found

@@ -232,3 +232,30 @@ def test_a_stream_of_inserts_gets_every_document(world: World) -> None:
     with world.poller(start_at="snapshot", batch_size=2, operations="insert") as poller:
         assert poller.run().caught_up
     assert keys(world.target.durable) == [*range(100, 110)]
+
+
+def test_one_of_nothing_ends(world: World) -> None:
+    world.documents = None
+    world.hold()
+    assert world.documents is not None
+    world.documents.contents.clear()
+    with world.poller(start_at="snapshot") as poller:
+        assert poller.run().caught_up
+    assert progress(world) is None
+
+
+def test_one_whose_collection_is_dropped_ends(world: World) -> None:
+    def drop(events: Any) -> None:
+        if not world.events[2:]:
+            world.script(world.log.event("drop", None))
+            assert world.documents is not None
+            world.documents.contents.clear()
+
+    world.target.on_write = drop
+    with world.poller(start_at="snapshot", batch_size=2, max_loop=1) as poller:
+        poller.run()
+    assert progress(world) is not None
+    with world.poller() as poller:
+        assert poller.run().caught_up
+    assert progress(world) is None
+    assert world.target.durable[-1].operation == "drop"

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from docdb_stream.events import ChangeEvent, Namespace, Position
 from docdb_stream.position import SnapshotProgress, SnapshotRange
-from docdb_stream.snapshot.pages import Pages, Reading, keys_of
+from docdb_stream.snapshot.keys import keys_of
+from docdb_stream.snapshot.pages import Pages, Reading
 from docdb_stream.source import Page
 from docdb_stream.testing.events import ChangeLog
 
@@ -361,3 +362,17 @@ def test_a_document_whose_change_does_not_say_what_it_is_since_is_read_again() -
     again = pages.begin()
     assert again is not None
     assert (again.range.after, again.limit) == (bson.encode({"_id": 1}), 1)
+
+
+def test_a_change_of_nobody_knows_which_document_has_all_read_again() -> None:
+    pages = pages_of(progress_of())
+    pages.saw((), at(100))
+    read(pages, {"_id": 1}, at_time=101)
+    event = ChangeLog().replace({"_id": 2})
+    assert event.raw is not None
+    damaged = event.raw.replace(b"\x10_id\x00", b"\x77_id\x00")
+    unreadable = ChangeEvent(damaged, document=event.document)
+    unreadable._facts = event.facts
+    pages.saw([unreadable], at(102))
+    assert pages.due(at(102), is_drained=True) is None
+    assert pages.progress.documents == 0
