@@ -97,7 +97,14 @@ def _rejected(outcome: Outcome, events: Sequence[Json], letters: Sequence[Json])
     """The events that Kinesis had to reject; a problem if the dead letters hold others, or not all of these."""
     large = {event["_id"]["_data"] for event in events if event["ns"]["coll"] == "large"}
     outcome.dead_letters = len(letters)
-    wrong = [found for found in letters if found["target"] != "kinesis" or found["event_id"] not in large]
+    of_snapshots = {
+        found["event_id"]
+        for found in letters
+        if found["event_id"].startswith(PREFIX) and found["namespace"].endswith(".large")
+    }
+    wrong = [
+        found for found in letters if found["target"] != "kinesis" or found["event_id"] not in large | of_snapshots
+    ]
     lost = large - {found["event_id"] for found in letters}
     if wrong:
         outcome.problems.append(f"{len(wrong)} dead letters for no reason, such as {as_text(wrong[0])[:500]}")
