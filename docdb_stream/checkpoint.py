@@ -8,8 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from docdb_stream.errors import CheckpointConflictError
 from docdb_stream.position import Namespace, Position
@@ -100,6 +100,26 @@ class LedgerEntry:
     found_at: dt.datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """What an operator asks of a stream: the run that works on it does it, or the next one.
+
+    Attributes:
+        id: Names the request; the snapshot that is started has this id.
+        action: What to do. ``pause``, ``resume`` and ``cancel`` are about the snapshot that is under way by then.
+        namespaces: For ``start``: patterns of the collections, see ``NamespacePattern``; empty: all that the stream
+            watches.
+        match: For ``start``: a query, as JSON; see ``SnapshotProgress``.
+        targets: For ``start``: see ``SnapshotProgress``.
+    """
+
+    id: str
+    action: Literal["start", "pause", "resume", "cancel"]
+    namespaces: tuple[str, ...] = ()
+    match: str | None = field(default=None, repr=False)
+    targets: tuple[str, ...] = ()
+
+
 class CheckpointStore(Protocol):
     """Keeps checkpoints. Every method may be called from any thread.
 
@@ -140,12 +160,29 @@ class CheckpointStore(Protocol):
 
     def record(self, entry: LedgerEntry) -> None:
         """Write the entry into the ledger, durably, of its positions what concerns the change log and no snapshot. The
-        same stream, kind and ``before`` again completes the entry that is there (``after``), so a run that fails every
-        two minutes leaves one."""
+        same stream, kind and ``before`` again completes the entry that is there (``reason``, ``after``), so a run that
+        fails every two minutes leaves one."""
         ...
 
     def ledger(self, stream: str | None = None) -> Sequence[LedgerEntry]:
         """The ledger's entries, of one stream or of all, oldest first."""
+        ...
+
+    def ask(self, stream: str, request: SnapshotRequest) -> bool:
+        """Leave a request for the stream's runs, after those that are there; whether there is such a stream. The same
+        id again changes nothing."""
+        ...
+
+    def asked(self, stream: str) -> Sequence[SnapshotRequest]:
+        """The requests that were left and not answered yet, in order."""
+        ...
+
+    def answered(self, lease: Lease, ids: Sequence[str]) -> None:
+        """Take these requests away: what they ask for is saved.
+
+        Raises:
+            CheckpointConflictError: The lease ran out, or another owner took it.
+        """
         ...
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from docdb_stream.position import SnapshotProgress
 
 T = TypeVar("T")
 
@@ -106,6 +109,8 @@ class RunContext:
         checkpoint: Names the saved checkpoint after which comes what is delivered now: another one after each save, and
             after a reset. Empty where there is none.
         next_checkpoint: Names the one that is saved as soon as all targets are flushed; empty where it is not known.
+        snapshot: How far the snapshot beside the stream has come in the saved checkpoint; None where it has none.
+        next_snapshot: The same for the next checkpoint.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
@@ -114,6 +119,8 @@ class RunContext:
     retries: int = 0
     checkpoint: str = ""
     next_checkpoint: str = ""
+    snapshot: SnapshotProgress | None = None
+    next_snapshot: SnapshotProgress | None = None
 
     def check_lease(self) -> None:
         """Call before each request that changes something outside.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from docdb_stream.context import current_deadline
 from docdb_stream.derived_update import derived_in
@@ -103,11 +103,13 @@ class Delivery:
         limits = (worker.paced.takes_bytes for worker in self._workers if worker.paced is not None)
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def write(self, events: Sequence[ChangeEvent], size_bytes: int = 0) -> None:
-        """Give ``events`` to every target; returns once each has them queued, not when they are durable.
+    def write(self, events: Sequence[ChangeEvent], size_bytes: int = 0, only: Collection[str] = ()) -> None:
+        """Give ``events`` to every target, or to those named; returns once each has them queued, not when they are
+        durable.
 
         Args:
             events: The events.
+            only: The targets' names; empty: all.
             size_bytes: Their size; beyond LARGE_BATCH_BYTES, and where a target takes only so much at a time, every
                 target has written them on return. That target gets them in parts where they are more.
 
@@ -120,11 +122,11 @@ class Delivery:
             if count >= len(events):
                 break
             first_bytes = sum(event.size_bytes for event in events[:count])
-            self._hand_over(events[:count], first_bytes)
+            self._hand_over(events[:count], first_bytes, only)
             events, size_bytes = events[count:], size_bytes - first_bytes
-        self._hand_over(events, size_bytes)
+        self._hand_over(events, size_bytes, only)
 
-    def _hand_over(self, events: Sequence[ChangeEvent], size_bytes: int) -> None:
+    def _hand_over(self, events: Sequence[ChangeEvent], size_bytes: int, only: Collection[str]) -> None:
         self._holds_nothing = False
         self._raise_failure()
         derived = derived_in(events)
@@ -133,7 +135,7 @@ class Delivery:
         others = self._without(derived, together) if derived else together
         for worker in self._workers:
             offered = together if others is together or takes_derived(worker.target) else others
-            if offered:
+            if offered and (not only or worker.target.name in only):
                 worker.offer(offered, self._patience, self._raise_failure)
         if size_bytes > LARGE_BATCH_BYTES or self.takes_bytes is not None:
             self._wait("still busy", flushes=False)

@@ -43,6 +43,8 @@ def derived(event: ChangeEvent, namespace: str, *, key: Mapping[str, Any], updat
 
     The target mongodb applies it (see MONGODB_TARGET_URI), makes the document if there is none, and does so exactly
     once, however often the event comes; no other target sees it. It must be the same each time it is made of an event.
+    One made of a snapshot's document (``event.snapshot_id``) is rejected: the target knows what it has applied by the
+    stream's order, in which a snapshot has no place.
 
     Args:
         event: The event of which it is made.

@@ -21,6 +21,7 @@ from docdb_stream.formats.facts import FACTS, UNKNOWN, Facts, exact_id, key_of
 from docdb_stream.formats.key import object_id_key
 from docdb_stream.formats.part import Part
 from docdb_stream.position import Namespace, ResumeToken
+from docdb_stream.snapshot_event import snapshot_of
 
 if TYPE_CHECKING:
     from docdb_stream.format import Format
@@ -107,6 +108,11 @@ class ChangeEvent:
     def event_id(self) -> str:
         """The token's ``_data``: the same for every delivery of the same event, different for different events."""
         return self.facts.event_id
+
+    @property
+    def snapshot_id(self) -> str | None:
+        """Names the snapshot in which the document was read; None for a change, which is what most events are."""
+        return snapshot_of(self.facts.event_id)
 
     @property
     def operation(self) -> str:

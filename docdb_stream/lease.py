@@ -104,6 +104,11 @@ class LeaseKeeper:
         """The epoch of the lease, as it is held now."""
         return self.lease.epoch
 
+    @property
+    def saved(self) -> Position | None:
+        """The position as it was saved last."""
+        return self._checkpoint.position
+
     def load(self) -> Checkpoint | None:
         """The checkpoint, from which the run goes on. Raises as CheckpointStore.load does."""
         found = self._store.load(self.lease.stream)
@@ -118,13 +123,16 @@ class LeaseKeeper:
     def announce(self, position: Position, events: int) -> None:
         """Let targets know what will be saved once they are flushed."""
         current_run().next_checkpoint = self._moved(position, events).name
+        current_run().next_snapshot = position.snapshot
 
     def _moved(self, position: Position, events: int) -> Checkpoint:
         return replace(self._checkpoint, position=position, events=self._checkpoint.events + events)
 
     def _goes_on_from(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        current_run().checkpoint, current_run().next_checkpoint = checkpoint.name, ""
+        run = current_run()
+        run.checkpoint, run.next_checkpoint = checkpoint.name, ""
+        run.snapshot, run.next_snapshot = checkpoint.position.snapshot if checkpoint.position else None, None
 
     def _may_be_lost(self) -> bool:
         return self._lost is None and self._clock() >= self._held_until_s

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Self
 
 from docdb_stream.alerts import Alerts
+from docdb_stream.beginning import Beginning
 from docdb_stream.checkpoint import CheckpointStore
 from docdb_stream.context import Deadline, RunContext, running
 from docdb_stream.dead_letters import DeadLetters
@@ -17,11 +18,13 @@ from docdb_stream.delivery import Delivery
 from docdb_stream.errors import CheckpointConflictError, LeaseHeldError
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.documents import MongoDocuments
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.result import RunResult
 from docdb_stream.run import Run
 from docdb_stream.settings import Settings
-from docdb_stream.source import ChangeSource
+from docdb_stream.snapshot.beside import Snapshot
+from docdb_stream.source import ChangeSource, DocumentSource
 from docdb_stream.step import Step, told_apart
 from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore
@@ -39,6 +42,7 @@ class Poller:
         dead_letters: Where rejections go.
         steps: What events go through on the way, in this order: see ``step.Step``.
         alerts: Who tells people of a failure. Default: one that asks no shared state whether it was told already.
+        documents: Where a snapshot's documents come from; None: the stream can have none.
         connection: Closed with the poller.
 
     Raises:
@@ -55,6 +59,7 @@ class Poller:
         dead_letters: DeadLetters,
         steps: Sequence[Step] = (),
         alerts: Alerts | None = None,
+        documents: DocumentSource | None = None,
         connection: Connection | None = None,
     ) -> None:
         self.settings = settings
@@ -63,6 +68,8 @@ class Poller:
         self._store = store
         self._steps = told_apart(steps, targets := distinct(targets))
         self._delivery = Delivery(targets, stream=settings.stream_name, write_letters=dead_letters.write)
+        self._documents = documents
+        self._target_names = [target.name for target in targets]
         self._connection = connection
 
     @classmethod
@@ -103,6 +110,7 @@ class Poller:
             dead_letters=dead_letters_for(settings, connection),
             steps=steps,
             alerts=Alerts(settings, store.alert_is_due),
+            documents=MongoDocuments(settings, connection, blocks=True),
             connection=own,
         )
 
@@ -151,14 +159,19 @@ class Poller:
                 raise
 
     def _run(self, follow: bool, progress: Callable[[RunResult], None]) -> RunResult:
+        snapshot = Snapshot(self.settings, self._documents, self._target_names)
+        beginning = Beginning(
+            self.settings, source=self._source, store=self._store, snapshot=snapshot, alert=self.alerts.send
+        )
         run = Run(
             self.settings,
             source=self._source,
             store=self._store,
             steps=self._steps,
             delivery=self._delivery,
+            snapshot=snapshot,
+            beginning=beginning,
             progress=progress,
-            alert=self.alerts.send,
         )
         return run.run(follow)
 

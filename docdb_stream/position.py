@@ -86,28 +86,68 @@ class SnapshotRange:
             where that is the collection's beginning.
         until: The key that it ends with, which belongs to it; None is the collection's end.
         done: All of it has been delivered.
+        documents: How many have been delivered, or were left to the stream because they changed meanwhile.
     """
 
     namespace: Namespace
     after: bytes | None = field(default=None, repr=False)
     until: bytes | None = field(default=None, repr=False)
     done: bool = False
+    documents: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotProgress:
-    """How far a snapshot has come: what has been delivered of it, and what has not.
+    """What a snapshot is of, how far it has come, and what is left.
 
-    It is part of the position, so that one conditional save moves the token and the keys together. A range that a run
-    of its own works on has a checkpoint of its own, with a lease of its own.
+    It is part of the position, so that one conditional save moves the token and the keys together.
 
     Attributes:
         id: Names the snapshot; its events carry it.
         ranges: Its parts.
+        time: The cluster time at which the stream stood when the snapshot began, and its events' cluster time: what
+            has changed since is an event of the stream, and later than that.
+        match: A query, as JSON: of the documents that it does not match there are no events. None: all.
+        targets: The names of those that get its events; empty: all.
+        is_paused: Nothing is read of it until an operator says so.
+        began_at: When it began.
+        estimate: About how many documents the collections held then; None where it is not known.
     """
 
     id: str
     ranges: tuple[SnapshotRange, ...] = ()
+    time: Timestamp | None = None
+    match: str | None = field(default=None, repr=False)
+    targets: tuple[str, ...] = ()
+    is_paused: bool = False
+    began_at: dt.datetime | None = None
+    estimate: int | None = None
+
+    @property
+    def documents(self) -> int:
+        """How many have been delivered so far, or were left to the stream."""
+        return sum(each.documents for each in self.ranges)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON, without the keys that it has come to; times are ISO 8601."""
+        return {
+            "id": self.id,
+            "documents": self.documents,
+            "estimate": self.estimate,
+            "paused": self.is_paused,
+            "began_at": None if self.began_at is None else self.began_at.isoformat(),
+            "match": self.match,
+            "targets": [*self.targets],
+            "ranges": [
+                {"namespace": str(each.namespace), "documents": each.documents, "done": each.done}
+                for each in self.ranges
+            ],
+        }
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it has been delivered."""
+        return all(each.done for each in self.ranges)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 from bson import Timestamp
 
 from docdb_stream.events import Position
+from docdb_stream.position import SnapshotProgress
 
 
 @dataclass(slots=True)
@@ -45,7 +46,8 @@ class RunResult:
         unsaved: Events among those read that the last checkpoint does not cover: the next run reads them again.
         loops: Batches that held events, also where steps took all of them away.
         checkpoints: Checkpoints saved.
-        caught_up: Everything that was committed when the run began has been delivered: proven, not assumed.
+        caught_up: Everything that was committed when the run began has been delivered: proven, not assumed. Not while
+            a snapshot is under way that is not paused.
         lag_s: Seconds of cluster time from the position to the operation time the run aimed at; 0 when caught up.
         rejections: Events that a target or a step refused, or that could not be read, and that are in the dead letters.
         retries: Attempts that were repeated because the cluster or a target was in trouble.
@@ -55,6 +57,8 @@ class RunResult:
         position: Where the stream stands.
         began_at: What it went on from: ``checkpoint``, ``start-at`` (a new stream) or ``sample`` (a new stream too, but
             the AWS sample has left a position); empty when it did not come to that.
+        snapshot: How far the snapshot beside the stream has come; None where none is under way.
+        snapshot_documents: Documents of a snapshot among the events read.
     """
 
     stream: str
@@ -75,6 +79,8 @@ class RunResult:
     targets: dict[str, TargetFigures] = field(default_factory=dict)
     position: Position | None = None
     began_at: str = ""
+    snapshot: SnapshotProgress | None = None
+    snapshot_documents: int = 0
 
     def took(self, read: int, filtered: Mapping[str, int]) -> None:
         """So many events were read, of so many of which steps, by their names, left nothing."""
@@ -90,6 +96,7 @@ class RunResult:
         self.caught_up = self.stopped_by == "caught-up" or (reached is not None and reached > until)
         if self.caught_up:
             self.lag_s = 0.0
+            self.caught_up = self.snapshot is None or self.snapshot.is_paused
         elif reached is not None:
             self.lag_s = float(max(0, until.time - reached.time))
         self.duration_s = round(duration_s, 3)
@@ -115,6 +122,7 @@ class RunResult:
         """The result as plain values, ready for JSON."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["targets"] = {name: asdict(figures) for name, figures in self.targets.items()}
+        values["snapshot"] = None if self.snapshot is None else self.snapshot.as_dict()
         time_ = self.position.time if self.position else None
         values["position"] = {
             "token": None if not self.position or self.position.token is None else self.position.token.data,
@@ -131,4 +139,4 @@ def added(*counts: Mapping[str, int]) -> dict[str, int]:
     return dict(total)
 
 
-_COUNTS = ("events", "read", "filtered", "loops", "checkpoints", "rejections", "retries")
+_COUNTS = ("events", "read", "filtered", "loops", "checkpoints", "rejections", "retries", "snapshot_documents")

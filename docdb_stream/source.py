@@ -1,17 +1,18 @@
-"""The contract between docdb-stream and where change events come from.
+"""The contract between docdb-stream and where change events, and the documents of a snapshot, come from.
 
-Owns the protocols. Does not read (``mongodb.change_stream``) and does not deliver.
+Owns the protocols. Does not read (``mongodb.change_stream``, ``mongodb.documents``) and does not deliver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from bson import Timestamp
 
 from docdb_stream.events import Batch
-from docdb_stream.position import Position
+from docdb_stream.position import Namespace, Position, SnapshotRange
 from docdb_stream.settings.types import StartAt
 
 SOURCE = "source"
@@ -67,5 +68,54 @@ class ChangeSource(Protocol):
         Raises:
             HistoryLostError: The position is no longer in the change log.
             SourceUnavailableError: As ``ChangeStream.read``.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Documents that were read at once.
+
+    Attributes:
+        documents: Their BSON, in the order of ``_id``; none where the range holds no more.
+        rest: The range as it is once they are delivered: it begins after the last of them, and is done where there
+            was none. Its count of documents is the caller's.
+        read_at: The cluster's operation time of the answer: each document is as it was at some moment up to then.
+    """
+
+    documents: Sequence[bytes]
+    rest: SnapshotRange
+    read_at: Timestamp
+
+
+class DocumentSource(Protocol):
+    """Where the documents of a snapshot are read from. Every method may be called from any thread, and raises
+    SourceUnavailableError as ``ChangeStream.read`` does."""
+
+    def collections(self) -> Sequence[Namespace]:
+        """The collections there are now of which the stream would deliver changes: no views, no time-series
+        collections, nobody's state."""
+        ...
+
+    def ranges(self, namespace: Namespace, count: int) -> Sequence[SnapshotRange]:
+        """The collection in up to ``count`` ranges of about the same size, in order; one where it is small."""
+        ...
+
+    def estimate(self, namespace: Namespace) -> int | None:
+        """About how many documents it holds; None where the server does not say."""
+        ...
+
+    def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
+        """The next documents of a range.
+
+        Args:
+            range: Which; what of it comes first is read.
+            since: What was committed up to this cluster time is seen; None: whatever the server shows.
+            match: A query, as JSON; documents that it does not match are passed over.
+            limit: How many documents at most. The server gives fewer where they are large (16 MiB together, one at
+                least).
+
+        Raises:
+            ConfigError: The server refuses ``match``.
         """
         ...

@@ -275,7 +275,7 @@ def _about(event: ChangeEvent, found: ChangeEvent | Rejection) -> ChangeEvent | 
             raise UnusableError(
                 f"gave an event without token, operation or namespace ({type(error).__name__})"
             ) from error
-        if found.event_id.partition("#")[0] != _origin(event):
+        if found.event_id.partition("#")[0] != origin_of(event):
             raise UnusableError("gave an event with the token of another one")
     return found
 
@@ -307,11 +307,11 @@ def _filtered(events: Sequence[ChangeEvent], left: Sequence[ChangeEvent], reject
     missing = [event for event in events if id(event) not in same]
     if not missing:
         return 0
-    found = {_origin(event) for event in left} | {_origin(rejection.event) for rejection in rejected}
-    return len({_origin(event) for event in missing} - found)
+    found = {origin_of(event) for event in left} | {origin_of(rejection.event) for rejection in rejected}
+    return len({origin_of(event) for event in missing} - found)
 
 
-def _origin(event: ChangeEvent) -> str:
+def origin_of(event: ChangeEvent) -> str:
     """The id of the source's event that an event is, or was made of; of one that is no change event, its own."""
     try:
         return event.event_id.partition("#")[0]

@@ -37,6 +37,7 @@ from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat, TemplateText, Words
+from docdb_stream.snapshot_event import snapshot_of
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Destination, client
 from docdb_stream.targets._names import TargetName, distinct_name, order_cautions, require_allow_list
@@ -112,7 +113,8 @@ class S3Target:
     time of the first event in it and the hash of its event_id. The collection is left out where an event has none;
     events without a namespace (invalidate) are under ``_``. Seconds and increment have ten digits, so the objects of a
     namespace and day, sorted by key, have the stream's order, and so have the lines within one. (Two objects that begin
-    within one transaction are sorted by their hashes.)
+    within one transaction are sorted by their hashes.) The documents of a snapshot have objects of their own, which
+    are sorted by the time at which it began: before all that changed since.
 
     Names that a path could not hold as they are, are percent-encoded; with a hash at its end, a path is cut that would
     make the key longer than S3's 1,024 bytes. There is no Content-Encoding: clients that
@@ -158,7 +160,7 @@ class S3Target:
             create=f"aws s3 mb s3://{bucket}",
             capacity="spread the load over more prefixes with BUCKET_PATH",
         )
-        self._objects: dict[tuple[Namespace | str, int], _Object] = {}  # by namespace or prefix, and UTC day
+        self._objects: dict[_Group, _Object] = {}
         self._held_bytes = 0
 
     @classmethod
@@ -197,7 +199,7 @@ class S3Target:
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
         rendered, rejections = render_all(events, self._format, self.name)
-        groups: dict[tuple[Namespace | str, int], list[bytes]] = {}
+        groups: dict[_Group, list[bytes]] = {}
         for event, payload in rendered:
             try:
                 facts = event.facts
@@ -205,7 +207,8 @@ class S3Target:
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
                 continue
-            group = (name, facts.cluster_time.time // _DAY_S)
+            # A snapshot's documents have the time at which it began: among changes they would spoil the keys' order.
+            group = (name, facts.cluster_time.time // _DAY_S, snapshot_of(facts.event_id))
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []
@@ -275,6 +278,10 @@ class S3Target:
             pending.close()
         self._objects.clear()
         self._held_bytes = 0
+
+
+_Group = tuple[Namespace | str, int, str | None]
+"""What is in one object: namespace or prefix, UTC day, and snapshot."""
 
 
 class _Object:

@@ -17,7 +17,6 @@ from docdb_stream.errors import StateStoreError
 from docdb_stream.events import Position, scope_name
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.source import MongoChangeSource
-from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 
@@ -81,7 +80,7 @@ class StreamStatus:
             "age_s": self.age_s,
             "lag_s": self.lag_s,
             "saved_at": found.updated_at.isoformat() if found and found.updated_at else None,
-            "snapshot": None if position is None or position.snapshot is None else _shown(position.snapshot),
+            "snapshot": None if position is None or position.snapshot is None else position.snapshot.as_dict(),
             "events": found.events if found else 0,
             "epoch": found.epoch if found else 0,
             "lease": {
@@ -141,14 +140,6 @@ def ledger_entries(streams: Sequence[Settings], stream: str | None = None) -> li
         }
         for entry in entries
     ]
-
-
-def _shown(snapshot: SnapshotProgress) -> dict[str, Any]:
-    """A snapshot's progress, without the keys that it has come to."""
-    return {
-        "id": snapshot.id,
-        "ranges": [{"namespace": str(each.namespace), "done": each.done} for each in snapshot.ranges],
-    }
 
 
 def _one_per_state_collection(streams: Sequence[Settings]) -> list[Settings]:

@@ -19,6 +19,7 @@ from docdb_stream.cli.ledger import ledger
 from docdb_stream.cli.outcome import say_error
 from docdb_stream.cli.reset import reset
 from docdb_stream.cli.run import run
+from docdb_stream.cli.snapshot import snapshot_app
 from docdb_stream.cli.status import status
 from docdb_stream.cli.tail import tail
 from docdb_stream.cli.terminal import put, say
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 for _command in (run, tail, explain, status, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
+app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(dead_letters_app, name="dead-letters")
 
 

@@ -22,6 +22,9 @@ def say_result(result: RunResult, settings: Settings) -> None:
     for name, figures in result.targets.items():
         rejected = f", {figures.rejections:,} rejected" if figures.rejections else ""
         say(f"  {name}: {figures.events:,} delivered{rejected}")
+    if result.snapshot_documents:
+        on = "it goes on with the next run" if result.snapshot else "all of them are delivered"
+        say(f"  {counted(result.snapshot_documents, 'document')} of a snapshot; {on}")
     if result.filtered:
         by = ", ".join(f"{name} {count:,}" for name, count in result.filtered_by.items())
         say(f"  {counted(result.filtered, 'event')} left out ({by})")

@@ -6,12 +6,13 @@ import contextlib
 import datetime as dt
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from pymongo.errors import PyMongoError
 
 from docdb_stream.cli.outcome import counted, error_lines
+from docdb_stream.cli.table import snapshot_line
 from docdb_stream.cli.terminal import is_terminal, json_line, put_json, say, shown
 from docdb_stream.errors import CheckpointConflictError, DocdbStreamError, LeaseHeldError, StateStoreError, TargetError
 from docdb_stream.result import RunResult
@@ -122,10 +123,22 @@ class Screen:
         times = [each.position.time for each in results if each.position and each.position.time]
         behind_s = max(((now - time_).total_seconds() for time_ in times), default=0.0)
         checkpoints = sum(each.checkpoints for each in results)
-        return (
+        line = (
             f"{counted(read, 'event')} read, {self._rate:,.0f}/s, {counted(checkpoints, 'checkpoint')}, "
             f"{max(0.0, behind_s):,.0f} s behind"
         )
+        return ", ".join([line, *self._snapshots(results)])
+
+    def _snapshots(self, results: Sequence[RunResult]) -> Iterator[str]:
+        """How far the streams' snapshots are, at the rate of now."""
+        under_way = [each.snapshot for each in results if each.snapshot is not None]
+        if not under_way:
+            return
+        if len(under_way) > 1:
+            yield f"{len(under_way)} snapshots, {sum(each.documents for each in under_way):,} documents"
+            return
+        left = (under_way[0].estimate or 0) - under_way[0].documents
+        yield snapshot_line(under_way[0], left / self._rate if self._rate and left > 0 else None)
 
 
 class StreamWatcher:
@@ -167,13 +180,21 @@ def beginning(result: RunResult, settings: Settings) -> str:
         return f"{name}: new stream, goes on where the AWS sample stopped"
     if result.began_at == "start-at":
         past = "; START_AT=earliest for the past" if start_at == "now" else ""
+        if start_at == "snapshot":
+            return f"{name}: new stream, begins with a snapshot of what there is"
         return f"{name}: new stream, starts {'' if start_at in ('now', 'earliest') else 'at '}{start_at}{past}"
     if result.began_at == "checkpoint" and given:
         return (
             f"{name}: goes on from its checkpoint, START_AT={start_at} is for a new stream only "
-            f"(docdb-stream reset '{name}' --to {start_at} moves it)"
+            f"({_moves(name, start_at)})"
         )
     return ""
+
+
+def _moves(name: str, start_at: str) -> str:
+    if start_at == "snapshot":
+        return f"docdb-stream snapshot start '{name}' delivers what there is"
+    return f"docdb-stream reset '{name}' --to {start_at} moves it"
 
 
 def _awaited(error: DocdbStreamError) -> str:

@@ -1,4 +1,4 @@
-"""The table of streams: where each stands, as a person reads it."""
+"""The tables of streams and of snapshots: where each stands, as a person reads it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import datetime as dt
 import io
 import shutil
 import sys
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
+from docdb_stream.admin.snapshot import SnapshotStatus
 from docdb_stream.admin.status import StreamStatus
 from docdb_stream.cli.terminal import is_terminal, put, put_safe, shown
+from docdb_stream.position import SnapshotProgress, SnapshotRange
 
 COLUMNS = ("stream", "position", "age", "lag", "saved", "events", "lease")
 
@@ -30,17 +34,61 @@ def print_status(statuses: list[StreamStatus]) -> None:
         put_safe(line)
     for line in _LEGEND:
         put(line)
+    for found in statuses:
+        snapshot = found.checkpoint.position.snapshot if found.checkpoint and found.checkpoint.position else None
+        if snapshot is not None:
+            put(f"{found.stream}: {snapshot_line(snapshot)}; docdb-stream snapshot status '{found.stream}'")
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def print_snapshot(found: SnapshotStatus) -> None:
+    """A snapshot on standard output: how far it has come, by collection."""
+    for request in found.pending:
+        put(f"{request.action} is asked for, and not done yet ({request.id})")
+    if found.progress is None:
+        put(f"{found.stream}: no snapshot is under way")
+        return
+    put(f"{found.stream}: {snapshot_line(found.progress, found.left_s)}")
+    parts = defaultdict[str, list[SnapshotRange]](list)
+    for each in found.progress.ranges:
+        parts[str(each.namespace)].append(each)
+    rows = [
+        (
+            shown(name),
+            f"{sum(each.documents for each in ranges):,}",
+            f"{sum(each.done for each in ranges)} of {len(ranges)}",
+        )
+        for name, ranges in parts.items()
+    ]
+    for line in _table(rows, ("collection", "documents", "ranges done"), ("documents",)):
+        put_safe(line)
+
+
+def snapshot_line(snapshot: SnapshotProgress, left_s: float | None = None) -> str:
+    """How far a snapshot has come, in a line."""
+    line = f"snapshot {snapshot.id} {snapshot.documents:,}"
+    if snapshot.estimate:
+        percent = 100 * min(1.0, snapshot.documents / snapshot.estimate)
+        line += f" of about {snapshot.estimate:,} documents ({percent:.0f} %)"
+    else:
+        line += " documents"
+    if snapshot.is_paused:
+        return f"{line}, paused"
+    return line if left_s is None else f"{line}, about {_seconds(left_s)} left"
+
+
+def _table(
+    rows: Sequence[tuple[str, ...]],
+    columns: Sequence[str] = COLUMNS,
+    right: Collection[str] = ("age", "lag", "events"),
+) -> list[str]:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in COLUMNS:
-        table.add_column(heading, justify="right" if heading in ("age", "lag", "events") else "left", no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=sum(map(len, map(str, rows))) + 1000)

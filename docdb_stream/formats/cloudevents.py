@@ -20,6 +20,7 @@ from docdb_stream.formats.decoded import Decoded
 from docdb_stream.formats.extended import EXTENDED
 from docdb_stream.formats.facts import FACTS, Facts, key_of
 from docdb_stream.position import Namespace
+from docdb_stream.snapshot_event import snapshot_of
 
 if TYPE_CHECKING:
     from docdb_stream.event import ChangeEvent
@@ -42,6 +43,8 @@ class _CloudEvents:
     - ``subject``: the document key as text; an event about no single document has none.
     - ``partitionkey``: the same, or the namespace: what has it in common stays in order.
     - ``sequence``: the cluster time as text that sorts in the order of changes. Changes of one transaction share it.
+    - ``snapshot``: of a document that was read in a snapshot, the snapshot's id. It is an insert like any other, its
+      ``time`` and ``sequence`` those at which the snapshot began.
     - ``data``: the whole change event, as the format ``extended`` has it.
 
     Args:
@@ -66,6 +69,8 @@ class _CloudEvents:
         }
         if subject is not None:
             attributes["subject"] = subject
+        if (snapshot := snapshot_of(event_id)) is not None:
+            attributes["snapshot"] = _allowed(snapshot)
         if seconds:  # else the server has not told when
             attributes["time"] = _time(seconds)
         return attributes

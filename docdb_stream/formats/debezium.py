@@ -26,6 +26,7 @@ from docdb_stream.formats import extended, rawbson
 from docdb_stream.formats._json import EPOCH, MILLISECOND, JsonRenderer, base64_text, escaped, regex_options, utc
 from docdb_stream.formats.decoded import Decoded
 from docdb_stream.formats.facts import FACTS, Facts
+from docdb_stream.snapshot_event import PREFIX
 
 if TYPE_CHECKING:
     from docdb_stream.event import ChangeEvent
@@ -47,6 +48,8 @@ class Debezium:
       tells an event that comes again;
     - ``ts_ms`` beside ``source`` is the server's clock at the change (``wallTime``; before MongoDB 6 the cluster time)
       and not the connector's, so that an event is the same whenever it is sent;
+    - a snapshot's document has ``op`` ``r``, ``source.snapshot`` ``true`` and ``source.ord`` -1, as there; but the
+      cluster time at which the snapshot began, not when it was read, and none is ``first`` or ``last``;
     - ``transaction`` is always null, as without ``provide.transaction.metadata``;
     - NaN and the infinities in documents are ``{"$numberDouble": "NaN"}``: the connector writes them bare, which no
       parser of JSON reads;
@@ -95,6 +98,7 @@ class Debezium:
         lsid: str | None,
     ) -> bytes:
         seconds, increment = facts.cluster_time.time, facts.cluster_time.inc
+        is_read = facts.operation == "insert" and facts.event_id.startswith(PREFIX)
         wall_ms = _milliseconds(event.get("wallTime"))
         envelope = {
             "before": before,
@@ -103,18 +107,18 @@ class Debezium:
             "source": {
                 **self._source,
                 "ts_ms": seconds * 1000,
-                "snapshot": "false",
+                "snapshot": "true" if is_read else "false",
                 "db": facts.namespace.db,
                 "sequence": orjson.dumps([facts.event_id]).decode(),
                 "ts_us": seconds * 1_000_000,
                 "ts_ns": seconds * 1_000_000_000,
                 "collection": facts.namespace.coll,
-                "ord": increment,
+                "ord": -1 if is_read else increment,
                 "lsid": lsid,
                 "txnNumber": event.get("txnNumber"),
                 "wallTime": wall_ms,
             },
-            "op": _OPERATIONS.get(facts.operation, facts.operation),
+            "op": "r" if is_read else _OPERATIONS.get(facts.operation, facts.operation),
             "ts_ms": seconds * 1000 if wall_ms is None else wall_ms,
             "transaction": None,
         }

@@ -112,6 +112,18 @@ def first(raw: bytes) -> bytes:
     return raw[at:end]
 
 
+def element(raw: bytes, key: str) -> bytes | None:
+    """The whole first element of this key, without reading what comes after it; None where there is none.
+
+    Raises:
+        UnrenderableError: as `read`.
+    """
+    try:
+        return next((raw[at:end] for found, at, _, end in _spans(raw) if found == key), None)
+    except struct.error:  # a length that is cut off
+        raise _corrupt(key, "a length beyond the data") from None
+
+
 def joined(parts: Iterable[bytes]) -> bytes:
     """The document made of these whole elements, in their order: what `parts` took apart."""
     body = b"".join(parts)

@@ -26,6 +26,8 @@ PROOF_WAIT_S = 0.05
 """How long, where a run would end with an empty reply: most servers prove with it that nothing is left, and then a
 longer wait would only be paid for. One that does not is asked again, with the full wait."""
 
+HURRIED_WAIT_S = 0.02
+"""How long, where somebody waits for the position to move: each answer says how far the server has looked."""
 
 END_WAIT_S = 2 * READ_WAIT_S
 """How long to wait for the reader at the end. One that a silent server holds up is left behind: its stream is its own,
@@ -64,6 +66,7 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._stopped = False
         self._ended = False
+        self._is_hurried = self._is_woken = False
         self._error: BaseException | None = None
         # The reader retries within the run's deadline, which is a context variable.
         context = contextvars.copy_context()
@@ -99,19 +102,38 @@ class ReadAhead:
             return () if self._stream is None else self._stream.filtered_on_server
 
     @property
+    def ends(self) -> bool:
+        """Whether it stops by itself, and ``caught_up`` says so."""
+        return self._until is not None
+
+    @property
     def caught_up(self) -> bool:
         """Whether ``until`` was reached and every batch up to there was taken."""
         with self._changed:
             return self._ended and not self._waiting and self._error is None
 
+    def hurry(self, is_hurried: bool) -> None:
+        """Whether somebody waits for the position to move: the server is then asked more often while it has nothing."""
+        self._is_hurried = is_hurried
+
+    def wake(self) -> None:
+        """End a ``take`` under way, or the next one, though there is no batch: there is something else to do."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
+
     def take(self, wait_s: float) -> Batch | None:
-        """The next batch, of at most ``batch_size`` events; None when there is none within ``wait_s``.
+        """The next batch, of at most ``batch_size`` events; None when there is none within ``wait_s``, or before
+        ``wake``.
 
         Raises:
             DocdbStreamError: What the source raised, after every batch read before it was taken.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._ended or self._error, timeout=wait_s)
+            self._changed.wait_for(
+                lambda: self._waiting or self._ended or self._error or self._is_woken, timeout=wait_s
+            )
+            self._is_woken = False
             if not self._waiting:
                 if self._error is not None:
                     raise self._error
@@ -157,8 +179,8 @@ class ReadAhead:
         while not self._stopped:
             batch = stream.read(wait_s)
             ended = self._reached(batch)
-            if batch.events:
-                wait_s = shortest_s
+            if batch.events or (self._is_hurried and batch.drained):
+                wait_s = HURRIED_WAIT_S if self._is_hurried else shortest_s
             else:
                 # A server that has much to go through answers when the time is over, too: longer each time.
                 wait_s = READ_WAIT_S if batch.position == position else min(2 * wait_s, READ_WAIT_S)

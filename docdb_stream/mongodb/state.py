@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import bson
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, WriteConcern
 from pymongo.collection import Collection
@@ -156,6 +157,11 @@ class StateCollection:
 def _unmarked(document: Document) -> Document:
     document.pop(MARK, None)
     return document
+
+
+def is_state(document: bytes, namespace: Namespace) -> bool:
+    """Whether a stored document is the state of a docdb-stream, of whichever deployment: its mark says so."""
+    return _MARK_BYTES in document and bson.decode(document).get(MARK) == str(namespace)
 
 
 def state_of(settings: Settings) -> frozenset[Namespace]:

@@ -19,8 +19,9 @@ class ReadingSettings(ClusterSettings):
 
     start_at: Annotated[StartTime, Heading("Reading")] = Field(
         default="now",
-        description="Where a stream without a checkpoint starts: now, earliest (as far back as the change log "
-        "reaches), or an ISO 8601 timestamp. One with a checkpoint goes on there: docdb-stream reset moves it.",
+        description="Where a stream without a checkpoint starts: snapshot (every document that there is, then every "
+        "change), now, earliest (as far back as the change log reaches), or an ISO 8601 timestamp. One with a "
+        "checkpoint goes on there: docdb-stream reset moves it, docdb-stream snapshot start delivers what there is.",
     )
     batch_size: int = Field(
         default=1000,
@@ -63,10 +64,17 @@ class ReadingSettings(ClusterSettings):
         description="Seconds that the cluster keeps its change log: DocumentDB's change_stream_log_retention_duration "
         "(3 hours unless changed, 7 days at most), or MongoDB's oplog window. Only for the retention headroom metric.",
     )
-    on_history_lost: Literal["fail", "now", "earliest"] = Field(
+    on_history_lost: Literal["fail", "now", "earliest", "snapshot"] = Field(
         default="fail",
         description="What to do when the position is no longer in the change log: fail (stop, exit code 5, an operator "
-        "decides), now or earliest.",
+        "decides), now, earliest, or snapshot: go on now, and deliver every document that there is (what was "
+        "deleted meanwhile stays where targets have it).",
+    )
+    snapshot_ranges: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="In how many ranges a snapshot takes each collection. They are read side by side; 1 to 1000.",
     )
     full_document: Literal["update_lookup", "default", "when_available", "required"] = Field(
         default="update_lookup",

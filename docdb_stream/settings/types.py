@@ -45,6 +45,14 @@ def parse_start_at(value: object) -> object:
     return value
 
 
+def _parse_start(value: object) -> object:
+    is_snapshot = isinstance(value, str) and value.strip().lower() == "snapshot"
+    try:
+        return "snapshot" if is_snapshot else parse_start_at(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("expected now,", "expected snapshot, now,", 1)) from None
+
+
 def _database_name(name: str) -> str:
     """A name that a database can have; the others are mostly meant as something else."""
     if "." in name:
@@ -101,7 +109,8 @@ def _operations(given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_BY_LOWER_CASE[name.lower()] for name in given))
 
 
-StartTime = Annotated[StartAt, BeforeValidator(parse_start_at)]
+StartTime = Annotated[StartAt | Literal["snapshot"], BeforeValidator(_parse_start)]
+"""Where a stream without a checkpoint begins: somewhere in the change log, or with what there is."""
 DatabaseName = Annotated[str, AfterValidator(_database_name)]
 WatchedDatabase = Annotated[str, AfterValidator(_watched_database)]
 CollectionName = Annotated[str, AfterValidator(_collection_name)]

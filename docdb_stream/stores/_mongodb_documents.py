@@ -11,19 +11,20 @@ from typing import Any, TypeVar
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import Checkpoint, LedgerEntry
+from docdb_stream.checkpoint import Checkpoint, LedgerEntry, SnapshotRequest
 from docdb_stream.errors import StateStoreError
 from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The latest version of a stored checkpoint; later ones are refused. Each checkpoint is written as the earliest version
 that can hold it, so that a docdb-stream from before reads on all that it would not read wrongly:
 
 1. Scope, epoch, events, lease, and a position: token, operation time, whether it is after an invalidate.
 2. The position has a snapshot's progress as well. Code that knows version 1 alone would go on without it, and what the
-   snapshot had still to deliver would never come.
+   snapshot had still to deliver would never come. Nothing ever made one.
+3. The snapshot's cluster time, its query, its targets, whether it is paused, and how many documents it has come past.
 
 A field in ``position``, at any depth, needs a new version: a save replaces all of it. Other fields survive a save.
 """
@@ -40,7 +41,9 @@ def new_document(stream: str, scope: Namespace | None, now: dt.datetime) -> dict
 
 def position_fields(position: Position) -> dict[str, Any]:
     """The fields of a checkpoint that a save of ``position`` sets."""
-    return {"version": 1 if position.snapshot is None else 2, "position": position_document(position)}
+    snapshot = position.snapshot
+    version = 1 if snapshot is None else 2 if snapshot.time is None else 3
+    return {"version": version, "position": position_document(position)}
 
 
 def position_document(position: Position) -> dict[str, Any]:
@@ -113,6 +116,24 @@ def entry_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         ) from error
 
 
+def request_document(request: SnapshotRequest) -> dict[str, Any]:
+    """A request as it is stored."""
+    document: dict[str, Any] = {"id": request.id, "action": request.action}
+    optional = {"namespaces": [*request.namespaces], "match": request.match, "targets": [*request.targets]}
+    return document | {name: value for name, value in optional.items() if value}
+
+
+def request_from_document(stored: Mapping[str, Any]) -> SnapshotRequest:
+    """Read a stored request."""
+    return SnapshotRequest(
+        str(stored["id"]),
+        stored["action"],
+        namespaces=tuple(stored.get("namespaces", ())),
+        match=stored.get("match"),
+        targets=tuple(stored.get("targets", ())),
+    )
+
+
 def _refuse_later_version(document: Mapping[str, Any]) -> None:
     version = document.get("version", 1)
     if version in range(1, FORMAT_VERSION + 1):  # a number of any type: a shell writes doubles
@@ -147,11 +168,32 @@ def _position(stored: Mapping[str, Any]) -> Position:
 
 
 def _snapshot_document(snapshot: SnapshotProgress) -> dict[str, Any]:
-    return {"id": snapshot.id, "ranges": [_range_document(each) for each in snapshot.ranges]}
+    document = {
+        "id": snapshot.id,
+        "time": snapshot.time,
+        "match": snapshot.match,
+        "targets": [*snapshot.targets],
+        "paused": snapshot.is_paused,
+        "began_at": None if snapshot.began_at is None else snapshot.began_at.astimezone(dt.UTC).replace(tzinfo=None),
+        "estimate": snapshot.estimate,
+        "ranges": [_range_document(each) for each in snapshot.ranges],
+    }
+    absent = {"paused": False, "targets": []}
+    return {name: value for name, value in document.items() if value is not None and value != absent.get(name)}
 
 
 def _snapshot(stored: Mapping[str, Any]) -> SnapshotProgress:
-    return SnapshotProgress(_needed(stored, "id", str), tuple(map(_range, _needed(stored, "ranges", list))))
+    estimate = _field(stored, "estimate", int)
+    return SnapshotProgress(
+        _needed(stored, "id", str),
+        tuple(map(_range, _needed(stored, "ranges", list))),
+        time=_field(stored, "time", Timestamp),
+        match=_field(stored, "match", str),
+        targets=tuple(map(str, _field(stored, "targets", list) or ())),
+        is_paused=bool(stored.get("paused")),
+        began_at=_aware(_field(stored, "began_at", dt.datetime)),
+        estimate=estimate,
+    )
 
 
 def _range_document(each: SnapshotRange) -> dict[str, Any]:
@@ -162,13 +204,21 @@ def _range_document(each: SnapshotRange) -> dict[str, Any]:
         document["until"] = each.until
     if each.done:
         document["done"] = True
+    if each.documents:
+        document["documents"] = each.documents
     return document
 
 
 def _range(stored: Any) -> SnapshotRange:
     if not isinstance(stored, dict):
         raise ValueError(f"a range is of type {type(stored).__name__}")
-    return SnapshotRange(_namespace(stored), _key(stored, "after"), _key(stored, "until"), bool(stored.get("done")))
+    return SnapshotRange(
+        _namespace(stored),
+        _key(stored, "after"),
+        _key(stored, "until"),
+        bool(stored.get("done")),
+        int(stored.get("documents", 0)),
+    )
 
 
 def _key(stored: Mapping[str, Any], name: str) -> bytes | None:

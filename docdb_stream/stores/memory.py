@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest
 from docdb_stream.errors import LeaseHeldError
 from docdb_stream.lease import elapsed_s
 from docdb_stream.position import Namespace, Position
@@ -32,6 +32,7 @@ class MemoryCheckpointStore:
         self._lock = threading.Lock()
         self._checkpoints: dict[str, Checkpoint] = {}
         self._ledger: list[LedgerEntry] = []
+        self._requests: dict[str, list[SnapshotRequest]] = {}
 
     def load(self, stream: str) -> Checkpoint | None:
         """See CheckpointStore."""
@@ -84,7 +85,7 @@ class MemoryCheckpointStore:
             entry = replace(entry, before=_in_log(entry.before), after=_in_log(entry.after))
             for index, known in enumerate(self._ledger):
                 if (known.stream, known.kind, known.before) == (entry.stream, entry.kind, entry.before):
-                    self._ledger[index] = replace(known, after=entry.after or known.after)
+                    self._ledger[index] = replace(known, reason=entry.reason, after=entry.after or known.after)
                     return
             self._ledger.append(replace(entry, found_at=entry.found_at or self._clock()))
 
@@ -92,6 +93,27 @@ class MemoryCheckpointStore:
         """See CheckpointStore."""
         found = [entry for entry in self._ledger if stream in (None, entry.stream)]
         return sorted(found, key=lambda entry: (entry.found_at is not None, entry.found_at))
+
+    def ask(self, stream: str, request: SnapshotRequest) -> bool:
+        """See CheckpointStore."""
+        with self._lock:
+            if stream not in self._checkpoints:
+                return False
+            left = self._requests.setdefault(stream, [])
+            if request.id not in [each.id for each in left]:
+                left.append(request)
+            return True
+
+    def asked(self, stream: str) -> Sequence[SnapshotRequest]:
+        """See CheckpointStore."""
+        return [*self._requests.get(stream, ())]
+
+    def answered(self, lease: Lease, ids: Sequence[str]) -> None:
+        """See CheckpointStore."""
+        with self._lock:
+            self._held(lease)
+            left = self._requests.get(lease.stream, [])
+            left[:] = [each for each in left if each.id not in ids]
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """See CheckpointStore: there is no other system here."""

@@ -23,7 +23,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest
 from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.mongodb.connection import Connection, is_sign_in_refused
 from docdb_stream.mongodb.diagnosis import unavailable
@@ -38,6 +38,8 @@ from docdb_stream.stores._mongodb_documents import (
     ledger_position,
     new_document,
     position_fields,
+    request_document,
+    request_from_document,
 )
 
 T = TypeVar("T")
@@ -140,6 +142,28 @@ class MongoCheckpointStore:
 
         return self._patiently(attempt)
 
+    def ask(self, stream: str, request: SnapshotRequest) -> bool:
+        """See CheckpointStore."""
+        document = request_document(request)
+        query = {"_id": stream, "version": {"$exists": True}}
+
+        def attempt() -> bool:
+            new = {**query, "requests.id": {"$ne": request.id}}
+            if self._checkpoints.update_one(new, {"$push": {"requests": document}}).matched_count:
+                return True
+            return self._checkpoints.find_one(query, latest=True) is not None
+
+        return self._patiently(attempt)
+
+    def asked(self, stream: str) -> Sequence[SnapshotRequest]:
+        """See CheckpointStore."""
+        found = self._patiently(lambda: self._checkpoints.find_one({"_id": stream}, {"requests": 1}))
+        return [request_from_document(each) for each in (found or {}).get("requests", ())]
+
+    def answered(self, lease: Lease, ids: Sequence[str]) -> None:
+        """See CheckpointStore."""
+        self._patiently(lambda: self._update_held(lease, {}, {}, {"$pull": {"requests": {"id": {"$in": [*ids]}}}}))
+
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """Where the AWS sample's function for ``scope`` stopped, from its state document in the same collection.
 
@@ -229,13 +253,20 @@ class MongoCheckpointStore:
             )
         )
 
-    def _update_held(self, lease: Lease, values: Mapping[str, Any], increments: Mapping[str, Any]) -> None:
+    def _update_held(
+        self,
+        lease: Lease,
+        values: Mapping[str, Any],
+        increments: Mapping[str, Any],
+        others: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write only while the lease is held: same epoch, same owner, not run out."""
         now = self._server_now()
         # The later of two times, so that a renewal under way beside a save does not shorten the lease.
         update: dict[str, Any] = {"$set": dict(values), "$max": {"lease.expires_at": _expiry(lease, now)}}
         if increments:
             update["$inc"] = dict(increments)
+        update |= others or {}
         result = self._checkpoints.update_one(
             {
                 "_id": lease.stream,

@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import pytest
+from bson import ObjectId
 
 from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import TargetError, UnrenderableError
@@ -301,6 +302,15 @@ class TargetContract:
     def test_10_a_replay_keeps_the_event_ids(self, log: ChangeLog) -> None:
         events = [log.insert({"_id": number}) for number in range(4)]
         events += [log.update({"_id": number % 4, "version": number}) for number in range(8)]
+        self._assert_replayed(events)
+
+    def test_10_documents_of_a_snapshot_arrive_like_inserts(self, log: ChangeLog) -> None:
+        ids = [ObjectId("65f0c0ffee65f0c0ffee65f0"), 1, "text", {"a": 1}]
+        events = [log.insert({"_id": "other"}), *log.snapshot(*({"_id": value, "n": 1} for value in ids))]
+        self._assert_replayed([*events, *(log.update({"_id": value, "n": 2}) for value in ids[1:])])
+
+    def _assert_replayed(self, events: Sequence[ChangeEvent]) -> None:
+        """Delivered by two processes, one after the other, they are there as they are, under the same ids."""
         for _ in range(2):
             process = self.make_target()
             self._deliver(process, events)

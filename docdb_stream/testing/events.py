@@ -21,6 +21,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
 from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.snapshot_event import SnapshotEvents
 
 _START = Timestamp(int(dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC).timestamp()), 1)
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(uuid_representation=UuidRepresentation.STANDARD)
@@ -56,6 +57,14 @@ class ChangeLog:
         """``count`` inserts of different documents, each padded with ``size_bytes`` characters."""
         ids = range(first_id, first_id + count)
         return [self.insert({"_id": number, "price": number / 4, "note": "x" * size_bytes}) for number in ids]
+
+    def snapshot(self, *documents: Mapping[str, Any], time: Timestamp | None = None) -> list[ChangeEvent]:
+        """The events of documents, each with an ``_id``, in a snapshot that began at this cluster time; by default
+        between the events so far and those to come."""
+        events = SnapshotEvents("a1b2c3d4e5f6", time or self._time, self.namespace)
+        if time is None:
+            self._tick()
+        return [ChangeEvent(events.of(bson.encode(document, codec_options=_CODEC))) for document in documents]
 
     def update(
         self, document: Mapping[str, Any], fields: Mapping[str, Any] | None = None, *, gone: bool = False

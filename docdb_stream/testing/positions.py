@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 
 import bson
@@ -64,6 +65,19 @@ POSITIONS: dict[str, Position] = {
     ),
     "token without _data": Position(ResumeToken({"ns": "shop.orders", "ts": Timestamp(3, 4)})),
     "operation time beside a snapshot": Position(operation_time=Timestamp(1, 0), snapshot=SnapshotProgress("first")),
+    "token beside a snapshot that began": replace(
+        Position.at_token(ResumeToken({"_data": _HEX})),
+        snapshot=SnapshotProgress(
+            "third",
+            (SnapshotRange(Namespace("shop", "orders"), KEYS["ObjectId"], documents=2**40),),
+            time=Timestamp(1769860800, 7),
+            match='{"a": 1}',
+            targets=("s3",),
+            is_paused=True,
+            began_at=dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC),
+            estimate=0,
+        ),
+    ),
     "token beside a snapshot": replace(
         Position.at_token(ResumeToken({"_data": _HEX})),
         snapshot=SnapshotProgress(

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import bson
 from bson import Timestamp
 
 from docdb_stream.errors import HistoryLostError, SourceUnavailableError
-from docdb_stream.events import Batch, ChangeEvent, Position
+from docdb_stream.events import Batch, ChangeEvent, Namespace, Position
+from docdb_stream.position import SnapshotRange
 from docdb_stream.settings.types import StartAt
+from docdb_stream.source import Page
 
 
 class ABORT(Exception):
@@ -138,3 +143,47 @@ class ScriptedStream:
     def close(self) -> None:
         """See ChangeStream."""
         self._closed.set()
+
+
+class ScriptedDocuments:
+    """A DocumentSource over documents in memory, whose ``_id`` are of one type that Python compares.
+
+    Args:
+        contents: The documents of each collection.
+        operation_time: The cluster's.
+    """
+
+    def __init__(
+        self, contents: Mapping[Namespace, Sequence[Mapping[str, Any]]], operation_time: Callable[[], Timestamp]
+    ) -> None:
+        self.contents = {name: {each["_id"]: each for each in documents} for name, documents in contents.items()}
+        self.reads: list[SnapshotRange] = []
+        self._operation_time = operation_time
+
+    def collections(self) -> Sequence[Namespace]:
+        """See DocumentSource."""
+        return [*self.contents]
+
+    def ranges(self, namespace: Namespace, count: int) -> Sequence[SnapshotRange]:
+        """See DocumentSource."""
+        keys = sorted(self.contents[namespace])
+        ends = [bson.encode({"_id": keys[len(keys) * part // count]}) for part in range(1, count) if keys]
+        return [
+            SnapshotRange(namespace, after, until) for after, until in zip([None, *ends], [*ends, None], strict=True)
+        ]
+
+    def estimate(self, namespace: Namespace) -> int | None:
+        """See DocumentSource."""
+        return len(self.contents[namespace])
+
+    def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
+        """See DocumentSource. Knows no ``match``."""
+        self.reads.append(range)
+        after = None if range.after is None else bson.decode(range.after)["_id"]
+        until = None if range.until is None else bson.decode(range.until)["_id"]
+        found = self.contents.get(range.namespace, {})
+        keys = [key for key in sorted(found) if (after is None or key > after) and (until is None or key <= until)]
+        documents = [bson.encode(found[key]) for key in keys[:limit]]
+        if not documents:
+            return Page((), replace(range, done=True), self._operation_time())
+        return Page(documents, replace(range, after=bson.encode({"_id": keys[:limit][-1]})), self._operation_time())

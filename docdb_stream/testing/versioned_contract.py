@@ -135,6 +135,33 @@ class VersionedContract:
                 assert [self.deliver(event) for event in events] == [[]] * len(events)
             assert self.documents() == {1: 2, 3: 2}
 
+    def test_a_snapshot_is_written_where_nothing_newer_is(self, log: ChangeLog) -> None:
+        """As after lost history: what the target has is of before."""
+        self.deliver(log.insert({"_id": 1, "n": 1}))
+        page = log.snapshot({"_id": 1, "n": 2}, {"_id": 2, "n": 2})
+        for _ in range(2):
+            assert self.deliver(*page) == []
+            assert self.documents() == {1: 2, 2: 2}
+
+    @pytest.mark.parametrize("together", [True, False])
+    def test_a_snapshot_changes_nothing_that_is_newer(self, log: ChangeLog, together: bool) -> None:
+        """Neither what was changed since it began, nor what was deleted."""
+        [*page] = log.snapshot(*({"_id": number, "n": 0} for number in range(4)))
+        changes = [log.update({"_id": 0, "n": 1}), log.delete(1), log.insert({"_id": 2, "n": 1}), log.delete(2)]
+        for events in ([*changes, *page], page, [*page, *changes]):
+            found = [self.deliver(*events)] if together else [self.deliver(event) for event in events]
+            assert not any(found)
+            assert self.documents() == {0: 1, 3: 0}
+
+    @pytest.mark.parametrize("together", [True, False])
+    def test_a_change_at_which_a_snapshot_began_is_in_it(self, log: ChangeLog, together: bool) -> None:
+        change = log.insert({"_id": 1, "n": 1})
+        [page] = log.snapshot({"_id": 1, "n": 2}, time=change.cluster_time)
+        if not together:
+            self.deliver(change)
+        assert self.deliver(*([change, page] if together else [page])) == []
+        assert self.documents() == {1: 2}
+
     def test_a_run_that_was_taken_over_from_changes_nothing(self, history: list[ChangeEvent]) -> None:
         self.deliver(*history[:4], epoch=1)
         self.deliver(*history, epoch=2)

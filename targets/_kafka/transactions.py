@@ -24,6 +24,7 @@ from docdb_stream.targets._kafka.producer import (
     RefusedError,
 )
 from docdb_stream.targets._kafka.receipt import REFUSED_MOST, Receipt, Replay, mark_of, number_of
+from docdb_stream.targets._kafka.stretch import Reached, joined
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,9 @@ class Transactions:
         """From here to the next checkpoint."""
         self._checkpoint: str | None = None
         self._refused: list[str] = []
+        self._reached = Reached(None)
+        if self._replay is None or self._replay.is_past:
+            self._last = 0, ""
 
     def _forget(self) -> None:
         self._held: list[Record] = []
@@ -160,7 +164,9 @@ class Transactions:
         backoff = Backoff()
         while self._replay is None:
             try:
-                self._replay = Replay(producer.receipt(current_run().checkpoint))
+                receipt = producer.receipt(current_run().checkpoint)
+                self._replay = Replay(receipt)
+                self._last = (receipt.last, receipt.last_mark) if receipt else (0, "")
             except NoReceiptsError as error:
                 self._do_without_receipts(error)
                 self._replay = Replay(None)
@@ -176,6 +182,7 @@ class Transactions:
         assert self._replay is not None
         if self._checkpoint is None:
             self._checkpoint = current_run().checkpoint
+            self._reached = Reached(current_run().snapshot)
         if not self._replay.is_over:
             records = [record for record in records if not self._is_committed(record)]
         if not self._held:
@@ -192,6 +199,7 @@ class Transactions:
         return True
 
     def _commit(self, next_checkpoint: str = "") -> list[Rejection]:
+        self._note_held()
         receipt = self._receipt(next_checkpoint)
         topic = self._held[-1].topic if self._held else self._topic
         try:
@@ -202,19 +210,45 @@ class Transactions:
         self._forget()
         if self._has_transactions:
             self._producer = self._within
+        if next_checkpoint and self._replay is not None:
+            self._replay.forget_all_but(self._replay.left(current_run().next_snapshot))
         return rejections
 
-    def _receipt(self, next_checkpoint: str) -> Receipt | None:
-        """Of what is held; or of what was committed before, and part of which is to come after the next checkpoint."""
+    def _note_held(self) -> None:
+        """Know how far stream and snapshot have come with what is committed next."""
         if not self._keeps_receipts:
+            return
+        changes = (record.event for record in reversed(self._held) if record.event.snapshot_id is None)
+        if self._replay is not None and self._replay.is_past and (event := next(changes, None)) is not None:
+            last = number_of(event), mark_of(event)
+            self._last = last if last[0] >= self._last[0] else self._last
+        if self._reached.snapshot:
+            self._reached.add([record.event for record in self._held])
+
+    def _receipt(self, next_checkpoint: str) -> Receipt | None:
+        """Of what is held, and was before since the checkpoint; and of what was committed before that, part of which is
+        to come after the next checkpoint."""
+        checkpoint, replay = self._checkpoint or current_run().checkpoint, self._replay
+        if not (self._keeps_receipts and checkpoint) or replay is None:
             return None
-        if self._replay is not None and not self._replay.is_over:
-            rest = self._replay.rest(current_run().checkpoint, next_checkpoint)
-            return rest if next_checkpoint and self._topic else None
-        if not (self._held and self._checkpoint) or len(self._refused) > REFUSED_MOST:
+        is_carried_on = bool(next_checkpoint and self._topic) and not replay.is_over
+        if not (self._held or is_carried_on):
             return None
-        last = self._held[-1].event
-        return Receipt((self._checkpoint,), number_of(last), mark_of(last), tuple(self._refused))
+        refused = [*dict.fromkeys([*replay.refused, *self._refused])]
+        if len(refused) > REFUSED_MOST:
+            return None
+        snapshot = self._reached.snapshot or (replay.receipt.snapshot if replay.receipt else "")
+        older = replay.stretches if replay.receipt and replay.receipt.snapshot == snapshot else ()
+        is_amid = bool(next_checkpoint) and not replay.is_past
+        passed = next_checkpoint if replay.is_past and replay.left(current_run().next_snapshot) else ""
+        return Receipt(
+            (checkpoint, next_checkpoint) if is_amid else (checkpoint,),
+            *self._last,
+            tuple(refused),
+            snapshot,
+            tuple(joined(older, self._reached.stretches)),
+            passed,
+        )
 
     @property
     def _age_s(self) -> float:

@@ -156,6 +156,11 @@ def update_of(event: ChangeEvent) -> Update:
     time = event.cluster_time
     if not time.time:
         raise UnrenderableError("derived update: it has no cluster time, by which it would be known again")
+    if event.snapshot_id is not None:
+        raise UnrenderableError(
+            "derived update: it is made of a snapshot's document, whose cluster time tells nothing of whether it was "
+            "applied before; let the function make none where event.snapshot_id is not None"
+        )
     fields = _fields(event)
     conditions = rawbson.parts(fields["documentKey"].raw)
     query = document(

@@ -251,12 +251,14 @@ class Writer:
 
 
 def _last(writes: Iterable[Write]) -> list[Write]:
-    """Of each document the last, in the order of these."""
+    """Of each document the last, in the order of these. A snapshot's is older than a change before it."""
     found: dict[tuple[str, Value | str], Write] = {}
     for each in writes:
         place = each.target, _identity(each)
-        found.pop(place, None)
-        found[place] = each
+        before = found.get(place)
+        if before is None or each.version >= before.version:
+            found.pop(place, None)
+            found[place] = each
     return [*found.values()]
 
 

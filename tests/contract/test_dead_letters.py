@@ -89,7 +89,7 @@ class DeadLettersContract:
         assert json.loads(json.dumps(found)) == found
 
     def test_every_event_comes_back_as_it_was(self, place: DeadLetters, again: DeadLetters, log: ChangeLog) -> None:
-        events = [*log.every_operation(), *log.hostile().values()]
+        events = [*log.every_operation(), *log.hostile().values(), *log.snapshot({"_id": 1}, {"_id": "a/b"})]
         place.write(STREAM, [Rejection(event, "list", "no") for event in events])
         found = {letter["event_id"]: letter for letter in again.letters(STREAM)}
         assert len(found) == len(events)

@@ -224,6 +224,16 @@ def test_a_rename_moves_them_in_place_of_what_is_there(deployment: Deployment, l
     assert deployment.mirrored() == {3: 3}
 
 
+def test_a_drop_takes_what_a_snapshot_wrote_before(deployment: Deployment, log: ChangeLog) -> None:
+    page = log.snapshot(*({"_id": number, "n": 1} for number in range(3)))
+    deployment.deliver(*page)
+    assert deployment.mirrored() == {0: 1, 1: 1, 2: 1}
+    drop = log.drop()
+    for events in ([drop], page, [drop]):
+        assert deployment.deliver(*events) == []
+        assert deployment.mirrored() == {}
+
+
 # Derived updates
 
 
@@ -248,6 +258,20 @@ def test_a_derived_update_is_applied_once(deployment: Deployment, log: ChangeLog
     for start in range(len(events) - 10, len(events)):
         assert deployment.deliver(*events[start:]) == []
     assert deployment.mirrored("counts") == expected
+
+
+def test_one_of_a_snapshots_document_is_rejected_each_time_and_nothing_else(
+    deployment: Deployment, log: ChangeLog
+) -> None:
+    coll = f"{deployment.db.name}.counts"
+    page, change = log.snapshot({"_id": 1, "n": 1}), log.insert({"_id": 2, "n": 1})
+    refused = counts(page, coll)
+    for _ in range(2):
+        rejections = deployment.deliver(*page, *refused, change, *counts([change], coll))
+        assert [rejection.event for rejection in rejections] == refused
+        assert "event.snapshot_id" in rejections[0].reason
+        assert deployment.mirrored("counts") == {"all": 1}
+        assert deployment.mirrored() == {1: 1, 2: 1}
 
 
 def test_they_are_applied_in_order_and_with_every_operator(deployment: Deployment, log: ChangeLog) -> None:

@@ -227,3 +227,45 @@ def test_prefixes_by_template(bucket: Bucket) -> None:
         "raw/region=us/all/2026/01/31",
     ]
     assert sorted(bucket.event_ids()) == sorted(event.event_id for event in events)
+
+
+def test_a_snapshots_documents_do_not_spoil_the_order_of_the_keys(bucket: Bucket) -> None:
+    """They have the time at which it began: an object that begins with one would come before changes of before."""
+    log = ChangeLog()
+    page, changes = log.snapshot(*({"_id": number} for number in range(20))), log.inserts(20, first_id=100)
+    target = S3Target(bucket.name)
+    for start in range(0, 20, 10):
+        deliver(target, [*changes[start : start + 5], *page[start : start + 10], *changes[start + 5 : start + 10]])
+        deliver(target, changes[:0])
+    ids = bucket.event_ids()
+    assert ids[20:] == [event.event_id for event in changes]
+    assert {*ids[:20]} == {event.event_id for event in page}
+    target.close()
+
+
+@pytest.mark.parametrize("replayed", [10, 30, 40])
+def test_a_replay_overwrites_a_snapshots_objects_too(bucket: Bucket, replayed: int) -> None:
+    """As long as it begins with the same document of the collection, whatever became of those after it."""
+    log = ChangeLog()
+    page, changes = log.snapshot(*({"_id": number} for number in range(30))), log.inserts(20, first_id=100)
+    crashed = S3Target(bucket.name)
+    deliver(crashed, [*page[:15], *changes[:5]])
+    crashed.close()
+    again = [*changes[:5], *page[:3], *page[5:], *changes[5:]]
+    target = S3Target(bucket.name)
+    deliver(target, again[:replayed], batch=7)
+    deliver(target, again[replayed:], batch=13)
+    assert sorted(bucket.event_ids()) == sorted(event.event_id for event in again)
+    target.close()
+
+
+def test_a_replay_that_begins_with_another_document_leaves_some_twice(bucket: Bucket) -> None:
+    """As docs/targets.md says: none is missing, and the copies have the same id."""
+    log = ChangeLog()
+    page = log.snapshot(*({"_id": number} for number in range(30)))
+    crashed, target = S3Target(bucket.name), S3Target(bucket.name)
+    deliver(crashed, page[:15])
+    deliver(target, [log.delete(0), *page[1:]])
+    assert {*bucket.event_ids()} >= {event.event_id for event in page[1:]}
+    crashed.close()
+    target.close()

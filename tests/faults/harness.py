@@ -7,6 +7,7 @@ target is read back with its service's own client and compared with what plain P
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import signal
@@ -16,12 +17,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from faults.nursery import Poller, Trap
-from faults.poller_main import STEPS
+from faults.poller_main import SNAPSHOT_STEPS, STEPS
 from faults.reckoning import Outcome, judge
 from faults.scene import DB, LEASE_S, STATE_DB, Scene, passes
-from faults.truth import COLLECTIONS
+from faults.truth import COLLECTIONS, STILL
 from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
+
+from docdb_stream.checkpoint import SnapshotRequest
+from docdb_stream.errors import DocdbStreamError
 
 T = TypeVar("T")
 
@@ -57,6 +61,10 @@ class Harness:
         self._writer, self._recorder = scene.writer, scene.recorder
         self._healed = threading.Event()
         self._has_steps = scene.has_steps
+        self._has_snapshot = scene.has_snapshot
+        self._steps = (*STEPS, *(3 * SNAPSHOT_STEPS if scene.has_snapshot else ()))
+        self._store = scene.store
+        self._requests = 0
         self.outcome = Outcome(seed)
 
     # The rounds
@@ -92,9 +100,11 @@ class Harness:
 
     def _round(self, kind: str) -> None:
         self.outcome.rounds[kind] += 1
+        if self._has_snapshot:
+            self._ask()
         trap: Trap | None = None
         if kind == "trap":
-            step = self._chance.choice(STEPS)
+            step = self._chance.choice(self._steps)
             nth = self._chance.choice(NTH.get(step, (1,)))
             trap = (step, self._chance.choice(("before", "after")), nth)
         if trap is not None and trap[0] in ("acquire", "release"):
@@ -117,6 +127,18 @@ class Harness:
         elif kind == "kill primary":
             self._kill_primary()
         self._kill(poller, {"pause": "paused"}.get(kind, "random"))
+
+    def _ask(self) -> None:
+        """Have another snapshot begin where none is under way, and now and then one pause, go on or end."""
+        stream = f"{DB}.*"
+        chosen = ["start"]
+        if "snapshot" in self._checkpoint().get("position", {}):
+            chosen = self._chance.choices(([], ["pause", "resume"], ["cancel"]), (80, 15, 5))[0]
+        for each in chosen:
+            self._requests += 1
+            with contextlib.suppress(DocdbStreamError):
+                if self._store.ask(stream, SnapshotRequest(f"asked-{self._requests}", each)):  # type: ignore[arg-type]
+                    self.outcome.rounds[f"snapshot {each}"] += 1
 
     def _await_checkpoint(self, poller: Poller) -> None:
         """Let the stream get on, but not for long."""
@@ -274,6 +296,7 @@ class Harness:
             self._wait_for_lease()
             poller = self._nursery.start()
             assert poller.ended.wait(CATCH_UP_S), "the clean run does not end"
+            # Not caught up is also who has a snapshot to go on with.
             if poller.status == 0 and '"caught_up":true' in poller.tail():
                 return
             self._note_end(poller, "")
@@ -281,13 +304,14 @@ class Harness:
 
     def _judge(self) -> None:
         database, wanted = self._client[DB], {} if not self._has_steps else {"_id": {"$mod": [2, 0]}}
+        names = (*COLLECTIONS, STILL) if self._has_snapshot else COLLECTIONS
         judge(
             self.outcome,
             destinations=self._destinations,
             events=self._recorder.events(),
             passes=passes if self._has_steps else lambda _: True,
             acknowledged=self._writer.acknowledged,
-            documents={name: {each["_id"]: each for each in database[name].find(wanted)} for name in COLLECTIONS},
+            documents={name: {each["_id"]: each for each in database[name].find(wanted)} for name in names},
             dead_letters=list(self._client[STATE_DB]["checkpoints_dead_letters"].find()),
         )
 

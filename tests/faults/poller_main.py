@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 STEPS = ("acquire", "read", "write", "flush", "dead letters", "save", "renew", "release")
+SNAPSHOT_STEPS = ("page read", "page due")
 TARGETS = ("kinesis", "sqs", "kafka", "opensearch", "s3")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -30,11 +31,15 @@ def set_trap(step: str, when: str, nth: int) -> None:
     """Kill this process at the nth time of a step, before or after it."""
     from docdb_stream.letters.mongodb import MongoDeadLetters
     from docdb_stream.mongodb.change_stream import MongoChangeStream
+    from docdb_stream.mongodb.documents import MongoDocuments
+    from docdb_stream.snapshot.pages import Pages
     from docdb_stream.stores.mongodb import MongoCheckpointStore
     from docdb_stream.targets import TARGETS as WHERE
 
     methods: dict[str, list[tuple[type, str]]] = {
         "read": [(MongoChangeStream, "read")],
+        "page read": [(MongoDocuments, "read")],
+        "page due": [(Pages, "_taken")],
         "dead letters": [(MongoDeadLetters, "write")],
         **{name: [(MongoCheckpointStore, name)] for name in ("acquire", "save", "renew", "release")},
         **{name: [(_class(WHERE[target]), name) for target in TARGETS] for name in ("write", "flush")},

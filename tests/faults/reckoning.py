@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from faults.truth import as_text, version_of
 
 from docdb_stream.local.demo import destinations as demo_destinations
 from docdb_stream.local.demo.verify import Delivery, Json, Verdict, verify_events
+from docdb_stream.snapshot_event import PREFIX
 
 REFUSE_NOTHING = {"kinesis"}
 """Targets that can neither refuse nor undo what a poller that was taken over sends: see docs/reliability.md."""
@@ -29,6 +31,7 @@ class Outcome:
         faults: By target and kind.
         exits: Exit statuses of pollers.
         problems: Everything that must not be.
+        snapshots: Per log, the documents of snapshots that it has, and how many of them again.
         stale: Those of ``REFUSE_NOTHING`` whose only defect is that steps are out of order in the way that a paused
             poller's last request leaves behind.
         events: Of the source.
@@ -45,6 +48,7 @@ class Outcome:
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     stale: dict[str, Defects] = field(default_factory=dict)
+    snapshots: dict[str, tuple[int, int]] = field(default_factory=dict)
     events: int = 0
     dead_letters: int = 0
     chaos_s: float = 0.0
@@ -80,10 +84,11 @@ def judge(
     rejected = _rejected(outcome, events, dead_letters)
     for destination in destinations:
         expected = [event for event in events if destination.name != "kinesis" or event["_id"]["_data"] not in rejected]
-        verdict, deliveries = _read_back(destination, expected, documents)
+        verdict, deliveries, all_deliveries = _read_back(destination, expected, documents)
         outcome.verdicts.append(verdict)
         if deliveries is not None:
             judge_order(outcome, destination.name, expected, deliveries)
+            judge_snapshots(outcome, destination.name, documents, all_deliveries)
         if not replace(verdict, order_violations=0).ok:  # order has been judged, key by key
             outcome.problems.append(f"{destination.name}: {verdict}")
 
@@ -92,7 +97,14 @@ def _rejected(outcome: Outcome, events: Sequence[Json], letters: Sequence[Json])
     """The events that Kinesis had to reject; a problem if the dead letters hold others, or not all of these."""
     large = {event["_id"]["_data"] for event in events if event["ns"]["coll"] == "large"}
     outcome.dead_letters = len(letters)
-    wrong = [found for found in letters if found["target"] != "kinesis" or found["event_id"] not in large]
+    of_snapshots = {
+        found["event_id"]
+        for found in letters
+        if found["event_id"].startswith(PREFIX) and found["namespace"].endswith(".large")
+    }
+    wrong = [
+        found for found in letters if found["target"] != "kinesis" or found["event_id"] not in large | of_snapshots
+    ]
     lost = large - {found["event_id"] for found in letters}
     if wrong:
         outcome.problems.append(f"{len(wrong)} dead letters for no reason, such as {as_text(wrong[0])[:500]}")
@@ -114,6 +126,48 @@ def judge_order(outcome: Outcome, target: str, expected: Sequence[Json], deliver
         outcome.stale[target] = found
 
 
+NOT_IN_ORDER_OF_ARRIVAL = {"s3"}
+"""Where a snapshot's documents lie apart from changes, so that which came first is not to be seen."""
+
+
+def judge_snapshots(
+    outcome: Outcome, target: str, documents: Mapping[str, Mapping[Any, Any]], deliveries: Sequence[Delivery]
+) -> None:
+    """Note whether what a log has makes up the documents that there are, and whether a document of a snapshot is older
+    than a change that came before it."""
+    states: dict[tuple[str, Any], int] = {}
+    newest: dict[tuple[str, Any], int] = {}
+    older, snapshots, twice = 0, Counter[str](), 0
+    for delivery in deliveries:
+        event = json.loads(delivery.payload)
+        key = event["ns"]["coll"], event["documentKey"]["_id"]
+        if event["operationType"] == "delete":
+            states.pop(key, None)
+            continue
+        document = event.get("fullDocument")
+        if not document:
+            continue  # it was gone when it was looked up: its delete follows
+        version = int(document["version"])
+        states[key] = version
+        if (event_id := _event_id(delivery)).startswith(PREFIX):
+            older += version < newest.get(key, 0)
+            twice += bool(snapshots[event_id])
+            snapshots[event_id] += 1
+        newest[key] = max(newest.get(key, 0), version)
+    outcome.snapshots[target] = (len(snapshots), twice)
+    there = {(name, key): int(each["version"]) for name, found in documents.items() for key, each in found.items()}
+    if target == "kinesis":
+        there = {key: version for key, version in there.items() if key[0] != "large"}
+    wrong = [key for key in there.keys() | states.keys() if there.get(key) != states.get(key)]
+    if wrong and target not in NOT_IN_ORDER_OF_ARRIVAL and snapshots:
+        outcome.problems.append(f"{target}: {len(wrong)} documents are not as they are, such as {wrong[:3]}")
+    if missing := [key for key in there if key not in newest and snapshots]:
+        outcome.problems.append(f"{target}: {len(missing)} documents never came, such as {missing[:3]}")
+    allowed = target in REFUSE_NOTHING and outcome.rounds["pause"]
+    if older and target not in NOT_IN_ORDER_OF_ARRIVAL and not allowed:
+        outcome.problems.append(f"{target}: {older} documents of a snapshot are older than what came before")
+
+
 def _event_id(delivery: Delivery) -> str:
     # The token comes first in every event.
     return delivery.payload.partition(b'"_data":"')[2].partition(b'"')[0].decode()
@@ -121,17 +175,18 @@ def _event_id(delivery: Delivery) -> str:
 
 def _read_back(
     destination: demo_destinations.Destination, events: Sequence[Json], documents: Mapping[str, Mapping[Any, Any]]
-) -> tuple[Verdict, Sequence[Delivery] | None]:
-    """The demo's verdict, and the deliveries it is based on."""
+) -> tuple[Verdict, Sequence[Delivery] | None, Sequence[Delivery]]:
+    """The demo's verdict, the deliveries of changes that it is based on, and all deliveries."""
     kept: list[Sequence[Delivery]] = []
 
     def keep(target: str, source: Sequence[Json], deliveries: Sequence[Delivery], **options: Any) -> Verdict:
-        kept.append(deliveries)
-        return verify_events(target, source, deliveries, **options)
+        changes = [each for each in deliveries if not _event_id(each).startswith(PREFIX)]
+        kept.extend([changes, deliveries])
+        return verify_events(target, source, changes, **options)
 
     with mock.patch.object(demo_destinations, "verify_events", keep):
         verdict = destination.verdict(events, documents)
-    return verdict, kept[0] if kept else None
+    return (verdict, kept[0], kept[1]) if kept else (verdict, None, ())
 
 
 def table(outcome: Outcome) -> str:
@@ -151,6 +206,9 @@ def table(outcome: Outcome) -> str:
             f"| {verdict.target} | {verdict.expected:,} | {verdict.delivered:,} | {verdict.missing:,} | "
             f"{verdict.duplicates:,} | {order} | {stale} | {verdict.different:,} |"
         )
+    for target, (count, twice) in outcome.snapshots.items():
+        if count:
+            lines.append(f"{target}: {count:,} documents of snapshots, {twice:,} of them again")
     lines.append("")
     for name, counts in (("rounds", outcome.rounds), ("kills", outcome.kills), ("faults", outcome.faults)):
         lines.append(f"{name}: " + ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())))

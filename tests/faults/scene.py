@@ -15,6 +15,9 @@ from faults.truth import PatientRecorder, Writer
 from docdb_stream.events import ChangeEvent
 from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
 from docdb_stream.local.demo import destinations
+from docdb_stream.mongodb.connection import Connection
+from docdb_stream.settings import Settings
+from docdb_stream.stores.mongodb import MongoCheckpointStore
 
 DB = "shop"
 STATE_DB = "state"
@@ -81,6 +84,7 @@ class Scene:
         per_s: Writes per second.
         share: Of the requests to targets that meet a fault.
         steps: Whether events go through steps, which leave out what ``passes`` says.
+        snapshot: Whether there are documents before the stream begins, which begins with a snapshot of them.
         real_kafka: Whether Kafka is Apache Kafka, in which no event may be found twice.
 
     Attributes:
@@ -92,10 +96,19 @@ class Scene:
         nursery: Starts pollers.
         recorder: Records already.
         writer: Not started.
+        store: The stream's checkpoints.
     """
 
     def __init__(
-        self, folder: Path, *, seed: int, per_s: float, share: float, real_kafka: bool = False, steps: bool = False
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        per_s: float,
+        share: float,
+        real_kafka: bool = False,
+        steps: bool = False,
+        snapshot: bool = False,
     ) -> None:
         self._folder = folder
         self._seed = seed
@@ -103,6 +116,7 @@ class Scene:
         self._share = share
         self._real_kafka = real_kafka
         self.has_steps = steps
+        self.has_snapshot = snapshot
         self._stack = ExitStack()
         self._over = threading.Event()
 
@@ -139,13 +153,19 @@ class Scene:
             destinations.OpenSearchDestination(opensearch),
         ]
         settings = self._settings() | {"elasticsearch_uri": to_opensearch.url}
+        self.store = MongoCheckpointStore(
+            own := Settings(documentdb_uri=self.mongo.uri, state_db=STATE_DB, watched_db_name=DB),
+            enter(Connection(own)),
+        )
         config = self._folder / "config.ini"
         config.write_text("\n".join(["[docdb-stream]", *(f"{name} = {value}" for name, value in settings.items())]))
         self.nursery = enter(Nursery(self._folder, config, {**aws.environment(), "AWS_ENDPOINT_URL": to_aws.url}))
-        self.recorder = PatientRecorder(self.client, DB)
-        threading.Thread(target=self.recorder.run, args=(self._over,), daemon=True).start()
         writers_client = enter(self.mongo.client(retryWrites=True, socketTimeoutMS=3000))
         self.writer = Writer(writers_client, DB, seed=self._seed, per_s=self._per_s)
+        if self.has_snapshot:
+            self.writer.begin_with_documents()
+        self.recorder = PatientRecorder(self.client, DB)
+        threading.Thread(target=self.recorder.run, args=(self._over,), daemon=True).start()
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -160,6 +180,8 @@ class Scene:
         }
         if self.has_steps:
             settings |= STEPS
+        if self.has_snapshot:
+            settings |= {"start_at": "snapshot", "snapshot_ranges": 2}
         for destination in self.destinations:
             settings |= destination.create()
         return settings

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--per-s", type=float, default=40.0, help="writes per second, at most")
     parser.add_argument("--real-kafka", action="store_true", help="Apache Kafka: then it has each event once")
     parser.add_argument("--steps", action="store_true", help="every kind of step is on")
+    parser.add_argument("--snapshot", action="store_true", help="the stream begins with a snapshot, and others follow")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="read_text is deprecated")
 
@@ -40,6 +41,7 @@ def main() -> int:
             share=FAULT_SHARE,
             real_kafka=options.real_kafka,
             steps=options.steps,
+            snapshot=options.snapshot,
         ) as scene,
     ):
         outcome = Harness(scene, seed=options.seed, say=say).run(minutes=options.minutes, kills=options.kills)

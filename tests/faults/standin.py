@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from bson import Timestamp
@@ -25,6 +26,10 @@ NOT_ENABLED = "modifyChangeStreams has not been run for this collection or datab
 
 _OPTIONS = {"fullDocument", "resumeAfter", "startAtOperationTime", "allChangesForCluster"}
 _STAGES = {"$match", "$project", "$redact", "$addFields", "$replaceRoot"}
+_NOT_STAGES = {"$bucketAuto", "$sampleRate"}
+_NOT_OPTIONS = {"noCursorTimeout", "min", "max", "returnKey"}
+_NOT_COMMANDS = {"splitVector", "autoSplitVector"}
+_NOT_READ_CONCERNS = {"afterClusterTime", "atClusterTime"}
 _WIRE_VERSION = 13  # MongoDB 5.0's, which DocumentDB 5.0 speaks
 
 
@@ -202,12 +207,26 @@ class DocumentDB:
         if request.command == "getMore":
             return self._streams.get(body["getMore"])
         pipeline = body.get("pipeline")
+        self._refuse_what_is_not_there(request.command, body, pipeline or ())
         if request.command != "aggregate" or not pipeline or "$changeStream" not in pipeline[0]:
             return None
         watched = (body["$db"] if body["$db"] != "admin" else "", body["aggregate"] if body["aggregate"] != 1 else "")
         self._prepare_stream(pipeline, watched)
         body["cursor"]["batchSize"] = min(self._first_batch, body["cursor"].get("batchSize", self._first_batch))
         return watched
+
+    def _refuse_what_is_not_there(self, command: str, body: Document, pipeline: Sequence[Document]) -> None:
+        """DocumentDB has no reads at a cluster time, no cursors without end, and not every stage."""
+        if command in _NOT_COMMANDS:
+            raise Refused(303, f"Feature not supported: {command}")
+        concern = body.get("readConcern") or {}
+        if _NOT_READ_CONCERNS & {*concern} or concern.get("level") == "snapshot":
+            raise Refused(303, "Feature not supported: read concern with a cluster time")
+        if command == "find" and (refused := _NOT_OPTIONS & {name for name, value in body.items() if value}):
+            raise Refused(303, f"Feature not supported: {', '.join(sorted(refused))}")
+        for stage in pipeline:
+            if refused := _NOT_STAGES & {*stage}:
+                raise Refused(304, f"Aggregation stage not supported: '{refused.pop()}'")
 
     def _prepare_stream(self, pipeline: list[Document], watched: tuple[str, str]) -> None:
         if self._elastic:
@@ -244,6 +263,7 @@ class DocumentDB:
     def _dress(self, body: Document, watched: tuple[str, str] | None) -> None:
         """Make a reply of mongod look like one of DocumentDB."""
         body.pop("errorLabels", None)
+        body.pop("$clusterTime", None)
         body.pop("topologyVersion", None)  # without it, clients do not ask for hellos to be pushed
         if "setName" in body:
             body |= {"hosts": [self.address], "me": self.address, "maxWireVersion": _WIRE_VERSION}

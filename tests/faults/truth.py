@@ -16,6 +16,9 @@ from docdb_stream.local.demo.recorder import Recorder
 Document = dict[str, Any]
 
 COLLECTIONS = ("hot", "cold", "large")
+STILL = "still"
+"""A collection that is there before the stream begins, and never changes: what is in it comes by a snapshot alone."""
+STILL_DOCUMENTS = 2_000
 HOT, COLD = 6, 300
 """Documents that are written all the time, and documents that are written now and then."""
 LARGE_BYTES = 20_000
@@ -46,6 +49,14 @@ class Writer:
         self.slow_down = threading.Event()
         self.acknowledged: set[int] = set()
         self._thread = threading.Thread(target=self._write, daemon=True)
+
+    def begin_with_documents(self) -> None:
+        """Have documents that are there before any stream begins."""
+        for name in ("hot", "cold", STILL):
+            ids = range({"hot": HOT, "cold": COLD, STILL: STILL_DOCUMENTS}[name])
+            self._collections["hot"].database[name].insert_many([{"_id": _id, "version": 0} for _id in ids])
+            if name in self._existing:
+                self._existing[name] = {*ids}
 
     def start(self) -> None:
         self._thread.start()

@@ -202,7 +202,8 @@ def test_a_snapshot_under_way_is_kept_shown_and_dropped_by_a_reset(stream: Strea
     stream.db.orders.insert_one({"_id": 1})
     reset(stream.settings, to="earliest")
     begun = SnapshotRange(Namespace(stream.db.name, "orders"), after=KEYS["date after Python's"])
-    snapshot = SnapshotProgress("first", (begun, replace(begun, after=None, done=True)))
+    ranges = (begun, replace(begun, after=None, done=True, documents=3))
+    snapshot = SnapshotProgress("first", ranges, time=Timestamp(1, 0), is_paused=True, estimate=10)
     position = stream.checkpoint().position
     assert position is not None
     stream.save(replace(position, snapshot=snapshot))
@@ -214,7 +215,16 @@ def test_a_snapshot_under_way_is_kept_shown_and_dropped_by_a_reset(stream: Strea
     namespace = f"{stream.db.name}.orders"
     assert shown["snapshot"] == {
         "id": "first",
-        "ranges": [{"namespace": namespace, "done": False}, {"namespace": namespace, "done": True}],
+        "documents": 3,
+        "estimate": 10,
+        "paused": True,
+        "began_at": None,
+        "match": None,
+        "targets": [],
+        "ranges": [
+            {"namespace": namespace, "documents": 0, "done": False},
+            {"namespace": namespace, "documents": 3, "done": True},
+        ],
     }
     assert stream.cli("reset", stream.name, "--to", "now").exit_code == 0
     position = stream.checkpoint().position

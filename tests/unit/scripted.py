@@ -18,7 +18,7 @@ from docdb_stream.stores.memory import MemoryCheckpointStore
 from docdb_stream.target import Rejection
 from docdb_stream.testing import source as script
 from docdb_stream.testing.events import ChangeLog
-from docdb_stream.testing.source import ScriptedSource
+from docdb_stream.testing.source import ScriptedDocuments, ScriptedSource
 
 STREAM = "shop.orders"
 BEFORE = Position(operation_time=Timestamp(1, 0))
@@ -100,6 +100,13 @@ class World:
         self.targets: list[Any] = [self.target]
         self.source = ScriptedSource([], batch_size=1)
         self.steps: list[Step] = []
+        self.documents: ScriptedDocuments | None = None
+
+    def hold(self, *keys: int) -> None:
+        """The collection holds these documents."""
+        documents = [{"_id": key, "held": True} for key in keys]
+        orders = Namespace("shop", "orders")
+        self.documents = ScriptedDocuments({orders: documents}, lambda: self.source.operation_time())
 
     def happen(self, count: int) -> list[ChangeEvent]:
         new = self.log.inserts(count, first_id=len(self.events))
@@ -131,6 +138,7 @@ class World:
             targets=self.targets,
             dead_letters=self.letters,
             steps=self.steps,
+            documents=self.documents,
         )
 
     @property

@@ -85,6 +85,35 @@ VERSION_2 = {
 }
 """What version 2 stores."""
 
+VERSION_3 = {
+    **VERSION_1,
+    "version": 3,
+    "position": {
+        "token": {"_data": HEX},
+        "operation_time": Timestamp(1772270532, 1),
+        "snapshot": {
+            "id": "4f2a9c01d3e5",
+            "time": Timestamp(1772270500, 3),
+            "match": '{"total": {"$gte": 100}}',
+            "targets": ["opensearch", "s3"],
+            "paused": True,
+            "began_at": dt.datetime(2026, 1, 31, 11, 59),
+            "estimate": 1_250_000,
+            "ranges": [
+                {"db": "shop", "coll": "orders", "done": True, "documents": 1200},
+                {
+                    "db": "shop",
+                    "coll": "orders",
+                    "after": b"\x0e\0\0\0\x10_id\0\7\0\0\0\0",
+                    "until": b"\x0a\0\0\0\x7f_id\0\0",
+                    "documents": 34,
+                },
+            ],
+        },
+    },
+}
+"""What version 3 stores."""
+
 
 def test_version_1_loads() -> None:
     assert checkpoint_from_document(VERSION_1) == Checkpoint(
@@ -146,12 +175,33 @@ def test_version_2_loads() -> None:
     )
 
 
+def test_version_3_loads() -> None:
+    orders = Namespace("shop", "orders")
+    found = checkpoint_from_document(VERSION_3)
+    assert found.position is not None
+    assert found.position.snapshot == SnapshotProgress(
+        "4f2a9c01d3e5",
+        (
+            SnapshotRange(orders, done=True, documents=1200),
+            SnapshotRange(orders, b"\x0e\0\0\0\x10_id\0\7\0\0\0\0", b"\x0a\0\0\0\x7f_id\0\0", documents=34),
+        ),
+        time=Timestamp(1772270500, 3),
+        match='{"total": {"$gte": 100}}',
+        targets=("opensearch", "s3"),
+        is_paused=True,
+        began_at=dt.datetime(2026, 1, 31, 11, 59, tzinfo=dt.UTC),
+        estimate=1_250_000,
+    )
+
+
 def version_1_refuses(document: dict[str, Any]) -> bool:
     """What the code of version 1 did with each checkpoint before it read on, took its lease or saved."""
     return bool(document.get("version", 1) > 1)
 
 
-@pytest.mark.parametrize(("document", "refused"), [(VERSION_1, False), (VERSION_1_ON_LINUX, False), (VERSION_2, True)])
+@pytest.mark.parametrize(
+    ("document", "refused"), [(VERSION_1, False), (VERSION_1_ON_LINUX, False), (VERSION_2, True), (VERSION_3, True)]
+)
 def test_what_is_read_is_stored_as_it_was_and_for_whom_it_was(document: dict[str, Any], refused: bool) -> None:
     """So a docdb-stream can be rolled back, except while a snapshot is under way."""
     position = checkpoint_from_document(document).position
@@ -163,7 +213,7 @@ def test_what_is_read_is_stored_as_it_was_and_for_whom_it_was(document: dict[str
 
 
 def test_every_version_has_its_documents_here() -> None:
-    assert VERSION_2["version"] == FORMAT_VERSION, "a new version: freeze a document of it here, beside those before"
+    assert VERSION_3["version"] == FORMAT_VERSION, "a new version: freeze a document of it here, beside those before"
 
 
 @pytest.mark.parametrize("version", [1, 1.0, Int64(1), 2, 2.0, Int64(2)])
@@ -172,9 +222,9 @@ def test_a_version_is_a_number_of_any_type(version: Any) -> None:
     assert checkpoint_from_document({**VERSION_2, "version": version}).position is not None
 
 
-@pytest.mark.parametrize("version", [3, 2.5, Int64(3), 1e9, float("inf")])
+@pytest.mark.parametrize("version", [4, 3.5, Int64(4), 1e9, float("inf")])
 def test_a_later_version_says_to_upgrade(version: Any) -> None:
-    with pytest.raises(StateStoreError, match="knows up to 2") as caught:
+    with pytest.raises(StateStoreError, match="knows up to 3") as caught:
         checkpoint_from_document({**VERSION_1, "version": version})
     assert "upgrade" in caught.value.hint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from scripted import STREAM, World
@@ -10,6 +11,8 @@ from scripted import STREAM, World
 from docdb_stream.context import Deadline, RunContext, current_run, running
 from docdb_stream.errors import StateStoreError
 from docdb_stream.events import ChangeEvent, Namespace, Position
+from docdb_stream.lease import held_lease
+from docdb_stream.position import SnapshotProgress, SnapshotRange
 
 
 @pytest.fixture
@@ -81,3 +84,23 @@ def current_of(world: World) -> str:
     found = world.store.load(STREAM)
     assert found is not None
     return found.name
+
+
+def test_targets_see_how_far_the_snapshot_is_saved_and_will_be(world: World) -> None:
+    def at(last: int) -> SnapshotProgress:
+        return SnapshotProgress("a1b2c3d4e5f6", (SnapshotRange(Namespace("shop", "orders"), b"%d" % last),))
+
+    assert world.position is not None
+    positions = [replace(world.position, snapshot=each) for each in (at(1), at(2))]
+    reset(world, positions[0])
+    with running(RunContext()), held_lease(world.store, STREAM, None, "owner", 60) as keeper:
+        keeper.load()
+        run = current_run()
+        assert (run.snapshot, run.next_snapshot) == (at(1), None)
+        keeper.announce(positions[1], 0)
+        assert (run.snapshot, run.next_snapshot) == (at(1), at(2))
+        keeper.save(positions[1], 0)
+        assert (run.snapshot, run.next_snapshot) == (at(2), None)
+        keeper.announce(positions[0].without_snapshot(), 0)
+        keeper.save(positions[0].without_snapshot(), 0)
+        assert (run.snapshot, run.next_snapshot) == (None, None)

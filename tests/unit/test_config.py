@@ -113,7 +113,7 @@ x = 1
         "max_lop: unknown key; did you mean max_loop?",
         "payload_format: expected extended, document or the name of an installed format",
         "state_sync_count: expected greater than or equal to 1",
-        "start_at: expected now, earliest or an ISO 8601 timestamp",
+        "start_at: expected snapshot, now, earliest or an ISO 8601 timestamp",
         "[streams]: unknown section",
     ):
         assert part in problems, part

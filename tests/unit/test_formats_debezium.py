@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from bson import Int64
 
 from docdb_stream import __version__
 from docdb_stream.events import ChangeEvent, Events
@@ -139,3 +140,30 @@ def test_an_update_whose_document_is_gone() -> None:
     envelope = json.loads(event.render(debezium()))
     assert (envelope["op"], envelope["after"]) == ("u", None)
     assert json.loads(envelope["updateDescription"]["updatedFields"]) == {"a": 2}
+
+
+READ = [{"_id": "there before", "n": Int64(1)}, {"_id": 2, "n": 2.0}]
+"""The documents of the recorded snapshot."""
+
+
+@pytest.mark.parametrize("number", range(len(READ)))
+def test_a_snapshots_document_is_the_connectors(number: int) -> None:
+    line = json.loads((FOLDER / "snapshot.jsonl").read_text(encoding="utf-8").splitlines()[number])
+    [event] = ChangeLog().snapshot(READ[number])
+    ours, theirs = json.loads(event.render(debezium())), json.loads(line["value"])
+    assert debezium().key(event) == line["key"].encode()
+    assert list(ours) == list(theirs)
+    assert list(ours["source"]) == list(theirs["source"])
+    assert json.loads(ours["source"]["sequence"]) == [event.event_id]
+    assert ours["ts_ms"] == ours["source"]["ts_ms"] == 1000 * event.cluster_time.time
+    for envelope in (ours, theirs):
+        for name in ("ts_ms", "ts_us", "ts_ns"):  # there when it was read, here when the snapshot began
+            envelope["source"].pop(name)
+        envelope["source"]["snapshot"] = envelope["source"]["snapshot"].replace("last", "true")
+    assert comparable(ours) == comparable(theirs)
+
+
+def test_a_step_may_make_another_operation_of_it() -> None:
+    [event] = ChangeLog().snapshot({"_id": 1})
+    envelope = json.loads(event.replace(operationType="delete", fullDocument=None).render(debezium()))
+    assert (envelope["op"], envelope["source"]["snapshot"], envelope["after"]) == ("d", "false", None)

@@ -491,10 +491,12 @@ def test_what_was_read_before_history_was_lost_is_saved(world: World) -> None:
 
 
 def test_a_snapshots_progress_outlives_runs_that_do_nothing_for_it(five: World) -> None:
-    snapshot = SnapshotProgress("s", (SnapshotRange(Namespace("shop", "orders"), until=KEYS["ObjectId"]),))
+    orders = SnapshotRange(Namespace("shop", "orders"), until=KEYS["ObjectId"])
+    snapshot = SnapshotProgress("s", (orders,), time=Timestamp(1, 0))
     five.start_at(replace(BEFORE, snapshot=snapshot))
     for _ in range(2):
-        assert five.poller().run().caught_up
+        result = five.poller().run()
+        assert (result.stopped_by, result.caught_up) == ("caught-up", False)
     assert five.store.saved[-1].token is not None
     assert [position.snapshot for position in five.store.saved] == [snapshot] * len(five.store.saved)
     saves = len(five.store.saved)
@@ -505,10 +507,12 @@ def test_a_snapshots_progress_outlives_runs_that_do_nothing_for_it(five: World) 
 def test_a_snapshots_progress_outlives_lost_history(world: World) -> None:
     """What it has still to deliver is in the collection; what was lost is told by the ledger."""
     lost(world)
-    snapshot = SnapshotProgress("s", (SnapshotRange(Namespace("shop", "orders")),))
+    snapshot = SnapshotProgress("s", (SnapshotRange(Namespace("shop", "orders")),), time=Timestamp(1, 0))
     world.start_at(replace(BEFORE, snapshot=snapshot))
-    assert world.poller(on_history_lost="earliest").run().caught_up
-    assert [position.snapshot for position in world.store.saved[1:]] == [snapshot] * len(world.store.saved[1:])
+    assert world.poller(on_history_lost="earliest").run().stopped_by == "caught-up"
+    # Its events are newer from now on than what was lost, which may be in what has been delivered before.
+    newer = replace(snapshot, time=world.source.start_position("earliest").operation_time)
+    assert [position.snapshot for position in world.store.saved[1:]] == [newer] * len(world.store.saved[1:])
     [entry] = world.store.ledger(STREAM)
     assert (entry.before, entry.after and entry.after.snapshot) == (BEFORE, None)
 
@@ -727,6 +731,8 @@ def test_the_result_as_plain_values(five: World) -> None:
         "retries": 0,
         "stopped_by": "caught-up",
         "began_at": "checkpoint",
+        "snapshot": None,
+        "snapshot_documents": 0,
         "position": {
             "token": five.events[-1].event_id,
             "time": five.events[-1].cluster_time.as_datetime().isoformat(),

@@ -1,0 +1,1 @@
+"""The snapshot beside a stream: what it is of, its pages from reading to delivery, and who reads them."""

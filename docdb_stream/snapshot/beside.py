@@ -1,0 +1,267 @@
+"""The snapshot beside the stream of one run: begun, gone on with, paused and ended, as settings and operators say.
+
+Owns what the run needs to know of it, and nothing of when a position is saved: that is the run's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Self
+
+from bson import Timestamp
+
+from docdb_stream.checkpoint import LedgerEntry, SnapshotRequest
+from docdb_stream.errors import ConfigError
+from docdb_stream.events import Batch, ChangeEvent, Position
+from docdb_stream.namespaces import NamespacePattern
+from docdb_stream.position import SnapshotProgress
+from docdb_stream.settings import Settings
+from docdb_stream.snapshot.pages import LAG_SHARE, Delivered, Pages
+from docdb_stream.snapshot.reader import SnapshotReader
+from docdb_stream.source import DocumentSource
+from docdb_stream.step import origin_of
+
+logger = logging.getLogger(__name__)
+
+READERS_MOST = 16
+"""Ranges that are read side by side at most: more of them do not make one interpreter deliver faster."""
+
+
+class Snapshot:
+    """The snapshot of one run's stream, if there is one. Used as a context manager while the stream is read.
+
+    Args:
+        settings: The stream.
+        source: Where documents are read from; None: there can be no snapshot.
+        targets: The names of the stream's targets.
+
+    Attributes:
+        progress: How far it has come; None where none is under way.
+    """
+
+    def __init__(self, settings: Settings, source: DocumentSource | None, targets: Sequence[str]) -> None:
+        self.progress: SnapshotProgress | None = None
+        self._settings = settings
+        self._source = source
+        self._targets = targets
+        self._pages: Pages | None = None
+        self._reader: SnapshotReader | None = None
+        self._wake: Callable[[], object] | None = None
+        self._open = ExitStack()
+
+    # What there is to do
+
+    @property
+    def is_active(self) -> bool:
+        """Whether one is under way that can be read, and is not paused."""
+        return self.progress is not None and not self.progress.is_paused and self._source is not None
+
+    def go_on(self, position: Position) -> None:
+        """Go on with what a checkpoint says.
+
+        Raises:
+            ConfigError: It is for targets that the stream has not got.
+        """
+        progress = position.snapshot
+        if progress is not None and progress.time is None:  # version 2 of the checkpoint had no place for it
+            progress = replace(progress, time=position.operation_time)
+        self._replace(progress)
+
+    def heal(self, time: Timestamp, entry: LedgerEntry) -> LedgerEntry:
+        """Begin one at this cluster time that makes up for lost history; the ledger's entry then says so. Raises as
+        ``begin``."""
+        return replace(entry, reason=entry.reason + _healing(self.begin(time).id))
+
+    def begin(self, time: Timestamp, request: SnapshotRequest | None = None) -> SnapshotProgress:
+        """Begin one at this cluster time, up to which the stream is delivered: of what the request says, by default of
+        all that the stream watches. One under way ends.
+
+        Raises:
+            ConfigError: The stream's source has no documents to read, or it is for targets that the stream has not got.
+            SourceUnavailableError: As ``DocumentSource``.
+        """
+        if self._source is None:
+            raise ConfigError("this stream's source cannot read documents, so it can have no snapshot")
+        asked = request or SnapshotRequest(uuid.uuid4().hex[:12], "start")
+        patterns = [*map(NamespacePattern.of, asked.namespaces)]
+        collections = [
+            each
+            for each in self._source.collections()
+            if not patterns or any(pattern.matches(each) for pattern in patterns)
+        ]
+        counts = [self._source.estimate(each) for each in collections]
+        ranges = [
+            range_ for each in collections for range_ in self._source.ranges(each, self._settings.snapshot_ranges)
+        ]
+        progress = SnapshotProgress(
+            asked.id,
+            tuple(ranges),
+            time=time,
+            match=asked.match,
+            targets=asked.targets,
+            began_at=dt.datetime.now(dt.UTC),
+            estimate=None if None in counts else sum(filter(None, counts)),
+        )
+        logger.info(
+            "stream %s: snapshot %s of %d collections begins, about %s documents",
+            self._settings.stream_name,
+            progress.id,
+            len(collections),
+            "unknown" if progress.estimate is None else f"{progress.estimate:,}",
+        )
+        self._replace(progress)
+        return progress
+
+    def goes_on_at(self, position: Position, now: Callable[[], Timestamp]) -> None:
+        """The stream goes on elsewhere, after changes were lost: what is delivered from now on is newer than all that
+        was before."""
+        if self.progress is not None:
+            self._replace(replace(self.progress, time=position.operation_time or now()))
+
+    def answer(self, requests: Sequence[SnapshotRequest], time: Callable[[], Timestamp]) -> None:
+        """Do what operators ask for; a request that was done already changes nothing.
+
+        Args:
+            requests: In their order.
+            time: The cluster time up to which the stream is delivered.
+
+        Raises:
+            As ``begin``.
+        """
+        cancels = [index for index, request in enumerate(requests) if request.action == "cancel"]
+        for request in requests[cancels[-1] if cancels else 0 :]:  # what is cancelled need not be begun
+            if request.action == "start":
+                if self.progress is None or self.progress.id != request.id:
+                    self.begin(time(), request)
+            elif self.progress is None:
+                logger.warning("stream %s: there is no snapshot to %s", self._settings.stream_name, request.action)
+            elif request.action == "cancel":
+                logger.warning("stream %s: snapshot %s is cancelled", self._settings.stream_name, self.progress.id)
+                self._replace(None)
+            else:
+                self._replace(replace(self.progress, is_paused=request.action == "pause"))
+
+    def ended(self) -> SnapshotProgress | None:
+        """The snapshot, once all of it is delivered; there is none any more then."""
+        if self.progress is None or not self.progress.is_done:
+            return None
+        done = self.progress
+        self._replace(None)
+        return done
+
+    def beside(self, position: Position) -> Position:
+        """The position in the change log, and how far the snapshot has come."""
+        return replace(position, snapshot=self.progress)
+
+    # Beside the stream
+
+    def reading(self, wake: Callable[[], object]) -> Self:
+        """The context within which pages are read, where there is something to read.
+
+        Args:
+            wake: Called from a thread when a page has come.
+        """
+        self._wake = wake
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._wake = None
+        self._stop()
+
+    def saw(self, batch: Batch, made: Sequence[ChangeEvent]) -> None:
+        """Know that a batch is handed over, and what the steps have left of it. See ``Pages.saw``."""
+        if self._pages is not None:
+            passed = None if made is batch.events else {*map(origin_of, made)}
+            self._pages.saw(batch.events, batch.position, passed)
+            self._know()
+
+    def due(self, position: Position, *, is_drained: bool) -> Delivered | None:
+        """The next page that may be handed over now, see ``Pages.due``; reading begins with the first call.
+
+        Raises:
+            SourceUnavailableError: Reading one has failed.
+        """
+        if not self.is_active or self._wake is None or (self.progress and self.progress.is_done):
+            return None
+        if self._pages is None:
+            self._start(position)
+        assert self._pages is not None
+        assert self._reader is not None
+        self._reader.more()
+        page = self._pages.due(position, is_drained=is_drained)
+        if page is not None:
+            self._know()
+            self._reader.more()
+        return page
+
+    def _know(self) -> None:
+        assert self._pages is not None
+        self.progress = self._pages.progress
+
+    def _replace(self, progress: SnapshotProgress | None) -> None:
+        """Go on with another one, or in another way: what was read so far is of no use.
+
+        Raises:
+            ConfigError: It is for targets that the stream has not got.
+        """
+        self._stop()
+        if progress is not None and progress.targets and not {*progress.targets} & {*self._targets}:
+            raise ConfigError(
+                f"the snapshot {progress.id} is for {', '.join(progress.targets)}, and stream "
+                f"{self._settings.stream_name} has {', '.join(self._targets)}",
+                hint=f"switch that target on again, or docdb-stream snapshot cancel '{self._settings.stream_name}'",
+            )
+        self.progress = progress
+
+    def _start(self, position: Position) -> None:
+        assert self._source is not None
+        assert self._wake is not None
+        assert self.progress is not None
+        settings = self._settings
+        self._pages = Pages(
+            self.progress,
+            settings.watches,
+            page_documents=settings.batch_size,
+            max_bytes=settings.read_ahead_bytes,
+            max_lag_s=LAG_SHARE * settings.change_log_retention_seconds,
+        )
+        self._pages.saw((), position)
+        left = sum(not each.done for each in self.progress.ranges)
+        # One more than ranges: while one makes events of a page, the server is asked for the next.
+        threads = 1 + min(READERS_MOST, settings.snapshot_ranges, left)
+        reader = SnapshotReader(self._source, self._pages, match=self.progress.match, threads=threads, came=self._wake)
+        self._reader = self._open.enter_context(reader)
+
+    def _stop(self) -> None:
+        self._open.close()
+        self._pages = self._reader = None
+
+
+def told_of(done: SnapshotProgress, ledger: Sequence[LedgerEntry], stream: str, at: Position) -> list[LedgerEntry]:
+    """What the ledger is told of a snapshot that is delivered, and of the lost history that it was to make up for.
+
+    Args:
+        done: The snapshot.
+        ledger: The stream's, so far.
+        stream: The stream's name.
+        at: Where it stands.
+    """
+    how = f"snapshot {done.id} of {done.documents:,} documents is delivered"
+    told = f"{how}; what was deleted meanwhile is in no snapshot"
+    healed = [each for each in ledger if each.kind == "history-lost" and each.reason.endswith(_healing(done.id))]
+    return [
+        LedgerEntry(stream, "snapshot", Position(operation_time=done.time), how, at),
+        *(replace(each, reason=f"{each.reason}; {told}") for each in healed),
+    ]
+
+
+def _healing(snapshot: str) -> str:
+    return f"; snapshot {snapshot} delivers what there is"
