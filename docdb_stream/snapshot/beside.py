@@ -174,7 +174,7 @@ class Snapshot:
 
     def __exit__(self, *exc_info: object) -> None:
         self._wake = None
-        self._stop()
+        self._replace(self.progress)
 
     def saw(self, batch: Batch, made: Sequence[ChangeEvent]) -> None:
         """Know that a batch is handed over, and what the steps have left of it. See ``Pages.saw``."""
@@ -189,12 +189,11 @@ class Snapshot:
         Raises:
             SourceUnavailableError: Reading one has failed.
         """
-        if not self.is_active or self._wake is None or (self.progress and self.progress.is_done):
+        if not self.is_active or self._wake is None or self._pages is None or self._pages.progress.is_done:
             return None
-        if self._pages is None:
-            self._start(position)
-        assert self._pages is not None
-        assert self._reader is not None
+        if self._reader is None:
+            self._pages.saw((), position)
+            self._reader = self._open.enter_context(self._readers(self._pages, self._wake))
         self._reader.more()
         page = self._pages.due(position, is_drained=is_drained)
         if page is not None:
@@ -212,7 +211,8 @@ class Snapshot:
         Raises:
             ConfigError: It is for targets that the stream has not got.
         """
-        self._stop()
+        self._open.close()
+        self._reader = None
         if progress is not None and progress.targets and not {*progress.targets} & {*self._targets}:
             raise ConfigError(
                 f"the snapshot {progress.id} is for {', '.join(progress.targets)}, and stream "
@@ -220,29 +220,26 @@ class Snapshot:
                 hint=f"switch that target on again, or docdb-stream snapshot cancel '{self._settings.stream_name}'",
             )
         self.progress = progress
+        # Also where nothing is read of it now: a collection that is renamed meanwhile has to be found again.
+        self._pages = None if progress is None else self._pages_of(progress)
 
-    def _start(self, position: Position) -> None:
-        assert self._source is not None
-        assert self._wake is not None
-        assert self.progress is not None
+    def _pages_of(self, progress: SnapshotProgress) -> Pages:
         settings = self._settings
-        self._pages = Pages(
-            self.progress,
+        return Pages(
+            progress,
             settings.watches,
             page_documents=settings.batch_size,
             max_bytes=settings.read_ahead_bytes,
             max_lag_s=LAG_SHARE * settings.change_log_retention_seconds,
         )
-        self._pages.saw((), position)
-        left = sum(not each.done for each in self.progress.ranges)
-        # One more than ranges: while one makes events of a page, the server is asked for the next.
-        threads = 1 + min(READERS_MOST, settings.snapshot_ranges, left)
-        reader = SnapshotReader(self._source, self._pages, match=self.progress.match, threads=threads, came=self._wake)
-        self._reader = self._open.enter_context(reader)
 
-    def _stop(self) -> None:
-        self._open.close()
-        self._pages = self._reader = None
+    def _readers(self, pages: Pages, wake: Callable[[], object]) -> SnapshotReader:
+        assert self._source is not None
+        progress = pages.progress
+        left = sum(not each.done for each in progress.ranges)
+        # One more than ranges: while one makes events of a page, the server is asked for the next.
+        threads = 1 + min(READERS_MOST, self._settings.snapshot_ranges, left)
+        return SnapshotReader(self._source, pages, match=progress.match, threads=threads, came=wake)
 
 
 def told_of(done: SnapshotProgress, ledger: Sequence[LedgerEntry], stream: str, at: Position) -> list[LedgerEntry]:

@@ -128,11 +128,10 @@ class World:
 
     def poller(self, **settings: Any) -> Poller:
         # One event per loop, unless a test says otherwise: the scripted source gives one per read as well.
-        values = {"batch_size": 1, "max_loop": 0, **settings}
+        watched = {"watched_db_name": "shop", "watched_collection_name": "orders"}
+        values = {"batch_size": 1, "max_loop": 0, **watched, **settings}
         return Poller(
-            Settings(
-                documentdb_uri="mongodb://nowhere", watched_db_name="shop", watched_collection_name="orders", **values
-            ),
+            Settings(documentdb_uri="mongodb://nowhere", **values),
             source=self.source,
             store=self.store,
             targets=self.targets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from docdb_stream.checkpoint import SnapshotRequest
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError, TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.position import SnapshotProgress
+from docdb_stream.position import Namespace, SnapshotProgress, SnapshotRange
 
 
 @pytest.fixture
@@ -259,3 +260,21 @@ def test_one_whose_collection_is_dropped_ends(world: World) -> None:
         assert poller.run().caught_up
     assert progress(world) is None
     assert world.target.durable[-1].operation == "drop"
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_a_collection_that_is_renamed_before_anything_is_read_is_found_again(world: World, is_paused: bool) -> None:
+    """Its documents have no other way to come: no event tells of them."""
+    orders, archive = Namespace("shop", "orders"), Namespace("shop", "archive")
+    begun = SnapshotProgress("first", (SnapshotRange(orders),), time=world.source.operation_time())
+    world.start_at(replace(world.at(world.events[-1]), snapshot=replace(begun, is_paused=is_paused)))
+    world.script(world.log.event("rename", None, to={"db": "shop", "coll": "archive"}))
+    assert world.documents is not None
+    world.documents.contents[archive] = world.documents.contents.pop(orders)
+    with world.poller(watched_collection_name=None, stream_name=STREAM) as poller:
+        if is_paused:
+            poller.run()
+            ask(world, "resume")
+        assert poller.run().caught_up
+    assert keys(world.target.durable[1:]) == [*range(100, 110)]
+    assert {event.namespace for event in world.target.durable[1:]} == {archive}
