@@ -254,7 +254,10 @@ class MongoDocuments:
             database = self._connection.client[db]
             return [*database.list_collections(filter=query, nameOnly=True, authorizedCollections=True)]
 
-        return self._asked_or_refused(ask)
+        try:
+            return self._asked(ask)
+        except _RefusedError:  # a server without these options
+            return self._asked_or_refused(lambda: [*self._connection.client[db].list_collections(filter=query)])
 
     def _command(self, db: str, command: dict[str, Any], *, anywhere: bool = False) -> RawBSONDocument:
         client = self._connection.client

@@ -18,7 +18,9 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.results import DeleteResult, InsertOneResult, UpdateResult
 
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent
+from docdb_stream.formats import rawbson
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import UNAUTHORIZED
 from docdb_stream.position import Namespace
@@ -161,7 +163,12 @@ def _unmarked(document: Document) -> Document:
 
 def is_state(document: bytes, namespace: Namespace) -> bool:
     """Whether a stored document is the state of a docdb-stream, of whichever deployment: its mark says so."""
-    return _MARK_BYTES in document and bson.decode(document).get(MARK) == str(namespace)
+    if _MARK_BYTES not in document:
+        return False
+    try:
+        return rawbson.element(document, MARK) == rawbson.first(bson.encode({MARK: str(namespace)}))
+    except UnrenderableError:
+        return False
 
 
 def state_of(settings: Settings) -> frozenset[Namespace]:
