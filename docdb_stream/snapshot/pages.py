@@ -59,7 +59,6 @@ class Reading:
 class _Part:
     """A range: as it is delivered, and what is on its way."""
 
-    index: int
     range: SnapshotRange
     readings: deque[Reading] = field(default_factory=deque)
     mean_bytes: float = 1024.0
@@ -115,7 +114,7 @@ class Pages:
         self._page_documents = page_documents
         self._max_bytes = max_bytes
         self._max_lag_s = max_lag_s
-        self._parts = [_Part(index, each) for index, each in enumerate(progress.ranges)]
+        self._parts = [*map(_Part, progress.ranges)]
         self._waiting_bytes = 0
         self._position: Position | None = None
         self._newest: Timestamp | None = None
@@ -200,12 +199,6 @@ class Pages:
                 if read_at is not None and is_past(position, read_at, is_drained=is_drained):
                     return self._taken(part)
             return None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a page waits for the stream."""
-        with self._lock:
-            return any(part.readings and part.readings[0]._read_at is not None for part in self._parts)
 
     def _taken(self, part: _Part) -> Delivered:
         reading = part.readings.popleft()
