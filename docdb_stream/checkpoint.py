@@ -100,6 +100,10 @@ class LedgerEntry:
     found_at: dt.datetime | None = None
 
 
+Action = Literal["start", "pause", "resume", "cancel"]
+"""What can be asked of a stream's runs about a snapshot."""
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
     """What an operator asks of a stream: the run that works on it does it, or the next one.
@@ -114,7 +118,7 @@ class SnapshotRequest:
     """
 
     id: str
-    action: Literal["start", "pause", "resume", "cancel"]
+    action: Action
     namespaces: tuple[str, ...] = ()
     match: str | None = field(default=None, repr=False)
     targets: tuple[str, ...] = ()

@@ -10,11 +10,11 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from bson.errors import BSONError
 
-from docdb_stream.checkpoint import Checkpoint, SnapshotRequest
+from docdb_stream.checkpoint import Action, Checkpoint, SnapshotRequest
 from docdb_stream.errors import ConfigError
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.mongodb.connection import Connection
@@ -22,8 +22,6 @@ from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-
-Action = Literal["start", "pause", "resume", "cancel"]
 
 
 @dataclass(frozen=True, slots=True)

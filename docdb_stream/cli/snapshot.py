@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from docdb_stream.admin.snapshot import Action, SnapshotStatus, ask, snapshot_status
+from docdb_stream.admin.snapshot import SnapshotStatus, ask, snapshot_status
+from docdb_stream.checkpoint import Action
 from docdb_stream.cli.connecting import connecting
 from docdb_stream.cli.options import ConfigOption, JsonOption, chosen_streams
 from docdb_stream.cli.table import print_snapshot

@@ -6,14 +6,17 @@ Owns the stored format, its versions, and what is said of a document that cannot
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import Checkpoint, LedgerEntry, SnapshotRequest
+from docdb_stream.checkpoint import Action, Checkpoint, LedgerEntry, SnapshotRequest
 from docdb_stream.errors import StateStoreError
 from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -123,8 +126,21 @@ def request_document(request: SnapshotRequest) -> dict[str, Any]:
     return document | {name: value for name, value in optional.items() if value}
 
 
-def request_from_document(stored: Mapping[str, Any]) -> SnapshotRequest:
-    """Read a stored request."""
+def requests_from(document: Mapping[str, Any]) -> list[SnapshotRequest]:
+    """The requests that are stored in a checkpoint's document. One that nobody can read, because somebody wrote it by
+    hand, is left alone: it must not hold the stream up."""
+    found, left = [], document.get("requests")
+    for stored in left if isinstance(left, list) else ():
+        try:
+            found.append(_request(stored))
+        except (LookupError, TypeError, ValueError) as error:
+            logger.warning("stream %s: a request cannot be read, and is left alone: %s", document.get("_id"), error)
+    return found
+
+
+def _request(stored: Mapping[str, Any]) -> SnapshotRequest:
+    if stored["action"] not in get_args(Action):
+        raise ValueError(f"there is no action {stored['action']!r:.40}")
     return SnapshotRequest(
         str(stored["id"]),
         stored["action"],

@@ -39,7 +39,7 @@ from docdb_stream.stores._mongodb_documents import (
     new_document,
     position_fields,
     request_document,
-    request_from_document,
+    requests_from,
 )
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class MongoCheckpointStore:
     def asked(self, stream: str) -> Sequence[SnapshotRequest]:
         """See CheckpointStore."""
         found = self._patiently(lambda: self._checkpoints.find_one({"_id": stream}, {"requests": 1}))
-        return [request_from_document(each) for each in (found or {}).get("requests", ())]
+        return requests_from(found or {})
 
     def answered(self, lease: Lease, ids: Sequence[str]) -> None:
         """See CheckpointStore."""

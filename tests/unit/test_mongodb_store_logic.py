@@ -19,7 +19,7 @@ from bson import Int64, Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream import context
-from docdb_stream.checkpoint import CheckpointStore, Lease
+from docdb_stream.checkpoint import CheckpointStore, Lease, SnapshotRequest
 from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.events import Namespace, Position, ResumeToken
@@ -491,3 +491,17 @@ def test_trouble_that_does_not_pass_is_told_with_a_hint(fake: FakeClient, error:
         store.load("s")
     assert caught.value.hint
     assert caught.value.exit_code == 3
+
+
+def test_a_request_that_nobody_can_read_holds_nothing_up(store: MongoCheckpointStore, state: Any) -> None:
+    lease = store.acquire("s", None, "me", 60)
+    strange: list[Any] = ["start", {}, {"id": "1", "action": "restart"}, {"id": "2", "action": {}}, {"action": "start"}]
+    state.update_one({"_id": "s"}, {"$set": {"requests": strange}})
+    assert store.asked("s") == []
+    assert store.ask("s", SnapshotRequest("3", "pause"))
+    assert store.asked("s") == [SnapshotRequest("3", "pause")]
+    store.answered(lease, ["3"])
+    assert store.asked("s") == []
+    assert state.find_one()["requests"] == strange
+    state.update_one({"_id": "s"}, {"$set": {"requests": "start"}})
+    assert store.asked("s") == []
