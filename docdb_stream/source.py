@@ -5,7 +5,7 @@ Owns the protocols. Does not read (``mongodb.change_stream``, ``mongodb.document
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,4 +118,17 @@ class DocumentSource(Protocol):
         Raises:
             ConfigError: The server refuses ``match``.
         """
+        ...
+
+
+class LookupSource(DocumentSource, Protocol):
+    """A source in which single documents can be looked up, as a comparison does."""
+
+    def find(self, namespace: Namespace, keys: Sequence[bytes], *, since: Timestamp | None) -> Iterator[Page]:
+        """The documents with these ``_id``, given as elements, as far as there are any: one page for each reply, so
+        that not all of them have to be held at once. At least one page; ``since`` as in ``read``."""
+        ...
+
+    def sample(self, namespace: Namespace, count: int) -> Sequence[bytes]:
+        """The elements ``_id`` of up to so many documents, by chance; none where the server gives none."""
         ...

@@ -45,6 +45,8 @@ class TargetName:
         self._allowed = AllowList(setting, allow) if allow or self._template.is_of_data else None
         self.is_of_namespace = self._template.is_of_namespace
         """Whether the name is the same for all events of a namespace."""
+        self.tells_namespaces = {"db", "coll"} <= self._template.fields
+        """Whether no two collections have the same."""
 
     def of(self, event: ChangeEvent, namespace: Namespace | None = None) -> str:
         """The name for an event. Raises UnrenderableError where there is none, or it is not allowed."""

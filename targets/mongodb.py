@@ -2,8 +2,8 @@
 are applied to others.
 
 Owns what each operation does. In ``_mongodb``, ``change`` takes it out of the event, ``writer`` has the transactions,
-``state`` what is kept for them, ``drop`` what a dropped collection leaves behind, ``watched`` what must not be written
-to.
+``state`` what is kept for them, ``drop`` what a dropped collection leaves behind, ``held`` what is there, ``watched``
+what must not be written to.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from docdb_stream.target import Rejection
 from docdb_stream.targets._mongodb.change import WRITING, Update, Write, update_of, write_of
 from docdb_stream.targets._mongodb.drop import delete_older, move_older
 from docdb_stream.targets._mongodb.errors import NAME, RefusedError, no_transactions, trouble
+from docdb_stream.targets._mongodb.held import MongoHoldings
 from docdb_stream.targets._mongodb.pending import Pending
 from docdb_stream.targets._mongodb.watched import Watched
 from docdb_stream.targets._mongodb.writer import Writer
@@ -163,6 +164,7 @@ class MongoTarget:
         self._cluster = Cluster(uri, secret, tls_ca, "mongodb_target_uri")
         self._namespace = Template(namespace)
         self._mirrors = mirror
+        self._source = source
         self._follows_drops = on_drop == "delete"
         self._state = checked_namespace(state)
         self._watched = Watched(source, self._cluster, self._state)
@@ -261,13 +263,30 @@ class MongoTarget:
             if self._mirrors:
                 self._watched.check_mirrors(self._rendered)
 
+    def holdings(self) -> MongoHoldings:
+        """See ``Verifiable``. Documents are compared byte for byte.
+
+        Raises:
+            ConfigError: Nothing is mirrored.
+        """
+        if not self._mirrors or self._source is None:
+            raise ConfigError(
+                "the target mongodb mirrors nothing (MONGODB_TARGET_MIRROR = false), so there is nothing to compare"
+            )
+        is_own = True if self._follows_drops else None
+        return MongoHoldings(self._source, self._connected, self._state, self._target_of, is_own=is_own)
+
+    def _connected(self) -> Connection:
+        self._connection = self._connection or Connection(self._cluster)
+        return self._connection
+
     def _opened(self) -> Writer:
         """What writes, once it is known where."""
         if self._writer is None:
-            self._connection = self._connection or Connection(self._cluster)
-            writer = Writer(self._connection, self._state, self._stream)
+            connection = self._connected()
+            writer = Writer(connection, self._state, self._stream)
             writer.prepare()
-            self._watched.look(self._connection, writes=True)
+            self._watched.look(connection, writes=True)
             self._writer = writer
         return self._writer
 

@@ -1,7 +1,7 @@
 """Documents to OpenSearch (or Elasticsearch 7): an index holds what the collection holds.
 
 Owns what each operation does. In ``_opensearch``, ``names`` has names, ids and versions, ``bulk`` the requests side by
-side, ``drop`` what a dropped collection leaves behind, ``client`` the connection.
+side, ``drop`` what a dropped collection leaves behind, ``held`` what indexes hold, ``client`` the connection.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from docdb_stream.targets._names import TargetName, require_allow_list, shares_n
 from docdb_stream.targets._opensearch.bulk import BulkSender, Operation, operation_of
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
 from docdb_stream.targets._opensearch.drop import delete_older
+from docdb_stream.targets._opensearch.held import OpenSearchHoldings, Outcome
 from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
 from docdb_stream.template import Template
 
+_ANY_EVENT = ChangeEvent(document={})
+"""For a template that asks nothing of its event."""
 _WRITING = frozenset({"insert", "update", "replace", "delete"})
 REQUEST_BYTES = 10 * 1024 * 1024
 """OpenSearch Service developer guide, "Quotas", "Maximum size of HTTP request payloads": 10 MiB for small instance
@@ -196,6 +199,7 @@ class OpenSearchTarget:
             self.name, uri, auth=auth, secret=secret, service=service, tls_ca=tls_ca, connections=lanes
         )
         self._index_prefix = index_prefix
+        self._allowed = index_allow
         self._names = None if index is None else TargetName(index, "OPENSEARCH_INDEX_ALLOW", index_allow)
         self._request_bytes = request_bytes
         self._lanes = lanes
@@ -307,8 +311,27 @@ class OpenSearchTarget:
             if error.status != 400:  # 400: "request body is required", so this user may send bulk requests
                 raise self._client.refused(error.status, error.type) from error
 
+    def holdings(self) -> OpenSearchHoldings:
+        """See ``Verifiable``. Documents are compared as JSON: their ``_source`` and what would be sent."""
+        names, prefix = self._names, self._index_prefix
+        is_of_namespace = names is None or names.is_of_namespace
+        return OpenSearchHoldings(
+            self._client,
+            outcome_of=self._outcome,
+            index_of=(lambda namespace: self._index(_ANY_EVENT, namespace)) if is_of_namespace else lambda _: None,
+            others=() if is_of_namespace else [index_name(prefix, name) for name in self._allowed if "*" not in name],
+            is_own=True if self._deletes_on_drop and (names is None or names.tells_namespaces) else None,
+        )
+
     def _operation(self, event: ChangeEvent) -> Operation | None:
-        """The operation for an event about a document; None for any other, and where the document was gone.
+        """The operation for an event. Raises as ``_outcome``."""
+        found = self._outcome(event)
+        return (
+            None if found is None else operation_of(event, *found[:2], document_version(event.cluster_time), found[2])
+        )
+
+    def _outcome(self, event: ChangeEvent) -> Outcome | None:
+        """What becomes of an event's document; None for any other event, and where the document was gone.
 
         Raises:
             UnrenderableError: What the event says of the document cannot be told.
@@ -327,8 +350,7 @@ class OpenSearchTarget:
                 return None
             raise UnrenderableError("fullDocument: missing in the event, so that the index keeps what it had")
         id_text = event.object_id or document_id(event.exact_id)
-        index = self._index(event, event.namespace)
-        return operation_of(event, index, id_text, document_version(event.cluster_time), source)
+        return self._index(event, event.namespace), id_text, source
 
     def _index(self, event: ChangeEvent, namespace: Namespace) -> str:
         index = self._indexes.get(namespace)

@@ -17,6 +17,8 @@ from docdb_stream.formats import rawbson
 from docdb_stream.formats.extended import RENDERER
 
 _INT64_LIMIT: Final = 1 << 63
+_OBJECT_ID: Final = 0x07
+_VALUE_AT: Final = len(b"\x07_id\0")
 
 
 def key_json(value: Any) -> str:
@@ -38,6 +40,17 @@ def key_json(value: Any) -> str:
 def object_id_key(hexadecimal: str) -> str:
     """`key_json` of an ObjectId."""
     return f'{{"_id":{{"$oid":"{hexadecimal}"}}}}'
+
+
+def element_key(element: bytes) -> str:
+    """`key_json` of the value of an element `_id`, given the element's BSON: of type, name and value.
+
+    Raises:
+        UnrenderableError: as `key_json`, or it is not valid BSON.
+    """
+    if element[0] == _OBJECT_ID:
+        return object_id_key(element[_VALUE_AT:].hex())
+    return key_json(dict(rawbson.read(rawbson.joined([element])))["_id"])
 
 
 def canonical_id(value: Any) -> Any:

@@ -22,6 +22,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from docdb_stream.errors import ConfigError, SourceUnavailableError
 from docdb_stream.formats import rawbson
+from docdb_stream.formats.key import element_key
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.mongodb.brackets import segments
 from docdb_stream.mongodb.connection import Connection
@@ -56,7 +57,7 @@ _NO_COLLECTIONS: Final = frozenset({"view", "timeseries"})
 
 
 class MongoDocuments:
-    """The documents of MongoDB or Amazon DocumentDB that a stream watches. See ``DocumentSource``.
+    """The documents of MongoDB or Amazon DocumentDB that a stream watches. See ``LookupSource``.
 
     Where the server has causal consistency (it gives a ``$clusterTime``), pages are read as a majority has them, not
     before ``since``, from where the connection string's readPreference says. Any other is asked at its primary, which
@@ -122,6 +123,24 @@ class MongoDocuments:
             if rest is not None:
                 return Page(self._without_state(documents, range.namespace), rest, read_at)
         return Page((), replace(range, done=True), read_at)
+
+    def find(self, namespace: Namespace, keys: Sequence[bytes], *, since: Timestamp | None) -> Iterator[Page]:
+        """See LookupSource."""
+        left = {element_key(key): key for key in keys}
+        while left:
+            array = rawbson.joined(_renamed(str(place), key) for place, key in enumerate(left.values()))
+            one_of = rawbson.joined([b"\x04$in\0" + array])
+            condition = RawBSONDocument(rawbson.joined([b"\x03_id\0" + one_of]))
+            found, read_at = self._find(namespace, condition, since, len(left))
+            yield Page(self._without_state(found, namespace), SnapshotRange(namespace, done=True), read_at)
+            if not found:
+                return
+            for each in found:  # a reply ends early where the next document is too large for it
+                left.pop(element_key(id_element(each)), None)
+
+    def sample(self, namespace: Namespace, count: int) -> Sequence[bytes]:
+        """See LookupSource."""
+        return [*dict.fromkeys(id_element(key) for key in self._sample(namespace, count))]
 
     def _next(
         self,
@@ -300,6 +319,11 @@ class _RefusedError(Exception):
 def _after(range: SnapshotRange, documents: Sequence[bytes]) -> SnapshotRange | None:
     """What is left of a range after these documents; None where there are none."""
     return replace(range, after=rawbson.joined([id_element(documents[-1])])) if documents else None
+
+
+def _renamed(name: str, element: bytes) -> bytes:
+    """The element with the value of an ``_id`` and this name."""
+    return element[:1] + name.encode() + element[4:]
 
 
 def _parsed(match: str) -> RawBSONDocument:

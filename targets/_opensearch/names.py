@@ -9,9 +9,12 @@ import re
 from typing import Any
 
 from bson import ObjectId, Timestamp
+from bson.errors import BSONError
 
+from docdb_stream.formats import rawbson
 from docdb_stream.formats._json import non_finite_name
 from docdb_stream.formats.key import canonical_id, key_json
+from docdb_stream.formats.reader import to_bson
 from docdb_stream.position import Namespace
 from docdb_stream.targets._names import distinct_name
 
@@ -26,6 +29,9 @@ _AMBIGUOUS = re.compile(
     r"""|["{\[].*|sha256:.*|[0-9a-f]{24}|-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?|-?Infinity|NaN|true|false|null""",
     re.DOTALL,
 )
+
+
+_OBJECT_ID = re.compile(r"[0-9a-f]{24}")
 
 
 def index_name(prefix: str, name: Namespace | str) -> str:
@@ -71,6 +77,31 @@ def document_version(time: Timestamp) -> int:
     seconds themselves run out, in 2106. Only increments of 2^31 and more, in one second, would not be told apart.
     """
     return time.time << 31 | min(time.inc, 2**31 - 1)
+
+
+def version_time(version: int) -> Timestamp:
+    """The cluster time of an external version; of one that another client made, some time."""
+    return Timestamp(version >> 31 & 0xFFFFFFFF, version & (2**31 - 1))
+
+
+def document_key(text: str) -> bytes | None:
+    """The element ``_id``, in BSON, of the documents that have this id: what ``document_id`` made it of.
+
+    None where it is a digest, or none that ``document_id`` makes.
+    """
+    if text.startswith("sha256:"):
+        return None
+    value: Any = text
+    try:
+        if _OBJECT_ID.fullmatch(text):
+            value = {"$oid": text}
+        elif _AMBIGUOUS.fullmatch(text):
+            value = json.loads(text)
+        element = rawbson.first(to_bson({"_id": value}))
+        is_made = document_id(dict(rawbson.read(rawbson.joined([element])))["_id"]) == text
+    except (ValueError, TypeError, ArithmeticError, BSONError, RecursionError):
+        return None
+    return element if is_made else None
 
 
 def _text(value: Any) -> str:
