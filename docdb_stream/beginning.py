@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from bson import Timestamp
+
 from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Position
@@ -33,6 +35,7 @@ class Beginning:
 
     Attributes:
         began_at: See ``RunResult``.
+        verified: See ``RunResult``.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Beginning:
         alert: Callable[[Exception], object],
     ) -> None:
         self.began_at = ""
+        self.verified: dict[str, Timestamp] = {}
         self._settings = settings
         self._source = source
         self._store = store
@@ -56,6 +60,8 @@ class Beginning:
         """The position to go on from; a new stream's is to be saved before anything is delivered."""
         name, start_at = self._settings.stream_name, self._settings.start_at
         checkpoint = keeper.load()
+        known = checkpoint.verified if checkpoint is not None else {}
+        self.verified = {target: found.through for target, found in known.items() if found.through is not None}
         if checkpoint is not None and checkpoint.position is not None:
             self._snapshot.go_on(checkpoint.position)
             self.began_at = "checkpoint"

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from bson import Timestamp
 
 from docdb_stream.errors import CheckpointConflictError
 from docdb_stream.position import Namespace, Position
@@ -42,6 +44,22 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Verified:
+    """What comparing a target with the source has found last.
+
+    Attributes:
+        through: The cluster time up to which the target was proven to hold what the source held, the last time that it
+            was; None as long as it never was.
+        at: When it was compared last, by the clock of whoever did.
+        differences: How many documents were not equal then, or could not be proven to be.
+    """
+
+    through: Timestamp | None
+    at: dt.datetime
+    differences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The saved position of a stream, and who works on it.
 
@@ -55,6 +73,7 @@ class Checkpoint:
         expires_at: When its lease runs out.
         events: Events delivered since the checkpoint was made first.
         created_at: When that was, by the store's clock; None where it is not known.
+        verified: What comparing its targets has found, by their names.
     """
 
     stream: str
@@ -66,6 +85,7 @@ class Checkpoint:
     expires_at: dt.datetime | None = None
     events: int = 0
     created_at: dt.datetime | None = None
+    verified: Mapping[str, Verified] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -187,6 +207,11 @@ class CheckpointStore(Protocol):
         Raises:
             CheckpointConflictError: The lease ran out, or another owner took it.
         """
+        ...
+
+    def note_verified(self, stream: str, target: str, found: Verified) -> None:
+        """Keep what comparing a target has found, beside the stream's position, which is not touched. Without a
+        ``through`` the one that is there stays. No error if there is no such stream."""
         ...
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:

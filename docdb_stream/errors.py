@@ -128,6 +128,16 @@ class StateStoreError(DocdbStreamError):
     kind = "state"
 
 
+class UnequalError(DocdbStreamError):
+    """What a target holds is not what it should hold, or could not be proven to be.
+
+    Nothing was changed that is not said.
+    """
+
+    exit_code = 7
+    kind = "unequal"
+
+
 OUT_OF_TIME = (OutOfTimeError, StepOutOfTimeError)
 """What says that the deadline, or a stop, came first, and nothing about what was waited for."""
 

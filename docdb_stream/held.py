@@ -5,7 +5,7 @@ Owns the protocols. Who compares is ``verify``; what a target's documents look l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from bson import Timestamp
@@ -56,8 +56,9 @@ class Holdings(Protocol):
         """Where the documents of a collection are; None where each document says that."""
         ...
 
-    def places(self) -> Sequence[str]:
-        """Where documents may be besides, that no collection tells of."""
+    def places(self) -> Mapping[str, Sequence[Namespace]]:
+        """Where documents of the stream may be besides, and of which collections, as far as that is known: of those
+        that are gone, and where each document says where it is."""
         ...
 
     def held(self, place: str) -> Iterator[Held]:

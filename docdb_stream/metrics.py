@@ -37,6 +37,8 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
 
     CheckpointAge is the age of the position, by the cluster's clock. RetentionHeadroom is what is left, in percent of
     the change log's retention, before the position leaves the log; at 0 the next run finds its history lost.
+    VerifiedAge
+    is how long ago a target was last proven equal to the source (``docdb-stream verify``).
     """
     metrics = [
         Metric("Events", "Count", result.events),
@@ -65,6 +67,9 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
             Metric("RetentionHeadroomSeconds", "Seconds", left_s),
             Metric("RetentionHeadroom", "Percent", 100.0 * left_s / settings.change_log_retention_seconds),
         ]
+    for name, through in result.verified.items():
+        age_s = max(0.0, (now - through.as_datetime()).total_seconds())
+        metrics.append(Metric("VerifiedAge", "Seconds", age_s, {"target": name}))
     for name, figures in result.targets.items():
         if figures.writes:
             latency_ms = 1000.0 * (figures.write_s + figures.flush_s) / figures.writes

@@ -59,6 +59,7 @@ class RunResult:
             the AWS sample has left a position); empty when it did not come to that.
         snapshot: How far the snapshot beside the stream has come; None where none is under way.
         snapshot_documents: Documents of a snapshot among the events read.
+        verified: The cluster time up to which each target was proven equal when it was compared last, by its name.
     """
 
     stream: str
@@ -81,6 +82,7 @@ class RunResult:
     began_at: str = ""
     snapshot: SnapshotProgress | None = None
     snapshot_documents: int = 0
+    verified: dict[str, Timestamp] = field(default_factory=dict)
 
     def took(self, read: int, filtered: Mapping[str, int]) -> None:
         """So many events were read, of so many of which steps, by their names, left nothing."""
@@ -123,6 +125,7 @@ class RunResult:
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["targets"] = {name: asdict(figures) for name, figures in self.targets.items()}
         values["snapshot"] = None if self.snapshot is None else self.snapshot.as_dict()
+        values["verified"] = {name: time.as_datetime().isoformat() for name, time in self.verified.items()}
         time_ = self.position.time if self.position else None
         values["position"] = {
             "token": None if not self.position or self.position.token is None else self.position.token.data,

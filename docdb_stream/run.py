@@ -100,7 +100,7 @@ class Run:
                 self._context.lease_check, self._context.lease_epoch = keeper.check, keeper.epoch
                 until = self._source.operation_time()
                 result.position = self._beginning.at_start(keeper)
-                result.began_at = self._beginning.began_at
+                result.began_at, result.verified = self._beginning.began_at, self._beginning.verified
                 self._saved = keeper.saved
                 self._answer()
                 for attempt in range(RESTARTS + 1):

@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import Checkpoint, LedgerEntry
+from docdb_stream.checkpoint import Checkpoint, LedgerEntry, Verified
 from docdb_stream.errors import StateStoreError
 from docdb_stream.events import Position, scope_name
 from docdb_stream.mongodb.connection import Connection
@@ -81,6 +81,7 @@ class StreamStatus:
             "lag_s": self.lag_s,
             "saved_at": found.updated_at.isoformat() if found and found.updated_at else None,
             "snapshot": None if position is None or position.snapshot is None else position.snapshot.as_dict(),
+            "verified": {name: _verified(each) for name, each in found.verified.items()} if found else {},
             "events": found.events if found else 0,
             "epoch": found.epoch if found else 0,
             "lease": {
@@ -145,6 +146,11 @@ def ledger_entries(streams: Sequence[Settings], stream: str | None = None) -> li
 def _one_per_state_collection(streams: Sequence[Settings]) -> list[Settings]:
     """One of the settings for each state collection among them."""
     return list({(each.documentdb_uri, each.state_db, each.state_collection): each for each in streams}.values())
+
+
+def _verified(found: Verified) -> dict[str, Any]:
+    through = None if found.through is None else found.through.as_datetime().isoformat()
+    return {"through": through, "at": found.at.isoformat(), "differences": found.differences}
 
 
 def _iso(position: Position | None) -> str | None:

@@ -23,6 +23,7 @@ from docdb_stream.cli.snapshot import snapshot_app
 from docdb_stream.cli.status import status
 from docdb_stream.cli.tail import tail
 from docdb_stream.cli.terminal import put, say
+from docdb_stream.cli.verify import verify
 from docdb_stream.errors import DocdbStreamError
 
 
@@ -45,13 +46,14 @@ app = typer.Typer(
     cls=_Commands,
     help="Stream the changes of MongoDB and Amazon DocumentDB to Kinesis, SQS, Kafka, OpenSearch, S3 and others.",
     epilog="Exit codes: 0 done, 1 output or program failed, 2 settings wrong, 3 source unreachable, 4 a target failed, "
-    "5 history lost, 6 lease held elsewhere, 130 Ctrl-C. With several streams, the highest of theirs.",
+    "5 history lost, 6 lease held elsewhere, 7 not equal (verify), 130 Ctrl-C. With several streams, the highest of "
+    "theirs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (run, tail, explain, status, reset, enable, ledger, doctor, config, demo):
+for _command in (run, tail, explain, status, verify, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(dead_letters_app, name="dead-letters")

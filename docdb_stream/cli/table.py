@@ -11,8 +11,10 @@ from collections.abc import Collection, Sequence
 
 from docdb_stream.admin.snapshot import SnapshotStatus
 from docdb_stream.admin.status import StreamStatus
+from docdb_stream.checkpoint import Verified
 from docdb_stream.cli.terminal import is_terminal, put, put_safe, shown
 from docdb_stream.position import SnapshotProgress, SnapshotRange
+from docdb_stream.verify.result import DIFFERENCES, SHOWN, VerifyResult
 
 COLUMNS = ("stream", "position", "age", "lag", "saved", "events", "lease")
 
@@ -36,8 +38,19 @@ def print_status(statuses: list[StreamStatus]) -> None:
         put(line)
     for found in statuses:
         snapshot = found.checkpoint.position.snapshot if found.checkpoint and found.checkpoint.position else None
+        for target, verified in found.checkpoint.verified.items() if found.checkpoint else ():
+            put(f"{found.stream}: {_verified_line(target, verified)}")
         if snapshot is not None:
             put(f"{found.stream}: {snapshot_line(snapshot)}; docdb-stream snapshot status '{found.stream}'")
+
+
+def _verified_line(target: str, verified: Verified) -> str:
+    """What comparing a target has found last, in a line."""
+    through = None if verified.through is None else verified.through.as_datetime()
+    line = f"{target} verified through {_time(through)}" if through else f"{target} never verified"
+    if verified.differences:
+        line += f"; {verified.differences:,} not equal at {_time(verified.at)}"
+    return line
 
 
 def print_snapshot(found: SnapshotStatus) -> None:
@@ -61,6 +74,56 @@ def print_snapshot(found: SnapshotStatus) -> None:
     ]
     for line in _table(rows, ("collection", "documents", "ranges done"), ("documents",)):
         put_safe(line)
+
+
+VERIFIED_COLUMNS = ("documents", "equal", *SHOWN)
+
+
+def print_verified(result: VerifyResult, *, with_keys: bool) -> None:
+    """What was found of a target on standard output: a row for each index or collection, and what it means."""
+    put(f"{result.stream} -> {result.target}")
+    figures = [each.as_dict() for each in result.places.values()]
+    # Of the rarer columns those that say something.
+    columns = [name for name in VERIFIED_COLUMNS if name in _ALWAYS or any(each[name] for each in figures)]
+    rows = [
+        (shown(place), *(f"{each[name]:,}" for name in columns))
+        for place, each in zip(result.places, figures, strict=True)
+    ]
+    for line in _table(rows, ("place", *columns), columns):
+        put_safe(line)
+    for line in _verdict(result):
+        put(line)
+    if with_keys:
+        for verdict, keys in result.examples.items():
+            for key in keys:
+                put(f"  {verdict}: {key}")
+
+
+_ALWAYS = ("documents", "equal", "missing", "differing", "too many")
+
+
+def _verdict(result: VerifyResult) -> list[str]:
+    lines = []
+    if result.repaired:
+        lines.append(f"{result.repaired:,} repaired")
+    if result.rejected:
+        lines.append(f"{result.rejected:,} rejected by a step or the target: docdb-stream dead-letters list")
+    if result.is_cut:
+        lines.append(
+            "so many are not equal that the rest was not looked at: docdb-stream snapshot start "
+            f"'{result.stream}' delivers everything, then verify again"
+        )
+    through = result.verified_through
+    if through is not None:
+        lines.append(f"equal; verified through {_time(through.as_datetime())} in {_seconds(result.duration_s)}")
+    elif result.differing_share is not None:
+        lines.append(
+            f"0 of {result.documents:,} differ: with 95 % certainty fewer than {100 * result.differing_share:.2g} % of "
+            "all do (of what is there by chance, nothing is said of any single document)"
+        )
+    elif not result.is_equal:
+        lines.append("not equal" + ("" if result.count(*DIFFERENCES) else ", as far as could be proven"))
+    return [*lines, *(f"note: {note}" for note in result.notes)]
 
 
 def snapshot_line(snapshot: SnapshotProgress, left_s: float | None = None) -> str:

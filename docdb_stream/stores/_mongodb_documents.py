@@ -9,10 +9,11 @@ import datetime as dt
 import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
+from urllib.parse import quote, unquote
 
 from bson import Timestamp
 
-from docdb_stream.checkpoint import Action, Checkpoint, LedgerEntry, SnapshotRequest
+from docdb_stream.checkpoint import Action, Checkpoint, LedgerEntry, SnapshotRequest, Verified
 from docdb_stream.errors import StateStoreError
 from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
 
@@ -91,6 +92,7 @@ def checkpoint_from_document(document: Mapping[str, Any]) -> Checkpoint:
             expires_at=_aware(_field(lease or {}, "expires_at", dt.datetime)),
             events=int(document.get("events", 0)),
             created_at=_aware(_field(document, "created_at", dt.datetime)),
+            verified=_verified(document),
         )
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise _unreadable(document, str(error)) from error
@@ -135,6 +137,28 @@ def requests_from(document: Mapping[str, Any]) -> list[SnapshotRequest]:
             found.append(_request(stored))
         except (LookupError, TypeError, ValueError) as error:
             logger.warning("stream %s: a request cannot be read, and is left alone: %s", document.get("_id"), error)
+    return found
+
+
+def verified_fields(target: str, found: Verified) -> dict[str, Any]:
+    """The fields of a checkpoint that say what comparing a target has found."""
+    at = found.at.astimezone(dt.UTC).replace(tzinfo=None)
+    values = {"through": found.through, "at": at, "differences": found.differences}
+    name = f"verified.{quote(target, safe='').replace('.', '%2E')}"
+    return {f"{name}.{field}": value for field, value in values.items() if value is not None}
+
+
+def _verified(stored: Mapping[str, Any]) -> dict[str, Verified]:
+    """What is known of targets. What somebody has changed so that it cannot be read is passed over: no run needs it."""
+    found = {}
+    targets = stored.get("verified")
+    for name, each in targets.items() if isinstance(targets, dict) else ():
+        try:
+            at = _aware(_needed(each, "at", dt.datetime))
+            assert at is not None
+            found[unquote(name)] = Verified(_field(each, "through", Timestamp), at, int(each.get("differences", 0)))
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+            logger.warning("stream %s: what is verified of %.40s cannot be read: %s", stored.get("_id"), name, error)
     return found
 
 

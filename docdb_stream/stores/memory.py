@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest, Verified
 from docdb_stream.errors import LeaseHeldError
 from docdb_stream.lease import elapsed_s
 from docdb_stream.position import Namespace, Position
@@ -114,6 +114,16 @@ class MemoryCheckpointStore:
             self._held(lease)
             left = self._requests.get(lease.stream, [])
             left[:] = [each for each in left if each.id not in ids]
+
+    def note_verified(self, stream: str, target: str, found: Verified) -> None:
+        """See CheckpointStore."""
+        with self._lock:
+            known = self._checkpoints.get(stream)
+            if known is not None:
+                before = known.verified.get(target)
+                through = found.through or (before.through if before else None)
+                verified = {**known.verified, target: replace(found, through=through)}
+                self._checkpoints[stream] = replace(known, verified=verified)
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """See CheckpointStore: there is no other system here."""

@@ -23,7 +23,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest
+from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest, Verified
 from docdb_stream.errors import ConfigError, LeaseHeldError, StateStoreError
 from docdb_stream.mongodb.connection import Connection, is_sign_in_refused
 from docdb_stream.mongodb.diagnosis import unavailable
@@ -40,6 +40,7 @@ from docdb_stream.stores._mongodb_documents import (
     position_fields,
     request_document,
     requests_from,
+    verified_fields,
 )
 
 T = TypeVar("T")
@@ -163,6 +164,11 @@ class MongoCheckpointStore:
     def answered(self, lease: Lease, ids: Sequence[str]) -> None:
         """See CheckpointStore."""
         self._patiently(lambda: self._update_held(lease, {}, {}, {"$pull": {"requests": {"id": {"$in": [*ids]}}}}))
+
+    def note_verified(self, stream: str, target: str, found: Verified) -> None:
+        """See CheckpointStore."""
+        query = {"_id": stream, "version": {"$exists": True}}
+        self._patiently(lambda: self._checkpoints.update_one(query, {"$set": verified_fields(target, found)}))
 
     def inherited_position(self, scope: Namespace | None) -> Position | None:
         """Where the AWS sample's function for ``scope`` stopped, from its state document in the same collection.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final
 
-from bson import Timestamp
+from bson import MaxKey, Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
@@ -33,6 +33,8 @@ from docdb_stream.targets._mongodb.state import key_of, version_id
 _DIGEST_BYTES: Final = 16
 _PAGE_DOCUMENTS: Final = 1000
 _VERSIONS_AT_ONCE: Final = 500
+_AFTER_VERSIONS: Final = {"o": ""}
+"""Documents are ordered by the type, then the name, then the value of each field: what is {n: text, ...} is before."""
 
 
 class MongoHoldings:
@@ -77,9 +79,16 @@ class MongoHoldings:
         """See Holdings."""
         return self._target_of(namespace)
 
-    def places(self) -> Sequence[str]:
-        """See Holdings: none."""
-        return ()
+    def places(self) -> Mapping[str, Sequence[Namespace]]:
+        """See Holdings: what the versions tell of, also of collections that are gone."""
+        found: dict[str, Sequence[Namespace]] = {}
+        after: Mapping[str, Any] = {"n": ""}
+        while first := self._asked({"$gt": after, "$lt": _AFTER_VERSIONS}, limit=1):
+            place, source = str(first[0]["_id"]["n"]), _namespace(str(first[0].get("s") or "."))
+            after = {"n": place, "s": MaxKey()}
+            if self._settings.watches(source) and self._target_of(source) == place:
+                found[place] = [source]
+        return found
 
     def held(self, place: str) -> Iterator[Held]:
         """See Holdings. By pages, each a query of its own: an election there is waited for as in a run."""
@@ -129,7 +138,8 @@ class MongoHoldings:
                 known[_key(key_of(version).named("_id"))] = (version["v"], self._is_own if is_own else False)
         return known
 
-    def _asked(self, ids: Mapping[str, Any]) -> list[RawBSONDocument]:
+    def _asked(self, ids: Mapping[str, Any], limit: int = 0) -> list[RawBSONDocument]:
+        """What the state has of these, in order."""
         connection = self._connection()
 
         def ask() -> list[RawBSONDocument]:
@@ -139,7 +149,7 @@ class MongoHoldings:
                 read_preference=ReadPreference.PRIMARY,
                 read_concern=ReadConcern("majority"),
             )
-            return [*state.find({"_id": ids}, batch_size=_VERSIONS_AT_ONCE + 1)]
+            return [*state.find({"_id": ids}, sort=[("_id", 1)], limit=limit, batch_size=_VERSIONS_AT_ONCE + 1)]
 
         try:
             return connection.patiently(ask, passes=passes)

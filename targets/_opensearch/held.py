@@ -77,9 +77,9 @@ class OpenSearchHoldings:
         digest = None if source is None else _digest(orjson.loads(source))
         return Held(index, id_text.encode(), digest, event.cluster_time, self._is_own)
 
-    def places(self) -> Sequence[str]:
+    def places(self) -> Mapping[str, Sequence[Namespace]]:
         """See Holdings: indexes that were named, and those of documents that were expected so far."""
-        return [*self._places]
+        return dict.fromkeys(self._places, ())
 
     def held(self, place: str) -> Iterator[Held]:
         """See Holdings."""

@@ -1,0 +1,1 @@
+"""Whether what a target holds equals the source: found out, proven, repaired."""
