@@ -81,10 +81,12 @@ class Delivered:
     Attributes:
         events: What is left of it.
         size_bytes: Their size.
+        targets: The names of those that get them; empty: all.
     """
 
     events: Events
     size_bytes: int
+    targets: tuple[str, ...]
 
 
 class Pages:
@@ -210,9 +212,9 @@ class Pages:
         if not reading._unsettled.isdisjoint(reading._keys):
             self._take_back(part, reading)
         if reading._named.isdisjoint(reading._keys):
-            return Delivered(Events.of(reading._raws), reading._size_bytes)
+            return Delivered(Events.of(reading._raws), reading._size_bytes, self._progress.targets)
         raws = [raw for raw, key in zip(reading._raws, reading._keys, strict=True) if key not in reading._named]
-        return Delivered(Events.of(raws), sum(map(len, raws)))
+        return Delivered(Events.of(raws), sum(map(len, raws)), self._progress.targets)
 
     def _take_back(self, part: _Part, reading: Reading) -> None:
         """Have a page end before the first document whose change did not say what it is since: it is read again."""

@@ -199,6 +199,8 @@ def test_only_what_matches_is_read_and_no_query_looks_at_too_much(
         ids('{"$nonsense": 1}')
     with pytest.raises(ConfigError, match="no query"):
         ids("[")
+    with pytest.raises(ConfigError, match="no query"):
+        ids("[1]")
 
 
 def test_what_is_committed_is_seen(documents: Callable[..., MongoDocuments], mongo: Mongo, db_name: str) -> None:
