@@ -39,7 +39,7 @@ class Snapshot:
         settings: The stream.
         source: Where documents are read from; None: there can be no snapshot.
         targets: The names of the stream's targets.
-        operation_time: The cluster's, where a position does not tell its own.
+        operation_time: The cluster's.
 
     Attributes:
         progress: How far it has come; None where none is under way.
@@ -195,7 +195,7 @@ class Snapshot:
         """Know that a batch is handed over, and what the steps have left of it. See ``Pages.saw``."""
         if self._pages is not None:
             passed = None if made is batch.events else {*map(origin_of, made)}
-            self._pages.saw(batch.events, batch.position, passed)
+            self._pages.saw(batch.events, batch.position, passed, read_at=batch.read_at)
             self._know()
 
     def due(self, position: Position, *, is_drained: bool) -> Delivered | None:
@@ -207,7 +207,7 @@ class Snapshot:
         if not self.is_active or self._wake is None or self._pages is None or self._pages.progress.is_done:
             return None
         if self._reader is None:
-            self._pages.saw((), position)
+            self._pages.saw((), position, read_at=self._operation_time())  # as an earlier run may have seen it
             self._reader = self._open.enter_context(self._readers(self._pages, self._wake))
         self._reader.more()
         page = self._pages.due(position, is_drained=is_drained)

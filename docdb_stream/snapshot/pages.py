@@ -37,7 +37,7 @@ class Reading:
 
     Attributes:
         range: What is read of.
-        since: Everything up to here has been handed over.
+        since: Everything up to here has been handed over, and no document that was looked up for it is newer.
         limit: How many documents are asked for.
     """
 
@@ -120,6 +120,7 @@ class Pages:
         self._waiting_bytes = 0
         self._position: Position | None = None
         self._newest: Timestamp | None = None
+        self._looked_up: Timestamp | None = None
         self._lock = threading.Lock()
 
     @property
@@ -138,7 +139,8 @@ class Pages:
             if part is None:
                 return None
             limit = max(1, min(self._page_documents, int(PAGE_BYTES / part.mean_bytes)))
-            reading = Reading(part.ahead, self._position.operation_time, limit, part)
+            times = [time for time in (self._position.operation_time, self._looked_up) if time is not None]
+            reading = Reading(part.ahead, max(times, default=None), limit, part)
             part.readings.append(reading)
             return reading
 
@@ -170,7 +172,14 @@ class Pages:
             if reading in reading._part.readings:
                 reading._part.readings.remove(reading)
 
-    def saw(self, events: Iterable[ChangeEvent], position: Position, passed: Collection[str] | None = None) -> None:
+    def saw(
+        self,
+        events: Iterable[ChangeEvent],
+        position: Position,
+        passed: Collection[str] | None = None,
+        *,
+        read_at: Timestamp | None = None,
+    ) -> None:
         """These events are handed over, after which the stream stands at ``position``.
 
         Args:
@@ -178,9 +187,13 @@ class Pages:
             position: After them.
             passed: The ids of those of which the steps have left something; None: all. What they leave out is no news
                 to anybody: the page's document is all that a target gets.
+            read_at: See ``Batch``. A page that another member of the cluster answers later, but as it was before, would
+                show documents older than targets have them.
         """
         with self._lock:
             self._position = position
+            if read_at is not None:
+                self._looked_up = max(read_at, self._looked_up or read_at)
             if any(part.readings or not part.range.done for part in self._parts):
                 for event in events:
                     self._see(event, passed)
