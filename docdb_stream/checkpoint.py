@@ -87,6 +87,10 @@ class Checkpoint:
     created_at: dt.datetime | None = None
     verified: Mapping[str, Verified] = field(default_factory=dict)
 
+    def holder(self, now: dt.datetime) -> str | None:
+        """The run that holds the lease at a moment; None where it is free."""
+        return self.owner if self.expires_at is not None and self.expires_at > now else None
+
     @property
     def name(self) -> str:
         """Tells what is saved from everything that ever was, or will be, as a short text. A stream that is reset can

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import compress, groupby
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from bson import Timestamp
+
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.event import ChangeEvent
 from docdb_stream.formats.part import Part, Reading, parts
@@ -172,6 +174,8 @@ class Batch:
             dead letters.
         gap: What is missing before the position, and why; for the ledger. None when nothing is.
         drained: The server has looked for more up to the position, and there was none.
+        read_at: The cluster's operation time of the answer: documents that were looked up for these events are no newer
+            than that. None: the server did not say.
     """
 
     events: Sequence[ChangeEvent]
@@ -181,6 +185,7 @@ class Batch:
     rejected: Sequence[Rejection] = ()
     gap: str | None = None
     drained: bool = False
+    read_at: Timestamp | None = None
 
     def split(self, limit_bytes: int | None) -> tuple[Batch, Batch | None]:
         """The first events, so many as have ``limit_bytes`` together and one at least, and what is left, or None."""
@@ -196,7 +201,7 @@ class Batch:
         position = Position.at_token(last.token, time=last.cluster_time, after_invalidate=ended)
         size_bytes = sum(event.size_bytes for event in first)
         rest = replace(self, events=self.events[count:], size_bytes=self.size_bytes - size_bytes)
-        return Batch(first, position, size_bytes), rest
+        return Batch(first, position, size_bytes, read_at=self.read_at), rest
 
 
 def fitting(events: Sequence[ChangeEvent], limit_bytes: int) -> int:

@@ -53,9 +53,8 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
         metrics += [Metric("Filtered", "Count", count, {"rule": name}) for name, count in result.filtered_by.items()]
     if result.snapshot_documents:
         metrics.append(Metric("SnapshotDocuments", "Count", result.snapshot_documents))
-    if result.snapshot is not None and result.snapshot.estimate:
-        done = min(1.0, result.snapshot.documents / result.snapshot.estimate)
-        metrics.append(Metric("SnapshotProgress", "Percent", 100.0 * done))
+    if result.snapshot is not None and result.snapshot.share is not None:
+        metrics.append(Metric("SnapshotProgress", "Percent", 100.0 * result.snapshot.share))
     if result.lag_s is not None:
         metrics.append(Metric("Lag", "Seconds", result.lag_s))
     position_time = result.position.time if result.position else None

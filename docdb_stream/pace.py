@@ -12,6 +12,10 @@ SYNC_INTERVAL_S = 10.0
 fresh, what a target buffers gets out, and little is delivered again after a crash of a slow stream. Where the run has
 less than four times this, after a quarter of its time: a slow target must get a checkpoint done before the deadline."""
 
+LOOK_INTERVAL_S = 1.0
+"""Requests are looked for with a checkpoint, but not more often: it is a read of the state database, and a busy stream
+makes checkpoints all the time."""
+
 MIN_DEADLINE_MARGIN_S = 1.0
 """Kept free before the deadline besides what flushing and saving have been measured to take."""
 
@@ -25,7 +29,7 @@ class Pace:
 
     def __init__(self, limit: Deadline) -> None:
         self._limit = limit
-        self._started_s = self._saved_at_s = limit.clock()
+        self._started_s = self._saved_at_s = self._looked_at_s = limit.clock()
         self._total_s = limit.at_s - self._started_s
         self._longest_sync_s = self._last_write_s = 0.0
 
@@ -51,6 +55,15 @@ class Pace:
     def saved(self) -> None:
         """A checkpoint is made, or there is nothing to save."""
         self._saved_at_s = self._limit.clock()
+
+    def looked(self) -> None:
+        """It was looked for requests."""
+        self._looked_at_s = self._limit.clock()
+
+    @property
+    def is_look_due(self) -> bool:
+        """Whether it was some time ago that it was looked for requests."""
+        return self._limit.clock() - self._looked_at_s >= LOOK_INTERVAL_S
 
     @property
     def is_checkpoint_due(self) -> bool:

@@ -159,7 +159,7 @@ class Poller:
                 raise
 
     def _run(self, follow: bool, progress: Callable[[RunResult], None]) -> RunResult:
-        snapshot = Snapshot(self.settings, self._documents, self._target_names)
+        snapshot = Snapshot(self.settings, self._documents, self._target_names, self._source.operation_time)
         beginning = Beginning(
             self.settings, source=self._source, store=self._store, snapshot=snapshot, alert=self.alerts.send
         )

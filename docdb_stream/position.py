@@ -128,6 +128,11 @@ class SnapshotProgress:
         """How many have been delivered so far, or were left to the stream."""
         return sum(each.documents for each in self.ranges)
 
+    @property
+    def share(self) -> float | None:
+        """How much of it is delivered, from 0 to 1, by what the collections held at its beginning; None: not known."""
+        return min(1.0, self.documents / self.estimate) if self.estimate else None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON, without the keys that it has come to; times are ISO 8601."""
         return {

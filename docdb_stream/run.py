@@ -83,7 +83,6 @@ class Run:
         self._unsaved_events = self._unsaved_loops = 0
         self._saved: Position | None = None
         self._is_open = self._is_drained = False
-        self._answered: list[str] = []
         self._gaps: list[LedgerEntry] = []
 
     @property
@@ -166,11 +165,9 @@ class Run:
 
     def _answer(self) -> None:
         """Do what operators have asked for since; it is saved with the position."""
-        position = self._position
-        requests = [each for each in self._store.asked(self._result.stream) if each.id not in self._answered]
-        self._snapshot.answer(requests, lambda: position.operation_time or self._source.operation_time())
-        self._answered += [each.id for each in requests]
-        self._result.position = self._snapshot.beside(position)
+        self._pace.looked()
+        self._snapshot.answer(self._store.asked(self._result.stream), self._position)
+        self._result.position = self._snapshot.beside(self._position)
         self._result.snapshot = self._snapshot.progress
 
     def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, until: Timestamp | None) -> None:
@@ -192,9 +189,6 @@ class Run:
                     self._unsaved_loops += 1
                 self._is_drained = rest is None and (batch.drained or batch.quiet)
                 self._progress(result)
-            elif ahead.caught_up:
-                result.stopped_by = "caught-up"
-                return
             if self._is_open:
                 self._deliver_page(delivery)
                 if until is not None and self._is_caught_up(ahead, until):
@@ -202,21 +196,22 @@ class Run:
                     return
                 is_due = self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush
                 if is_due or self._pace.is_checkpoint_due:
-                    self._answer()
+                    if self._pace.is_look_due:
+                        self._answer()
                     self._sync(delivery, keeper)
 
     def _is_caught_up(self, ahead: ReadAhead, until: Timestamp) -> bool:
-        """Whether all that there was at the run's beginning is handed over, where the stream does not end by itself."""
-        is_idle = not self._snapshot.is_active and not ahead.ends
-        return is_idle and is_past(self._position, until, is_drained=self._is_drained)
+        """Whether all that there was at the run's beginning is handed over."""
+        if ahead.ends:
+            return ahead.caught_up
+        return not self._snapshot.is_active and is_past(self._position, until, is_drained=self._is_drained)
 
     def _deliver_page(self, delivery: Delivery) -> None:
         """Send the next page of the snapshot through the steps to its targets, if the stream has come past it."""
         result, snapshot = self._result, self._snapshot
         page = snapshot.due(self._position, is_drained=self._is_drained)
         if page is not None and page.events:
-            assert snapshot.progress is not None
-            self._hand_over(page.events, page.size_bytes, delivery, snapshot.progress.targets)
+            self._hand_over(page.events, page.size_bytes, delivery, page.targets)
             result.loops += 1
             self._unsaved_loops += 1
             result.snapshot_documents += len(page.events)
@@ -265,7 +260,7 @@ class Run:
     def _sync(self, delivery: Delivery, keeper: LeaseKeeper) -> None:
         """Make everything durable, then save the position. The one place where a position passes events."""
         result, position = self._result, self._position
-        if position == self._saved and not result.unsaved and not self._gaps and not self._answered:
+        if position == self._saved and not result.unsaved and not self._gaps and not self._snapshot.answered:
             self._pace.saved()
             return
         with self._pace.saving():
@@ -280,9 +275,9 @@ class Run:
 
     def _save(self, keeper: LeaseKeeper, position: Position) -> None:
         keeper.save(position, self._unsaved_events)
-        if self._answered:
-            self._store.answered(keeper.lease, self._answered)
-            self._answered.clear()
+        if self._snapshot.answered:
+            self._store.answered(keeper.lease, self._snapshot.answered)
+            self._snapshot.answered.clear()
         self._saved = position
         self._pace.saved()
         self._result.checkpoints += 1

@@ -6,18 +6,15 @@ Owns what may be asked for, and the figures. How they are shown is the command l
 from __future__ import annotations
 
 import datetime as dt
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bson.errors import BSONError
-
 from docdb_stream.checkpoint import Action, Checkpoint, SnapshotRequest
 from docdb_stream.errors import ConfigError
-from docdb_stream.formats.reader import to_bson
 from docdb_stream.mongodb.connection import Connection
+from docdb_stream.mongodb.documents import query_of
 from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
@@ -43,14 +40,6 @@ class SnapshotStatus:
     now: dt.datetime
 
     @property
-    def share(self) -> float | None:
-        """How much of it is delivered, from 0 to 1, by what the collections held at its beginning; None: not known."""
-        found = self.progress
-        if found is None or not found.estimate:
-            return None
-        return min(1.0, found.documents / found.estimate)
-
-    @property
     def documents_per_s(self) -> float | None:
         """On the average since it began, pauses and the time between runs included; None: not known."""
         found = self.progress
@@ -71,7 +60,7 @@ class SnapshotStatus:
         return {
             "stream": self.stream,
             "snapshot": None if self.progress is None else self.progress.as_dict(),
-            "share": self.share,
+            "share": None if self.progress is None else self.progress.share,
             "documents_per_s": self.documents_per_s,
             "left_s": self.left_s,
             "pending": [{"id": each.id, "action": each.action} for each in self.pending],
@@ -128,9 +117,8 @@ def _status(settings: Settings, store: MongoCheckpointStore) -> SnapshotStatus:
     if found is None or found.position is None:
         raise _never_run(settings)
     now = dt.datetime.now(dt.UTC)
-    is_held = found.owner is not None and found.expires_at is not None and found.expires_at > now
     pending = store.asked(settings.stream_name)
-    return SnapshotStatus(settings.stream_name, found.position.snapshot, pending, found.owner if is_held else None, now)
+    return SnapshotStatus(settings.stream_name, found.position.snapshot, pending, found.holder(now), now)
 
 
 def _never_run(settings: Settings) -> ConfigError:
@@ -157,15 +145,8 @@ def _check_in_time(status: SnapshotStatus, action: Action) -> None:
 
 def _check(settings: Settings, request: SnapshotRequest) -> None:
     """See that a snapshot can be started like that."""
-    if settings.full_document == "default":
-        raise ConfigError(
-            "a snapshot needs updates with their documents",
-            hint="set FULL_DOCUMENT = update_lookup (or when_available, required)",
-        )
-    if settings.operations and "insert" not in settings.operations:
-        raise ConfigError(
-            "a snapshot's documents come as inserts, which OPERATIONS leaves out", hint="add insert to it"
-        )
+    if settings.no_snapshot:
+        raise ConfigError(settings.no_snapshot)
     for text in request.namespaces:
         if not _may_be_watched(settings, text):
             raise ConfigError(
@@ -173,12 +154,7 @@ def _check(settings: Settings, request: SnapshotRequest) -> None:
                 hint="expected db.coll, or a pattern such as shop.*, of what the stream watches",
             )
     if request.match is not None:
-        try:
-            to_bson({**json.loads(request.match)})
-        except (ValueError, TypeError, ArithmeticError, BSONError) as error:
-            raise ConfigError(
-                "--match is no query", hint='expected a JSON object over documents, such as {"total": {"$gte": 100}}'
-            ) from error
+        query_of(request.match)
     on = [name for name, target in settings.targets.items() if target.is_on] + [*settings.extra_targets]
     if unknown := [name for name in request.targets if name not in on]:
         raise ConfigError(

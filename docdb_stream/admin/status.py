@@ -63,15 +63,16 @@ class StreamStatus:
     def lease(self) -> str:
         """Who works on the stream and for how long the lease lasts, or ``free``."""
         found = self.checkpoint
-        if found is None or found.owner is None or found.expires_at is None or found.expires_at <= self.now:
+        holder = found.holder(self.now) if found else None
+        if found is None or holder is None or found.expires_at is None:
             return "free"
-        return f"{found.owner} for {(found.expires_at - self.now).total_seconds():.0f} s"
+        return f"{holder} for {(found.expires_at - self.now).total_seconds():.0f} s"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; times are ISO 8601."""
         found = self.checkpoint
         position = found.position if found else None
-        held = self.lease != "free"
+        holder = found.holder(self.now) if found else None
         return {
             "stream": self.stream,
             "scope": scope_name(found.scope) if found else None,
@@ -85,9 +86,9 @@ class StreamStatus:
             "events": found.events if found else 0,
             "epoch": found.epoch if found else 0,
             "lease": {
-                "held": held,
-                "owner": found.owner if found and held else None,
-                "expires_at": found.expires_at.isoformat() if found and found.expires_at and held else None,
+                "held": holder is not None,
+                "owner": holder,
+                "expires_at": found.expires_at.isoformat() if found and found.expires_at and holder else None,
             },
             "error": None if self.error is None else str(self.error),
         }

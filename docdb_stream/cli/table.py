@@ -129,9 +129,8 @@ def _verdict(result: VerifyResult) -> list[str]:
 def snapshot_line(snapshot: SnapshotProgress, left_s: float | None = None) -> str:
     """How far a snapshot has come, in a line."""
     line = f"snapshot {snapshot.id} {snapshot.documents:,}"
-    if snapshot.estimate:
-        percent = 100 * min(1.0, snapshot.documents / snapshot.estimate)
-        line += f" of about {snapshot.estimate:,} documents ({percent:.0f} %)"
+    if snapshot.share is not None:
+        line += f" of about {snapshot.estimate:,} documents ({100 * snapshot.share:.0f} %)"
     else:
         line += " documents"
     if snapshot.is_paused:

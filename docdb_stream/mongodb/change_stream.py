@@ -133,7 +133,8 @@ class MongoChangeStream:
             self._cuts = 0
         self._position = position
         drained = not reply.events and reply.post_batch_token is not None
-        return Batch(events, position, reply.size_bytes if reply.events else 0, quiet, drained=drained)
+        size_bytes = reply.size_bytes if reply.events else 0
+        return Batch(events, position, size_bytes, quiet, drained=drained, read_at=reply.operation_time)
 
     def _next(self, wait_s: float) -> Reply:
         if not self._cursor.is_open:

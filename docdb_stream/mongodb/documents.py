@@ -116,7 +116,7 @@ class MongoDocuments:
 
     def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
         """See DocumentSource."""
-        query = None if match is None else _parsed(match)
+        query = None if match is None else query_of(match)
         read_at = since or Timestamp(1, 0)
         for condition in segments(range):
             documents, rest, read_at = self._next(range, condition, query, since, limit)
@@ -210,9 +210,7 @@ class MongoDocuments:
                         hint="docdb-stream snapshot cancel, and start it with a query that find() takes",
                     ) from refused.error
                 raise unavailable(refused.error, self._connection.uri) from refused.error
-            cursor = bytes(reply["cursor"].raw)
-            documents = rawbson.documents(cursor[slice(*rawbson.elements(cursor)["firstBatch"])])
-            return documents, reply.get("operationTime") or since or Timestamp(1, 0)
+            return _documents_of(reply), reply.get("operationTime") or since or Timestamp(1, 0)
 
     def _asks_for_less(self, error: OperationFailure) -> bool:
         """Whether what was refused can be done without, from now on."""
@@ -240,8 +238,7 @@ class MongoDocuments:
         except _RefusedError as refused:
             logger.info("%s is read as one range: %s", namespace, server_message(refused.error))
             return ()
-        cursor = bytes(reply["cursor"].raw)
-        return rawbson.documents(cursor[slice(*rawbson.elements(cursor)["firstBatch"])])
+        return _documents_of(reply)
 
     def _databases(self) -> Sequence[str]:
         if self._settings.scope is not None:
@@ -316,6 +313,12 @@ class _RefusedError(Exception):
         self.error = error
 
 
+def _documents_of(reply: RawBSONDocument) -> list[bytes]:
+    """Those of a reply that is complete in itself, looked at as bytes."""
+    cursor = bytes(reply["cursor"].raw)
+    return rawbson.documents(cursor[slice(*rawbson.elements(cursor)["firstBatch"])])
+
+
 def _after(range: SnapshotRange, documents: Sequence[bytes]) -> SnapshotRange | None:
     """What is left of a range after these documents; None where there are none."""
     return replace(range, after=rawbson.joined([id_element(documents[-1])])) if documents else None
@@ -326,10 +329,16 @@ def _renamed(name: str, element: bytes) -> bytes:
     return element[:1] + name.encode() + element[4:]
 
 
-def _parsed(match: str) -> RawBSONDocument:
+def query_of(match: str) -> RawBSONDocument:
+    """The query over documents that is written so, as JSON.
+
+    Raises:
+        ConfigError: It is none.
+    """
     try:
-        return RawBSONDocument(to_bson(json.loads(match)))
+        return RawBSONDocument(to_bson({**json.loads(match)}))
     except (ValueError, TypeError, ArithmeticError, BSONError) as error:
         raise ConfigError(
-            f"the snapshot's match is no query: {type(error).__name__}", hint="expected a JSON object"
+            "the snapshot's match is no query",
+            hint='expected a JSON object over documents, such as {"total": {"$gte": 100}}',
         ) from error

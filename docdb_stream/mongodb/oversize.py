@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import bson
+from bson import Timestamp
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from docdb_stream.errors import HistoryLostError
@@ -150,6 +151,7 @@ class _Reading:
         self._message = message
         self._left_out: list[ChangeEvent] = []
         self._looked_up_to: ResumeToken | None = None
+        self._read_at: Timestamp | None = None
 
     def sendable(self) -> dict[str, bytes]:
         """The next event of which the server can send anything, without what can be large; any before it are left out
@@ -200,7 +202,8 @@ class _Reading:
         gap = self._gap(missing)
         if self._indispensable.intersection(missing):
             return Batch([], after, rejected=_rejected([*self._left_out, event], gap), gap=gap)
-        return Batch([event], after, event.size_bytes, rejected=_rejected(self._left_out, gap), gap=gap)
+        rejected = _rejected(self._left_out, gap)
+        return Batch([event], after, event.size_bytes, rejected=rejected, gap=gap, read_at=self._read_at)
 
     def _gap(self, missing: Sequence[str]) -> str | None:
         """What is not read, and why; None where all is."""
@@ -271,6 +274,7 @@ class _Reading:
             reply = read(READ_WAIT_S)
             token = reply.post_batch_token
             self._looked_up_to = None if token is None else ResumeToken(token)
+            self._read_at = reply.operation_time
             for raw in reply.events:
                 event |= rawbson.parts(raw)
                 split = event.pop("splitEvent", None)

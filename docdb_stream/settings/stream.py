@@ -95,13 +95,8 @@ class Settings(ShapingSettings):
                     f"namespaces: {pattern} is not in the watched database {self.watched_db_name}; leave "
                     "watched_db_name out to have several databases"
                 )
-        if self.full_document == "default" and "snapshot" in (self.start_at, self.on_history_lost):
-            raise ValueError(
-                "a snapshot needs updates with their documents: with full_document = default, the change of a document "
-                "that is not delivered yet would be all that is ever delivered of it"
-            )
-        if self.operations and "insert" not in self.operations and "snapshot" in (self.start_at, self.on_history_lost):
-            raise ValueError("the documents of a snapshot come as inserts, which operations leaves out")
+        if "snapshot" in (self.start_at, self.on_history_lost) and (problem := self.no_snapshot):
+            raise ValueError(problem)
         if not self.stream_name:
             object.__setattr__(self, "stream_name", scope_name(self.scope))
         return self
@@ -207,6 +202,18 @@ class Settings(ShapingSettings):
             ConfigError: It cannot be imported.
         """
         return format_named(own or self.payload_format, self.stream_name)
+
+    @property
+    def no_snapshot(self) -> str:
+        """Why the stream can have no snapshot; empty where it can."""
+        if self.full_document == "default":
+            return (
+                "a snapshot needs updates with their documents: with full_document = default, the change of a document "
+                "that is not delivered yet would be all that is ever delivered of it"
+            )
+        if self.operations and "insert" not in self.operations:
+            return "the documents of a snapshot come as inserts, which operations leaves out"
+        return ""
 
     def watches(self, namespace: Namespace) -> bool:
         """Whether the stream reads what is written to a collection."""

@@ -39,16 +39,26 @@ class Snapshot:
         settings: The stream.
         source: Where documents are read from; None: there can be no snapshot.
         targets: The names of the stream's targets.
+        operation_time: The cluster's.
 
     Attributes:
         progress: How far it has come; None where none is under way.
+        answered: The requests that are done and not taken away yet, by their ids.
     """
 
-    def __init__(self, settings: Settings, source: DocumentSource | None, targets: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: DocumentSource | None,
+        targets: Sequence[str],
+        operation_time: Callable[[], Timestamp],
+    ) -> None:
         self.progress: SnapshotProgress | None = None
+        self.answered: list[str] = []
         self._settings = settings
         self._source = source
         self._targets = targets
+        self._operation_time = operation_time
         self._pages: Pages | None = None
         self._reader: SnapshotReader | None = None
         self._wake: Callable[[], object] | None = None
@@ -72,21 +82,23 @@ class Snapshot:
             progress = replace(progress, time=position.operation_time)
         self._replace(progress)
 
-    def heal(self, time: Timestamp, entry: LedgerEntry) -> LedgerEntry:
-        """Begin one at this cluster time that makes up for lost history; the ledger's entry then says so. Raises as
+    def heal(self, position: Position, entry: LedgerEntry) -> LedgerEntry:
+        """Begin one at a position that makes up for lost history; the ledger's entry then says so. Raises as
         ``begin``."""
-        return replace(entry, reason=entry.reason + _healing(self.begin(time).id))
+        return replace(entry, reason=entry.reason + _healing(self.begin(position).id))
 
-    def begin(self, time: Timestamp, request: SnapshotRequest | None = None) -> SnapshotProgress:
-        """Begin one at this cluster time, up to which the stream is delivered: of what the request says, by default of
-        all that the stream watches. One under way ends.
+    def begin(self, position: Position, request: SnapshotRequest | None = None) -> SnapshotProgress:
+        """Begin one at a position, up to which the stream is delivered: of what the request says, by default of all
+        that the stream watches. One under way ends.
 
         Raises:
-            ConfigError: The stream's source has no documents to read, or it is for targets that the stream has not got.
+            ConfigError: The stream can have none, or it is for targets that the stream has not got.
             SourceUnavailableError: As ``DocumentSource``.
         """
         if self._source is None:
             raise ConfigError("this stream's source cannot read documents, so it can have no snapshot")
+        if self._settings.no_snapshot:
+            raise ConfigError(self._settings.no_snapshot)
         asked = request or SnapshotRequest(uuid.uuid4().hex[:12], "start")
         patterns = [*map(NamespacePattern.of, asked.namespaces)]
         collections = [
@@ -101,7 +113,7 @@ class Snapshot:
         progress = SnapshotProgress(
             asked.id,
             tuple(ranges),
-            time=time,
+            time=self._time_of(position),
             match=asked.match,
             targets=asked.targets,
             began_at=dt.datetime.now(dt.UTC),
@@ -117,27 +129,28 @@ class Snapshot:
         self._replace(progress)
         return progress
 
-    def goes_on_at(self, position: Position, now: Callable[[], Timestamp]) -> None:
+    def goes_on_at(self, position: Position) -> None:
         """The stream goes on elsewhere, after changes were lost: what is delivered from now on is newer than all that
         was before."""
         if self.progress is not None:
-            self._replace(replace(self.progress, time=position.operation_time or now()))
+            self._replace(replace(self.progress, time=self._time_of(position)))
 
-    def answer(self, requests: Sequence[SnapshotRequest], time: Callable[[], Timestamp]) -> None:
+    def answer(self, requests: Sequence[SnapshotRequest], position: Position) -> None:
         """Do what operators ask for; a request that was done already changes nothing.
 
         Args:
             requests: In their order.
-            time: The cluster time up to which the stream is delivered.
+            position: Up to which the stream is delivered.
 
         Raises:
             As ``begin``.
         """
+        requests = [each for each in requests if each.id not in self.answered]
         cancels = [index for index, request in enumerate(requests) if request.action == "cancel"]
         for request in requests[cancels[-1] if cancels else 0 :]:  # what is cancelled need not be begun
             if request.action == "start":
                 if self.progress is None or self.progress.id != request.id:
-                    self.begin(time(), request)
+                    self.begin(position, request)
             elif self.progress is None:
                 logger.warning("stream %s: there is no snapshot to %s", self._settings.stream_name, request.action)
             elif request.action == "cancel":
@@ -145,6 +158,8 @@ class Snapshot:
                 self._replace(None)
             else:
                 self._replace(replace(self.progress, is_paused=request.action == "pause"))
+
+        self.answered += [each.id for each in requests]
 
     def ended(self) -> SnapshotProgress | None:
         """The snapshot, once all of it is delivered; there is none any more then."""
@@ -180,7 +195,7 @@ class Snapshot:
         """Know that a batch is handed over, and what the steps have left of it. See ``Pages.saw``."""
         if self._pages is not None:
             passed = None if made is batch.events else {*map(origin_of, made)}
-            self._pages.saw(batch.events, batch.position, passed)
+            self._pages.saw(batch.events, batch.position, passed, read_at=batch.read_at)
             self._know()
 
     def due(self, position: Position, *, is_drained: bool) -> Delivered | None:
@@ -192,7 +207,7 @@ class Snapshot:
         if not self.is_active or self._wake is None or self._pages is None or self._pages.progress.is_done:
             return None
         if self._reader is None:
-            self._pages.saw((), position)
+            self._pages.saw((), position, read_at=self._operation_time())  # as an earlier run may have seen it
             self._reader = self._open.enter_context(self._readers(self._pages, self._wake))
         self._reader.more()
         page = self._pages.due(position, is_drained=is_drained)
@@ -200,6 +215,9 @@ class Snapshot:
             self._know()
             self._reader.more()
         return page
+
+    def _time_of(self, position: Position) -> Timestamp:
+        return position.operation_time or self._operation_time()
 
     def _know(self) -> None:
         assert self._pages is not None

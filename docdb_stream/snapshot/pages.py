@@ -37,7 +37,7 @@ class Reading:
 
     Attributes:
         range: What is read of.
-        since: Everything up to here has been handed over.
+        since: Everything up to here has been handed over, and no document that was looked up for it is newer.
         limit: How many documents are asked for.
     """
 
@@ -81,10 +81,12 @@ class Delivered:
     Attributes:
         events: What is left of it.
         size_bytes: Their size.
+        targets: The names of those that get them; empty: all.
     """
 
     events: Events
     size_bytes: int
+    targets: tuple[str, ...]
 
 
 class Pages:
@@ -118,6 +120,7 @@ class Pages:
         self._waiting_bytes = 0
         self._position: Position | None = None
         self._newest: Timestamp | None = None
+        self._looked_up: Timestamp | None = None
         self._lock = threading.Lock()
 
     @property
@@ -136,7 +139,8 @@ class Pages:
             if part is None:
                 return None
             limit = max(1, min(self._page_documents, int(PAGE_BYTES / part.mean_bytes)))
-            reading = Reading(part.ahead, self._position.operation_time, limit, part)
+            times = [time for time in (self._position.operation_time, self._looked_up) if time is not None]
+            reading = Reading(part.ahead, max(times, default=None), limit, part)
             part.readings.append(reading)
             return reading
 
@@ -168,7 +172,14 @@ class Pages:
             if reading in reading._part.readings:
                 reading._part.readings.remove(reading)
 
-    def saw(self, events: Iterable[ChangeEvent], position: Position, passed: Collection[str] | None = None) -> None:
+    def saw(
+        self,
+        events: Iterable[ChangeEvent],
+        position: Position,
+        passed: Collection[str] | None = None,
+        *,
+        read_at: Timestamp | None = None,
+    ) -> None:
         """These events are handed over, after which the stream stands at ``position``.
 
         Args:
@@ -176,9 +187,13 @@ class Pages:
             position: After them.
             passed: The ids of those of which the steps have left something; None: all. What they leave out is no news
                 to anybody: the page's document is all that a target gets.
+            read_at: See ``Batch``. A page that another member of the cluster answers later, but as it was before, would
+                show documents older than targets have them.
         """
         with self._lock:
             self._position = position
+            if read_at is not None:
+                self._looked_up = max(read_at, self._looked_up or read_at)
             if any(part.readings or not part.range.done for part in self._parts):
                 for event in events:
                     self._see(event, passed)
@@ -210,9 +225,9 @@ class Pages:
         if not reading._unsettled.isdisjoint(reading._keys):
             self._take_back(part, reading)
         if reading._named.isdisjoint(reading._keys):
-            return Delivered(Events.of(reading._raws), reading._size_bytes)
+            return Delivered(Events.of(reading._raws), reading._size_bytes, self._progress.targets)
         raws = [raw for raw, key in zip(reading._raws, reading._keys, strict=True) if key not in reading._named]
-        return Delivered(Events.of(raws), sum(map(len, raws)))
+        return Delivered(Events.of(raws), sum(map(len, raws)), self._progress.targets)
 
     def _take_back(self, part: _Part, reading: Reading) -> None:
         """Have a page end before the first document whose change did not say what it is since: it is read again."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from typing import Self
 
@@ -18,8 +19,8 @@ LOOK_EVERY_S = 0.05
 """How soon it is noticed that a page may be read, where nobody tells."""
 
 END_WAIT_S = 2.0
-"""How long to wait for the readers at the end; one that a silent server holds up is left behind, and what it still
-reads is nobody's."""
+"""How long to wait for the readers at the end, all of them together; one that a silent server holds up is left behind,
+and what it still reads is nobody's."""
 
 
 class SnapshotReader:
@@ -57,9 +58,9 @@ class SnapshotReader:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        until = current_deadline()
+        until_s = time.monotonic() + current_deadline().cleanup_s(END_WAIT_S)
         for thread in self._threads:
-            thread.join(timeout=until.cleanup_s(END_WAIT_S))
+            thread.join(timeout=max(0.0, until_s - time.monotonic()))
 
     def more(self) -> None:
         """A page was delivered: another may be read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -137,20 +137,25 @@ def judge_snapshots(
     than a change that came before it."""
     states: dict[tuple[str, Any], int] = {}
     newest: dict[tuple[str, Any], int] = {}
-    older, snapshots, twice = 0, Counter[str](), 0
+    older: list[str] = []
+    snapshots, twice = Counter[str](), 0
+    histories: defaultdict[tuple[str, Any], list[str]] = defaultdict(list)
     for delivery in deliveries:
         event = json.loads(delivery.payload)
         key = event["ns"]["coll"], event["documentKey"]["_id"]
         if event["operationType"] == "delete":
             states.pop(key, None)
+            histories[key].append("deleted")
             continue
         document = event.get("fullDocument")
         if not document:
             continue  # it was gone when it was looked up: its delete follows
         version = int(document["version"])
         states[key] = version
+        histories[key].append(f"{event['operationType']} {version_of(event)} {version}")
         if (event_id := _event_id(delivery)).startswith(PREFIX):
-            older += version < newest.get(key, 0)
+            if version < newest.get(key, 0):
+                older.append(f"{key}: {' '.join(histories[key][-8:])}, then {version} of a snapshot")
             twice += bool(snapshots[event_id])
             snapshots[event_id] += 1
         newest[key] = max(newest.get(key, 0), version)
@@ -165,7 +170,9 @@ def judge_snapshots(
         outcome.problems.append(f"{target}: {len(missing)} documents never came, such as {missing[:3]}")
     allowed = target in REFUSE_NOTHING and outcome.rounds["pause"]
     if older and target not in NOT_IN_ORDER_OF_ARRIVAL and not allowed:
-        outcome.problems.append(f"{target}: {older} documents of a snapshot are older than what came before")
+        outcome.problems.append(
+            f"{target}: documents of a snapshot older than what came before, {len(older)}: {older[:3]}"
+        )
 
 
 def _event_id(delivery: Delivery) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
+import bson
 import pytest
+from bson import Timestamp
+from clocks import Clock, limit
 from scripted import STREAM, ListTarget, World, failing, lose_history_after
 
 from docdb_stream.checkpoint import SnapshotRequest
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, SourceUnavailableError, TargetError
-from docdb_stream.events import ChangeEvent
+from docdb_stream.events import ChangeEvent, Position
 from docdb_stream.position import Namespace, SnapshotProgress, SnapshotRange
+from docdb_stream.snapshot import reader
+from docdb_stream.snapshot.pages import Pages
+from docdb_stream.source import Page
+from docdb_stream.testing.source import ScriptedDocuments
 
 
 @pytest.fixture
@@ -278,3 +287,52 @@ def test_a_collection_that_is_renamed_before_anything_is_read_is_found_again(wor
         assert poller.run().caught_up
     assert keys(world.target.durable[1:]) == [*range(100, 110)]
     assert {event.namespace for event in world.target.durable[1:]} == {archive}
+
+
+def test_readers_that_a_silent_server_holds_up_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen of them one after the other would take the run past its deadline."""
+    monkeypatch.setattr(reader, "END_WAIT_S", 0.5)
+    answers = threading.Event()
+
+    class Silent(ScriptedDocuments):
+        def read(self, range: SnapshotRange, **_: Any) -> Page:
+            answers.wait(60)
+            raise SourceUnavailableError("silent")
+
+    orders = Namespace("shop", "orders")
+    ranges = tuple(SnapshotRange(orders, bson.encode({"_id": key})) for key in range(16))
+    pages = Pages(
+        SnapshotProgress("s", ranges, time=Timestamp(1, 0)),
+        lambda _: True,
+        page_documents=1,
+        max_bytes=1,
+        max_lag_s=1,
+    )
+    pages.saw((), Position(operation_time=Timestamp(1, 0)))
+    silent = Silent({}, lambda: Timestamp(1, 0))
+    began_s = time.monotonic()
+    with reader.SnapshotReader(silent, pages, match=None, threads=16, came=lambda: None):
+        pass
+    assert time.monotonic() - began_s < 4  # one after the other: 8 s
+    answers.set()
+
+
+def test_requests_are_not_looked_for_with_each_checkpoint(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy stream makes many, and each look is a read of the state database."""
+    looks: list[str] = []
+    asked = world.store.asked
+    monkeypatch.setattr(world.store, "asked", lambda stream: looks.append(stream) or asked(stream))
+    world.start_at()
+    world.happen(30)
+    with world.poller(state_sync_count=1) as poller:
+        result = poller.run(limit=limit(Clock()))
+    assert result.checkpoints >= 30
+    assert looks == [STREAM]
+
+
+def test_a_request_that_no_command_would_have_left_says_what_is_wrong(world: World) -> None:
+    world.start_at(world.at(world.events[-1]))
+    ask(world, "start")
+    with world.poller(full_document="default") as poller, pytest.raises(ConfigError, match="needs updates with their"):
+        poller.run()
+    assert world.store.asked(STREAM)

@@ -376,3 +376,16 @@ def test_a_change_of_nobody_knows_which_document_has_all_read_again() -> None:
     pages.saw([unreadable], at(102))
     assert pages.due(at(102), is_drained=True) is None
     assert pages.progress.documents == 0
+
+
+def test_no_page_is_read_as_it_was_before_a_document_was_looked_up() -> None:
+    """The lookup for an event shows what comes after it; after an election another member may not know that yet."""
+    pages = pages_of(progress_of())
+    pages.saw([ChangeLog().update({"_id": 1})], at(102), read_at=Timestamp(109, 0))
+    pages.saw([ChangeLog().update({"_id": 1})], at(103), read_at=Timestamp(108, 0))
+    reading = pages.begin()
+    assert reading is not None
+    assert reading.since == Timestamp(109, 0)
+    pages.came(reading, Page((), replace(reading.range, done=True), Timestamp(120, 0)))
+    pages.prepare(reading, Page((), replace(reading.range, done=True), Timestamp(120, 0)))
+    assert pages.due(at(119), is_drained=True) is None
