@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import random
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,21 +16,15 @@ from bson import Decimal128, Int64, ObjectId, Timestamp
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from pymongo import MongoClient
-from typer.testing import CliRunner
 
 from docdb_stream.admin.reset import reset
 from docdb_stream.admin.verify import verify
-from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
-from docdb_stream.errors import ConfigError, UnequalError
-from docdb_stream.event import ChangeEvent
 from docdb_stream.local import OpenSearchServer, ReplicaSet
 from docdb_stream.local.process import wait_until
-from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.position import Position, ResumeToken
+from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
-from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.targets._opensearch.client import OpenSearchClient
 from docdb_stream.testing.events import hostile_documents
 from docdb_stream.verify.result import VerifyResult
@@ -58,9 +51,9 @@ class Stream:
         }
         self.settings = Settings(**given)
 
-    def run(self, **values: Any) -> None:
+    def run(self, **values: Any) -> RunResult:
         with Poller.from_settings(self.settings.model_copy(update=values)) as poller:
-            poller.run(limit=Deadline.after(60))
+            return poller.run(limit=Deadline.after(60))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -206,13 +199,16 @@ def test_whatever_documents_hold(make: Make) -> None:
     ids = [1, 2.5, Int64(1 << 60), Decimal128("7.10"), "text", "12", "true", "", {"a": 1, "b": [2.0]}, None, True]
     ids += [ObjectId(), dt.datetime(2026, 1, 2), "x" * 600, float("nan"), Timestamp(3, 4), b"bytes", "sha256:x"]
     stream.db.ids.insert_many([{"_id": each, "whole": 2.0, "large": 1e300, "empty": {}, "none": []} for each in ids])
-    stream.run()
-    result = stream.verify()
-    assert (count_of(result), result.is_equal) == ({}, True)
+    rejected = stream.run().rejections
     with stream.running():
-        stream.db.ids.update_many({}, {"$set": {"again": True}})
         result = stream.verify()
-    assert (count_of(result), result.is_equal) == ({}, True)
+        found = count_of(result)
+        # What OpenSearch's mapping refuses is in the dead letters, and not there: so it is missing.
+        assert found.pop("missing", 0) + result.rejected == rejected
+        assert found == {}
+        stream.db.ids.update_many({}, {"$set": {"again": True}, "$unset": {"large": ""}})
+        result = stream.verify(target=result.target)
+    assert result.places[min(result.places, key=lambda place: not place.endswith("ids"))].verdicts == {}
 
 
 def test_what_was_planted_is_found_and_repaired(make: Make) -> None:
@@ -236,7 +232,7 @@ def test_what_was_planted_is_found_and_repaired(make: Make) -> None:
         assert (count_of(stream.verify()), stream.verify(repair=True).repaired) == ({}, 0)
         stream.db.orders.update_one({"_id": "k1"}, {"$set": {"later": True}})
         stream.db.orders.insert_one({"_id": "k7"})
-        wait_until(lambda: "k7" in stream.keys("orders"), "what comes after it wins")
+        wait_until(lambda: "k7" in stream.keys("orders"), "what comes after it wins", timeout_s=30)
         assert count_of(stream.verify()) == {}
     assert stream.keys("orders") == {f"k{number}" for number in range(300)} - {"k8", "k9"}
 
