@@ -232,17 +232,17 @@ class Verification:
                 self._result.take([Judged(Claim(held, ()), "undecided", held)])
             elif not is_expected(held):
                 self._claim(Claim(held, (), since))
-        expected = self._expected_of({origin for claim in claims for origin in claim.origins})
+        expected = self._expected_of({origin for claim in claims for origin in claim.origins}, since)
         for claim in claims:
             if claim.held[:2] not in expected:
                 self._claim(claim)
 
-    def _expected_of(self, origins: Collection[Origin]) -> Collection[tuple[str, bytes]]:
-        """What these documents of the source should be in the target, as far as there are any."""
+    def _expected_of(self, origins: Collection[Origin], since: Timestamp) -> Collection[tuple[str, bytes]]:
+        """What these documents of the source should be in the target, as far as there are any since a time."""
         found: set[tuple[str, bytes]] = set()
         for namespace in {namespace for namespace, _ in origins}:
             ids = [id for of, id in origins if of == namespace]
-            for page in self._documents.find(namespace, ids, since=None):
+            for page in self._documents.find(namespace, ids, since=since):
                 found.update(held[:2] for held in self._expected.of(namespace, page.documents)[0])
         return found
 

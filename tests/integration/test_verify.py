@@ -5,29 +5,38 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
+from faults.standin import DocumentDB
 from pymongo import MongoClient
+from typer.testing import CliRunner
 
 from docdb_stream.admin.reset import reset
 from docdb_stream.admin.verify import verify
+from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
+from docdb_stream.errors import ConfigError, UnequalError
 from docdb_stream.local import OpenSearchServer, ReplicaSet
 from docdb_stream.local.process import wait_until
+from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
+from docdb_stream.position import Position, ResumeToken
 from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
+from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.targets._opensearch.client import OpenSearchClient
 from docdb_stream.testing.events import hostile_documents
-from docdb_stream.verify.result import VerifyResult
+from docdb_stream.verify.result import SHOWN, VerifyResult
 
 pytestmark = pytest.mark.integration
 
@@ -50,6 +59,7 @@ class Stream:
             **values,
         }
         self.settings = Settings(**given)
+        self.environment = {name.upper(): str(value) for name, value in given.items()}
 
     def run(self, **values: Any) -> RunResult:
         with Poller.from_settings(self.settings.model_copy(update=values)) as poller:
@@ -84,6 +94,25 @@ class Stream:
             for thread in threads:
                 thread.join(60)
         assert not ended
+
+    @contextmanager
+    def store(self) -> Iterator[MongoCheckpointStore]:
+        with Connection(self.settings) as connection:
+            yield MongoCheckpointStore(self.settings, connection)
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether a snapshot has begun after the history was lost, and is delivered."""
+        with self.store() as store:
+            found = store.load(self.settings.stream_name)
+            is_begun = any("snapshot" in entry.reason for entry in store.ledger(self.settings.stream_name))
+        assert found is not None
+        assert found.position is not None
+        return is_begun and found.position.snapshot is None
+
+    def command(self, *arguments: str) -> Any:
+        """The command line, in this process."""
+        return CliRunner().invoke(app, arguments, env=self.environment)
 
     def verify(self, **options: Any) -> VerifyResult:
         options = {"limit": Deadline.after(60), **options}
@@ -170,9 +199,6 @@ def count_of(result: VerifyResult) -> dict[str, int]:
     return {verdict: count for verdict in SHOWN if (count := result.count(verdict))}
 
 
-SHOWN = ("missing", "differing", "too many", "changing", "undecided", "others", "kept", "rejected")
-
-
 def delete_unseen(stream: Stream, *keys: Any) -> None:
     """Delete documents of the source while the stream does not look."""
     stream.db.orders.delete_many({"_id": {"$in": [*keys]}})
@@ -245,3 +271,268 @@ def test_without_a_run_differences_are_not_decided(make: Make, monkeypatch: pyte
     result = stream.verify(limit=Deadline.after(5))
     assert (count_of(result), result.is_equal) == ({"undecided": 1}, False)
     assert any("run --follow" in note for note in result.notes)
+
+
+def lose_history(stream: Stream) -> None:
+    """Let the checkpoint be one that the server cannot go on from."""
+    with stream.store() as store:
+        lease = store.acquire(stream.settings.stream_name, stream.settings.scope, "test", 60)
+        store.save(lease, Position.at_token(ResumeToken({"_data": FOREIGN})))
+        store.release(lease)
+
+
+def test_what_was_deleted_while_the_history_was_lost_is_found(make: Make) -> None:
+    """The snapshot that heals the stream cannot tell what is gone."""
+    stream = make(on_history_lost="snapshot")
+    stream.run()
+    stream.db.orders.insert_many([{"_id": number, "total": number} for number in range(500)])
+    stream.run()
+    lose_history(stream)
+    stream.db.orders.delete_many({"_id": {"$lt": 50}})
+    stream.db.orders.update_many({"_id": {"$gte": 450}}, {"$set": {"late": True}})
+    with stream.running():
+        wait_until(lambda: stream.is_healed, "the snapshot is delivered", timeout_s=60)
+        result = stream.verify()
+        assert (count_of(result), result.is_equal) == ({"too many": 50}, False)
+        result = stream.verify(repair=True)
+        assert (count_of(result), result.repaired, result.is_equal) == ({}, 50, True)
+        assert count_of(stream.verify()) == {}
+    assert len(stream.keys("orders")) == 450
+
+
+def test_writers_at_full_speed_are_no_differences(make: Make) -> None:
+    """And what is planted among them is found."""
+    stream = make()
+    stream.run()
+    stream.db.orders.insert_many([{"_id": number, "n": 0} for number in range(600)])
+    stream.run()
+    stop = threading.Event()
+
+    def write(seed: int) -> None:
+        chance = random.Random(seed)
+        while not stop.is_set():
+            key, kind = chance.randrange(500), chance.random()
+            if kind < 0.2:
+                stream.db.orders.delete_one({"_id": key})
+            elif kind < 0.6:
+                stream.db.orders.replace_one({"_id": key}, {"n": chance.random()}, upsert=True)
+            else:
+                stream.db.orders.update_one({"_id": key}, {"$inc": {"n": 1}}, upsert=True)
+
+    writers = [threading.Thread(target=write, args=(seed,), daemon=True) for seed in range(2)]
+    with stream.running():
+        for thread in writers:
+            thread.start()
+        try:
+            for _ in range(2):
+                assert set(count_of(stream.verify())) <= {"changing"}
+            stream.spoil("orders", 550)
+            stream.lose("orders", 551)
+            found = count_of(stream.verify())
+            found.pop("changing", None)
+            assert found == {"missing": 1, "differing": 1}
+            result = stream.verify(repair=True)
+            assert (set(count_of(result)) <= {"changing"}, result.repaired) == (True, 2)
+        finally:
+            stop.set()
+            for thread in writers:
+                thread.join(30)
+        assert stream.verify().is_equal
+    assert stream.keys("orders") == {str(each["_id"]) for each in stream.db.orders.find({}, {"_id": 1})}
+
+
+def test_steps_say_what_a_target_is_to_hold(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASH_KEY", "k" * 32)
+    stream = make(
+        match='{"fullDocument.total": {"$gte": 100}}',
+        fields_drop=["secret", "items.price"],
+        fields_hash=["mail"],
+        fields_hash_key="env:HASH_KEY",
+    )
+    stream.run()
+    stream.db.orders.insert_many(
+        [{"_id": n, "total": n, "secret": n, "mail": f"{n}@x", "items": [{"price": n}]} for n in range(200)]
+    )
+    stream.run()
+    with stream.running():
+        result = stream.verify()
+        assert (count_of(result), result.documents, result.is_equal) == ({}, 100, True)
+        stream.db.orders.update_many({"_id": {"$lt": 110}}, {"$set": {"total": 1}})  # they leave the target
+        assert (count_of(stream.verify()), stream.verify().documents) == ({}, 90)
+    delete_unseen(stream, 199)
+    with stream.running():
+        assert count_of(stream.verify()) == {"too many": 1}
+        assert stream.verify(repair=True).is_equal
+
+
+def test_a_sample_says_how_much_it_proves(make: Make) -> None:
+    stream = make()
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(1000)])
+    stream.run()
+    result = stream.verify(sample=200)
+    assert (result.is_equal, result.verified_through) == (True, None)
+    assert 100 < result.documents <= 200
+    assert result.differing_share == 3 / result.documents
+    for number in range(0, 1000, 2):
+        stream.lose("orders", f"k{number}")
+    with stream.running():
+        result = stream.verify(sample=100)
+    assert (result.is_equal, result.differing_share) == (False, None)
+
+
+def test_what_is_found_is_kept_and_told(make: Make) -> None:
+    """By the command line: the table, the exit code, status and the run's result."""
+    stream = make()
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(20)])
+    stream.run()
+    first = stream.command("verify", stream.settings.stream_name)
+    assert first.exit_code == 0, first.output
+    assert "equal; verified through" in first.output
+    status = stream.command("status", "--json", "--stream", stream.settings.stream_name)
+    [found] = json.loads(status.stdout)["verified"].values()
+    assert (found["differences"], found["through"] is not None) == (0, True)
+    through = stream.run().verified
+    assert [*through.values()]
+    stream.lose("orders", "k3")
+    with stream.running():
+        second = stream.command("verify", stream.settings.stream_name, "--json")
+        assert second.exit_code == 7, second.output
+        told = json.loads(second.stdout)
+        assert (told["equal"], told["verified_through"]) == (False, None)
+        assert "k3" in told["examples"]["missing"][0]
+        text = stream.command("verify", stream.settings.stream_name, "-v")
+        assert "missing: " in text.output
+        assert "k3" in text.output
+    status = stream.command("status")
+    assert "1 not equal at" in status.output
+    assert stream.run().verified == through  # of what was proven once the time stays
+
+
+def test_what_cannot_be_compared_is_said(make: Make, tmp_path: Path) -> None:
+    stream = make(file_path=str(tmp_path / "x.jsonl"))
+    for values, message in (
+        ({"target": "file"}, "keeps events and no documents"),
+        ({"target": "nonsense"}, "has no such target"),
+        ({"sample": 0}, "--sample"),
+        ({}, "has not run yet"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            stream.verify(**values)
+    stream.settings = stream.settings.model_copy(update={"operations": ["insert"]})
+    with pytest.raises(ConfigError, match="leaves out update, replace"):
+        stream.verify()
+
+
+def test_a_time_that_is_over_proves_nothing(make: Make) -> None:
+    stream = make()
+    stream.run()
+    stream.db.orders.insert_one({"_id": 1})
+    limit = Deadline.after(60)
+    with pytest.raises(UnequalError, match="nothing is proven"):
+        stream.verify(limit=limit, progress=lambda *_: limit.stop.set())
+
+
+def test_of_a_documentdb(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, opensearch_server: OpenSearchServer
+) -> None:
+    """Without causal reads, and in whatever else it has less."""
+    with DocumentDB(replica_set.members[0]) as standin:
+        stream = Indexes(standin.uri, mongo, db_name, opensearch_server)
+        stream.run()
+        stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(50)])
+        stream.run()
+        assert stream.verify().is_equal
+        delete_unseen(stream, "k7")
+        stream.spoil("orders", "k1")
+        with stream.running():
+            assert count_of(stream.verify()) == {"differing": 1, "too many": 1}
+            assert stream.verify(repair=True).is_equal
+            assert stream.verify(sample=10).is_equal
+
+
+def twice(event: ChangeEvent) -> list[ChangeEvent]:
+    """A function that makes two documents of one."""
+    key, document = event.document_key or {}, event.full_document
+    copied = {"_id": f"{key['_id']}-copy"}
+    return [event, event.replace(document_key=copied, full_document=document and {**document, **copied})]
+
+
+def test_documents_that_a_function_makes(make: Make) -> None:
+    """Whose keys are the function's: what is there and is nobody's is found, though it cannot be told whose it was."""
+    stream = make(transform="integration.test_verify:twice")
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}", "n": number} for number in range(40)])
+    stream.run()
+    result = stream.verify()
+    assert (count_of(result), result.documents, result.is_equal) == ({}, 80, True)
+    delete_unseen(stream, "k7")
+    stream.lose("orders", "k1-copy")
+    stream.spoil("orders", "k2-copy")
+    with stream.running():
+        assert count_of(stream.verify()) == {"missing": 1, "differing": 1, "too many": 2}
+        result = stream.verify(repair=True)
+        assert result.repaired >= 3
+        assert set(count_of(result)) <= {"too many"}
+
+
+def test_two_collections_in_one_index(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, opensearch_server: OpenSearchServer
+) -> None:
+    stream = Indexes(
+        replica_set.uri,
+        mongo,
+        db_name,
+        opensearch_server,
+        opensearch_index="all-{document.kind}",
+        opensearch_index_allow="all-*",
+    )
+    stream.index = lambda coll: f"{stream.prefix}all-{coll}"  # type: ignore[method-assign]
+    stream.run()
+    for coll in ("orders", "others"):
+        stream.db[coll].insert_many([{"_id": f"{coll}{n}", "kind": "ab"[n % 2]} for n in range(40)])
+    stream.run()
+    result = stream.verify()
+    assert (count_of(result), result.documents, len(result.places)) == ({}, 80, 2)
+    stream.lose("a", "orders2")
+    stream.spoil("b", "others3")
+    with stream.running():
+        assert count_of(stream.verify()) == {"missing": 1, "differing": 1}
+        assert stream.verify(repair=True).is_equal
+
+
+def test_documents_as_large_as_they_can_be(make: Make) -> None:
+    stream = make()
+    stream.run()
+    for number in range(3):
+        stream.db.orders.insert_one({"_id": f"k{number}", "text": "x" * 8_000_000})
+    stream.run()
+    result = stream.verify()
+    assert (count_of(result), result.documents, result.is_equal) == ({}, 3, True)
+    stream.spoil("orders", "k1")
+    with stream.running():
+        assert count_of(stream.verify()) == {"differing": 1}
+        assert stream.verify(repair=True).is_equal
+
+
+def test_a_collection_that_is_dropped_or_renamed_meanwhile(make: Make) -> None:
+    stream = make()
+    stream.run()
+    for coll in ("orders", "others", "third"):
+        stream.db[coll].insert_many([{"_id": f"k{number}"} for number in range(1500)])
+    stream.run()
+    stream.lose("third", "k5")
+    done: list[str] = []
+
+    def happens(what: str, documents: int, of: int | None) -> None:
+        if what == "comparing the target" and not done:
+            done.append(what)
+            stream.db.orders.drop()
+            stream.db.others.rename("renamed")
+
+    with stream.running():
+        result = stream.verify(progress=happens)
+        assert set(count_of(result)) <= {"missing", "changing", "undecided"}
+        assert result.count("missing") <= 1
+        wait_until(lambda: count_of(stream.verify()) == {"missing": 1}, "the stream has come past it", timeout_s=60)
