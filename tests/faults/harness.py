@@ -65,6 +65,7 @@ class Harness:
         self._steps = (*STEPS, *(3 * SNAPSHOT_STEPS if scene.has_snapshot else ()))
         self._store = scene.store
         self._requests = 0
+        self._last_asked = ""
         self.outcome = Outcome(seed)
 
     # The rounds
@@ -93,6 +94,8 @@ class Harness:
         self.outcome.chaos_s = time.monotonic() - began_s
         self._heal()
         trouble.join(10)
+        if self._last_asked == "cancel":  # what is there is to be delivered after all
+            self._store.ask(f"{DB}.*", SnapshotRequest("asked-last", "start"))
         self._catch_up()
         self._judge()
         self.outcome.total_s = time.monotonic() - self._began_s
@@ -139,6 +142,7 @@ class Harness:
             with contextlib.suppress(DocdbStreamError):
                 if self._store.ask(stream, SnapshotRequest(f"asked-{self._requests}", each)):  # type: ignore[arg-type]
                     self.outcome.rounds[f"snapshot {each}"] += 1
+                    self._last_asked = each
 
     def _await_checkpoint(self, poller: Poller) -> None:
         """Let the stream get on, but not for long."""

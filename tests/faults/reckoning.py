@@ -154,11 +154,11 @@ def judge_snapshots(
         states[key] = version
         histories[key].append(f"{event['operationType']} {version_of(event)} {version}")
         if (event_id := _event_id(delivery)).startswith(PREFIX):
-            if version < newest.get(key, 0):
+            if version < newest.get(key, version):
                 older.append(f"{key}: {' '.join(histories[key][-8:])}, then {version} of a snapshot")
             twice += bool(snapshots[event_id])
             snapshots[event_id] += 1
-        newest[key] = max(newest.get(key, 0), version)
+        newest[key] = max(newest.get(key, version), version)
     outcome.snapshots[target] = (len(snapshots), twice)
     there = {(name, key): int(each["version"]) for name, found in documents.items() for key, each in found.items()}
     if target == "kinesis":
