@@ -8,7 +8,7 @@ wins over it. That is what makes it safe beside a run, when it is done twice, an
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -79,9 +79,10 @@ class Repair:
         origins = {each.claim.held[:2]: each.claim.origins or self._origins_of(each.held) for each in judged}
         with self._delivery as delivery:
             sent = self._send(expectations, {one for some in origins.values() for one in some}, time)
+            may_go = {each.claim.held[:2] for each in judged if self._may_go(each, origins[each.claim.held[:2]], sent)}
             for each in judged:
-                if each.claim.held[:2] not in sent.held:
-                    self._delete(expectations, each, origins[each.claim.held[:2]], time, sent.found)
+                if each.claim.held[:2] in may_go:
+                    self._delete(expectations, each.claim.held[:2], origins[each.claim.held[:2]], time, may_go)
             return delivery.flush()
 
     def _send(self, expectations: Expectations, origins: Iterable[Origin], time: Timestamp) -> _Sent:
@@ -100,25 +101,28 @@ class Repair:
                     self._write([event for outcome in outcomes for event in outcome.events])
         return sent
 
+    def _may_go(self, judged: Judged, origins: Sequence[Origin], sent: _Sent) -> bool:
+        """Whether a document of the target is the stream's, and neither the source nor a setting has it stay."""
+        found = [sent.found[name] for name in (name_of(*origin) for origin in origins) if name in sent.found]
+        is_kept = self._keeps_exits if found else self._keeps_deleted
+        is_there = judged.held.digest is not None and judged.held.is_own is True
+        return is_there and not is_kept and not any(found) and judged.claim.held[:2] not in sent.held
+
     def _delete(
         self,
         expectations: Expectations,
-        judged: Judged,
+        key: tuple[str, bytes],
         origins: Sequence[Origin],
         time: Timestamp,
-        found: Mapping[str, bool],
+        may_go: Collection[tuple[str, bytes]],
     ) -> None:
-        """Send the delete of a document of the target, if it may go: that of the first document of the source whose
-        delete the steps make into a delete of this one, and of no other."""
-        held = judged.held
-        at_source = [found[name] for name in (name_of(*origin) for origin in origins) if name in found]
-        is_kept = self._keeps_exits if at_source else self._keeps_deleted
-        if held.digest is None or held.is_own is not True or is_kept or any(at_source):
-            return
+        """Send the delete of a document of the target: that of the first document of the source whose delete the steps
+        make into a delete of this one, and of none that is to stay."""
         for namespace, id in origins:
             made = expectations.passed(Events.of([_delete_event(namespace, id, time)]))
-            becomes = [self._holdings.expected(event) for event in made]
-            if [one and (one[:2], one.digest) for one in becomes] == [(held[:2], None)]:
+            becomes = [one for one in (self._holdings.expected(event) for event in made) if one is not None]
+            keys = {one[:2] for one in becomes if one.digest is None and one[:2] in may_go}
+            if key in keys and len(keys) == len(becomes):
                 self._write(made)
                 return
 

@@ -26,6 +26,7 @@ from docdb_stream.admin.verify import verify
 from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
+from docdb_stream.event import ChangeEvent
 from docdb_stream.local import OpenSearchServer, ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
@@ -456,7 +457,7 @@ def twice(event: ChangeEvent) -> list[ChangeEvent]:
     """A function that makes two documents of one."""
     key, document = event.document_key or {}, event.full_document
     copied = {"_id": f"{key['_id']}-copy"}
-    return [event, event.replace(document_key=copied, full_document=document and {**document, **copied})]
+    return [event, event.replace(documentKey=copied, fullDocument=document and {**document, **copied})]
 
 
 def test_documents_that_a_function_makes(make: Make) -> None:
@@ -473,21 +474,15 @@ def test_documents_that_a_function_makes(make: Make) -> None:
     with stream.running():
         assert count_of(stream.verify()) == {"missing": 1, "differing": 1, "too many": 2}
         result = stream.verify(repair=True)
-        assert result.repaired >= 3
-        assert set(count_of(result)) <= {"too many"}
+        assert (count_of(result), result.repaired) == ({}, 4)
 
 
 def test_two_collections_in_one_index(
     replica_set: ReplicaSet, mongo: Mongo, db_name: str, opensearch_server: OpenSearchServer
 ) -> None:
-    stream = Indexes(
-        replica_set.uri,
-        mongo,
-        db_name,
-        opensearch_server,
-        opensearch_index="all-{document.kind}",
-        opensearch_index_allow="all-*",
-    )
+    index = {"index": "all-{document.kind}", "index_allow": "all-*", "on_drop": "keep"}
+    own = {f"opensearch_{name}": value for name, value in index.items()}
+    stream = Indexes(replica_set.uri, mongo, db_name, opensearch_server, **own)
     stream.index = lambda coll: f"{stream.prefix}all-{coll}"  # type: ignore[method-assign]
     stream.run()
     for coll in ("orders", "others"):
@@ -532,7 +527,9 @@ def test_a_collection_that_is_dropped_or_renamed_meanwhile(make: Make) -> None:
             stream.db.others.rename("renamed")
 
     with stream.running():
-        result = stream.verify(progress=happens)
-        assert set(count_of(result)) <= {"missing", "changing", "undecided"}
-        assert result.count("missing") <= 1
-        wait_until(lambda: count_of(stream.verify()) == {"missing": 1}, "the stream has come past it", timeout_s=60)
+        assert set(count_of(stream.verify(progress=happens))) <= {"missing", "changing", "undecided"}
+        # What OpenSearch does not index under its new name (docs/targets.md) is missing there, and repaired.
+        missing = 1501 if isinstance(stream, Indexes) else 1
+        wait_until(lambda: count_of(stream.verify()) == {"missing": missing}, "the stream is past it", timeout_s=60)
+        result = stream.verify(repair=True)
+        assert (count_of(result), result.repaired) == ({}, missing)
