@@ -75,6 +75,16 @@ class Keyed(Protocol):
 
 
 @runtime_checkable
+class Identified(Protocol):
+    """Of a ``Format``, if it likes: that its bytes say which event they are of. ``docdb-stream verify`` asks it of what
+    a log holds that has no other place for it."""
+
+    def event_id(self, payload: bytes) -> str | None:
+        """The id of the event that was rendered so; None where the bytes are of none."""
+        ...
+
+
+@runtime_checkable
 class Tombstoned(Protocol):
     """Of a ``Format``, if it likes: that its readers expect a record without a value after a delete's. Only Kafka has
     such records, and its settings may say otherwise."""

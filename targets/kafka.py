@@ -32,6 +32,7 @@ from docdb_stream.targets._payload import render_all
 from docdb_stream.template import Template
 
 if TYPE_CHECKING:
+    from docdb_stream.targets._kafka.record import KafkaRecord
     from docdb_stream.targets._kafka.registry import SchemaRegistry
 
 Client = Literal["kafka-python", "confluent"]
@@ -260,6 +261,7 @@ class KafkaTarget:
         )
         if transactions == "on" and stream is None:
             raise ConfigError("Kafka's transactions need the stream's name", hint="give KafkaTarget its stream")
+        self._brokers = brokers
         producer = _producer_class(client)
         self._producer: Producer
         if transactions == "off" or stream is None:
@@ -370,6 +372,17 @@ class KafkaTarget:
         if self._registry is not None:
             self._registry.check()
         self._producer.connect()
+
+    def record(self) -> KafkaRecord:
+        """See ``Recorded``. Reading takes the operations READ and DESCRIBE on the topics."""
+        from docdb_stream.targets._kafka.python_client import way_to
+        from docdb_stream.targets._kafka.record import KafkaRecord
+
+        def topic_of(event: ChangeEvent, payload: bytes) -> str | None:
+            record = self._records.unframed(event, payload)
+            return record.topic if record.size_bytes <= self._brokers.message_bytes else None
+
+        return KafkaRecord(self.name, lambda: way_to(self._brokers), self._format, topic_of)
 
     def _send(self, records: Sequence[Record]) -> list[Rejection]:
         with self._paced():

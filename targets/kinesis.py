@@ -6,7 +6,7 @@ import re
 from binascii import b2a_base64
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 from pydantic import Field
@@ -24,6 +24,9 @@ from docdb_stream.targets._aws.sender import Limits, Record, Refusal, refusals, 
 from docdb_stream.targets._aws.target import BatchTarget
 from docdb_stream.targets._names import key_of, order_cautions
 from docdb_stream.template import Template
+
+if TYPE_CHECKING:
+    from docdb_stream.targets._aws.record import KinesisRecord
 
 REQUEST_RECORDS = 500
 REQUEST_BYTES = 10 * 1024 * 1024
@@ -146,6 +149,22 @@ class KinesisTarget(BatchTarget):
         made = super()._client
         write_directly(made, "PutRecords", "Records", _json_records, _without_what_is_taken)
         return made
+
+    def record(self) -> KinesisRecord:
+        """See ``Recorded``. Reading takes kinesis:ListShards, kinesis:GetShardIterator and kinesis:GetRecords.
+
+        Raises:
+            ConfigError: The format has no event id.
+        """
+        from docdb_stream.targets._aws.record import KinesisRecord
+
+        place = self._destination.what.removeprefix("Kinesis stream ")
+
+        def place_of(event: ChangeEvent, payload: bytes) -> str | None:
+            record = self._record(event, payload, event.ordering_key)
+            return place if record.size_bytes <= self._fixed_limits.record_bytes else None
+
+        return KinesisRecord(self._destination, self._format, place_of, lambda: self._client, stream=self._stream)
 
     def _limits(self) -> Limits:
         return self._fixed_limits

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from queue import SimpleQueue
 from tempfile import SpooledTemporaryFile
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from pydantic import Field, model_validator
@@ -42,6 +42,9 @@ from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Destination, client
 from docdb_stream.targets._names import TargetName, distinct_name, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
+
+if TYPE_CHECKING:
+    from docdb_stream.targets._aws.record import S3Record
 
 OBJECT_BYTES = 64 * 1024 * 1024
 """Uncompressed bytes held before a checkpoint is asked for. Far below the 5 GB of one PutObject (S3 user guide,
@@ -202,8 +205,7 @@ class S3Target:
         groups: dict[_Group, list[bytes]] = {}
         for event, payload in rendered:
             try:
-                facts = event.facts
-                name = facts.namespace if self._prefixes is None else self._prefixes.of(event)
+                facts, name = event.facts, self._name_of(event)
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
                 continue
@@ -253,6 +255,23 @@ class S3Target:
                 results.put(error)
             else:
                 results.put(None)
+
+    def record(self) -> S3Record:
+        """See ``Recorded``. Reading takes s3:ListBucket and s3:GetObject.
+
+        Raises:
+            ConfigError: The format has no event id.
+        """
+        from docdb_stream.targets._aws.record import S3Record
+
+        def folder_of(event: ChangeEvent, payload: bytes) -> str:
+            return object_key(event, self._path, self._name_of(event)).rpartition("/")[0]
+
+        return S3Record(self._destination, self._format, folder_of, lambda: self._client, bucket=self._bucket)
+
+    def _name_of(self, event: ChangeEvent) -> Namespace | str:
+        """Under which an event's object is. Raises UnrenderableError."""
+        return event.facts.namespace if self._prefixes is None else self._prefixes.of(event)
 
     def close(self) -> None:
         """Let go of connections, and of what was not flushed. Safe to call twice."""

@@ -8,23 +8,32 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 
-from docdb_stream.checkpoint import CheckpointStore
+from bson import Timestamp
+
+from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.context import Deadline, RunContext, running
 from docdb_stream.errors import ConfigError
 from docdb_stream.held import Verifiable
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.documents import MongoDocuments
 from docdb_stream.mongodb.source import MongoChangeSource
+from docdb_stream.recorded import Recorded
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step
 from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.target import Target
 from docdb_stream.targets import build_targets
-from docdb_stream.verify.result import VerifyResult
+from docdb_stream.verify.events import EventsVerification
+from docdb_stream.verify.result import Progress, VerifyResult
 from docdb_stream.verify.stream import StreamPosition
-from docdb_stream.verify.verification import Progress, Sides, Verification
+from docdb_stream.verify.verification import Sides, Verification
 
+WINDOW_S = 3600.0
+"""The window of events that is compared by default."""
+
+_CAN = "opensearch and mongodb can be compared by their documents, kafka, kinesis and s3 by their events"
+_UNDER_WAY = "the snapshot {} is under way: what it has not delivered yet is missing, or not what it should be"
 _STATES = ("insert", "update", "replace")
 """Operations without which a target is not to be equal to the source."""
 
@@ -35,19 +44,22 @@ def verify(
     target: str | None = None,
     repair: bool = False,
     sample: int | None = None,
+    window_s: float = WINDOW_S,
     limit: Deadline | None = None,
     steps: Sequence[Step] = (),
     progress: Progress = lambda *_: None,
 ) -> Iterator[VerifyResult]:
-    """What is found of each target that keeps documents, one after the other. Nothing is written to the source.
+    """What is found of each target that can be compared, one after the other. Nothing is written to the source.
 
-    Needs no lease: the stream may run, and should, as differences are only known once it has come past them.
+    Needs no lease: the stream may run. For targets that keep documents it should, as differences are only known once it
+    has come past them; of those that keep events, the window ends where the stream is.
 
     Args:
         settings: The stream.
         target: Only this target.
-        repair: Make equal what is not, see ``verify.repair``.
-        sample: Compare about so many documents of each collection, by chance.
+        repair: Make equal what is not, see ``verify.repair``; of targets that keep documents alone.
+        sample: Compare about so many documents of each collection, by chance; of the same ones.
+        window_s: Of targets that keep events: those of so many seconds.
         limit: The deadline, and the event by which to ask for a stop. Default: none.
         steps: After those that the settings ask for, as for a Poller.
         progress: Told how far it is.
@@ -57,49 +69,158 @@ def verify(
         UnequalError: The time was over before all was compared.
         SourceUnavailableError, StateStoreError, TargetError, StepError: As for a run.
     """
-    _check(settings, sample)
+    if sample is not None and sample < 1:
+        raise ConfigError("--sample: expected a number of documents, 1 or more")
     # The stream may be running: a transaction here would end its own.
     built = build_targets(settings.model_copy(update={"kafka_transactions": "off"}))
     try:
-        chosen = _chosen(settings, built, target)
+        chosen = _chosen(settings, built, target, of_documents=repair or sample is not None)
         all_steps = [*steps_for(settings, built), *steps]
         with running(RunContext(limit or Deadline())), Connection(settings) as connection:
-            store = MongoCheckpointStore(settings, connection)
-            note = _note(settings, store)
-            # What is asked of the log is which documents have changed, and nothing of how.
-            plain = settings.model_copy(
-                update={"full_document": "default", "full_document_before_change": "off", "match": None}
-            )
+            comparing = _Comparing(settings, connection, all_steps, bool(settings.transform or steps), progress)
             for each in chosen:
-                assert isinstance(each, Verifiable)
-                position = StreamPosition(store, settings.stream_name)
-                sides = Sides(
-                    settings,
-                    MongoDocuments(settings, connection),
-                    MongoChangeSource(plain, connection),
-                    all_steps,
-                    each,
-                    each.holdings(),
-                    position.is_past,
-                    changes_keys=bool(settings.transform or steps),
-                )
-                result = Verification(sides, repairs=repair, sample=sample, progress=progress).run()
-                result.notes += note
-                if position.is_behind:
-                    result.notes.append(_behind(settings))
-                if sample is None:
-                    store.note_verified(settings.stream_name, each.name, result.verified(dt.datetime.now(dt.UTC)))
-                yield result
+                if isinstance(each, Verifiable):
+                    yield comparing.documents(each, repair=repair, sample=sample)
+                elif isinstance(each, Recorded):
+                    yield comparing.events(each, window_s)
     finally:
         for each in built:
             each.close()
 
 
-def _check(settings: Settings, sample: int | None) -> None:
-    """See that a target of the stream is to be equal to its source at all."""
+class _Comparing:
+    """Compares targets of one stream, over one connection."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        steps: Sequence[Step],
+        has_functions: bool,
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._store = MongoCheckpointStore(settings, connection)
+        self._steps = steps
+        self._has_functions = has_functions
+        self._progress = progress
+        self._checkpoint = self._saved()
+
+    def documents(self, target: Target, *, repair: bool, sample: int | None) -> VerifyResult:
+        """Of a target that keeps documents."""
+        assert isinstance(target, Verifiable)
+        settings = self._settings
+        # What is asked of the log is which documents have changed, and nothing of how.
+        plain = settings.model_copy(
+            update={"full_document": "default", "full_document_before_change": "off", "match": None}
+        )
+        position = StreamPosition(self._store, settings.stream_name)
+        sides = Sides(
+            settings,
+            MongoDocuments(settings, self._connection),
+            MongoChangeSource(plain, self._connection),
+            self._steps,
+            target,
+            target.holdings(),
+            position.is_past,
+            changes_keys=self._has_functions,
+        )
+        result = Verification(sides, repairs=repair, sample=sample, progress=self._progress).run()
+        snapshot = self._checkpoint.position.snapshot if self._checkpoint.position else None
+        if snapshot is not None:
+            result.notes.append(_UNDER_WAY.format(snapshot.id))
+        if position.is_behind:
+            result.notes.append(_behind(settings))
+        return self._noted(target, result)
+
+    def events(self, target: Target, window_s: float) -> VerifyResult:
+        """Of a target that keeps events."""
+        assert isinstance(target, Recorded)
+        settings = self._settings
+        changes = MongoChangeSource(settings, self._connection)
+        position = self._checkpoint.position
+        until = (position.operation_time if position else None) or changes.operation_time()
+        begun = self._checkpoint.created_at
+        # What was before the stream began was not to be delivered.
+        since_s = max(until.time - int(window_s), int(begun.timestamp()) if begun else 0)
+        is_by_lookup = settings.full_document == "update_lookup" and bool(settings.match or self._has_functions)
+        since = Timestamp(min(since_s, until.time), 0)
+        result = EventsVerification(
+            settings.stream_name,
+            changes,
+            self._steps,
+            target,
+            target.record(),
+            since=since,
+            until=until,
+            is_judged_again=lambda operation: is_by_lookup and operation == "update",
+            progress=self._progress,
+        ).run()
+        result.notes.append(f"events from {_time(since)} to {_time(until)}, where the stream is")
+        return self._noted(target, result)
+
+    def _noted(self, target: Target, result: VerifyResult) -> VerifyResult:
+        if result.sample is None:
+            now = dt.datetime.now(dt.UTC)
+            self._store.note_verified(self._settings.stream_name, target.name, result.verified(now))
+        return result
+
+    def _saved(self) -> Checkpoint:
+        name = self._settings.stream_name
+        found = self._store.load(name)
+        if found is None or found.position is None:
+            raise ConfigError(
+                f"stream {name} has not run yet, so its targets hold nothing of it",
+                hint=f"docdb-stream run --stream '{name}'",
+            )
+        return found
+
+
+def _chosen(settings: Settings, built: Sequence[Target], name: str | None, *, of_documents: bool) -> Sequence[Target]:
+    """The targets to compare.
+
+    Raises:
+        ConfigError: There is none, or the one that is named cannot be.
+    """
+    if name is not None and name not in [each.name for each in built]:
+        on = ", ".join(each.name for each in built)
+        raise ConfigError(f"--target {name}: stream {settings.stream_name} has no such target", hint=f"it has {on}")
+    found, reasons = [], []
+    for each in built:
+        if name in (None, each.name):
+            try:
+                _check(settings, each, of_documents)
+                found.append(each)
+            except ConfigError as error:
+                reasons.append(error)
+    if not found:
+        if len(reasons) == 1:
+            raise reasons[0]
+        why = "; ".join(map(str, reasons))
+        raise ConfigError(f"no target of stream {settings.stream_name} can be compared: {why}", hint=_CAN)
+    return found
+
+
+def _check(settings: Settings, target: Target, of_documents: bool) -> None:
+    """See that a target can be compared at all."""
+    if isinstance(target, Verifiable):
+        target.holdings()
+        _check_shaping(settings)
+    elif not isinstance(target, Recorded):
+        raise ConfigError(f"{target.name}: what it was given cannot be read back", hint=_CAN)
+    elif of_documents:
+        raise ConfigError(
+            f"{target.name} keeps events, of which there is nothing to repair and no sample",
+            hint=f"docdb-stream reset '{settings.stream_name}' to a time before delivers again what is missing",
+        )
+    else:
+        target.record()
+
+
+def _check_shaping(settings: Settings) -> None:
+    """See that a target that keeps documents is to be equal to the source."""
     name = settings.stream_name
-    if sample is not None and sample < 1:
-        raise ConfigError("--sample: expected a number of documents, 1 or more")
     if missing := [each for each in _STATES if settings.operations and each not in settings.operations]:
         raise ConfigError(
             f"OPERATIONS of stream {name} leaves out {', '.join(missing)}: no target is to be equal to the source",
@@ -112,50 +233,12 @@ def _check(settings: Settings, sample: int | None) -> None:
         )
 
 
-def _chosen(settings: Settings, built: Sequence[Target], name: str | None) -> Sequence[Target]:
-    """The targets to compare."""
-    on = ", ".join(each.name for each in built)
-    can = [each for each in built if isinstance(each, Verifiable)]
-    if name is None:
-        if not can:
-            raise ConfigError(
-                f"stream {settings.stream_name} has no target that can be compared with its source",
-                hint=f"opensearch and mongodb can, which keep documents; it has {on}",
-            )
-        return can
-    if name not in [each.name for each in built]:
-        raise ConfigError(f"--target {name}: stream {settings.stream_name} has no such target", hint=f"it has {on}")
-    chosen = [each for each in can if each.name == name]
-    if not chosen:
-        raise ConfigError(
-            f"--target {name}: it keeps events and no documents, so it is never equal to a collection",
-            hint="opensearch and mongodb can be compared",
-        )
-    return chosen
-
-
-def _note(settings: Settings, store: CheckpointStore) -> list[str]:
-    """What has to be known of the stream beside the figures.
-
-    Raises:
-        ConfigError: It has not run yet.
-    """
-    found = store.load(settings.stream_name)
-    if found is None or found.position is None:
-        raise ConfigError(
-            f"stream {settings.stream_name} has not run yet, so its targets hold nothing of it",
-            hint=f"docdb-stream run --stream '{settings.stream_name}'",
-        )
-    snapshot = found.position.snapshot
-    if snapshot is None:
-        return []
-    return [
-        f"the snapshot {snapshot.id} is under way: what it has not delivered yet is missing, or not what it should be"
-    ]
-
-
 def _behind(settings: Settings) -> str:
     return (
         f"stream {settings.stream_name} did not come past what was read, so nothing is said of what differs: see that "
         f"a run works on it (docdb-stream run --follow --stream '{settings.stream_name}'), and verify again"
     )
+
+
+def _time(time: Timestamp) -> str:
+    return f"{time.as_datetime():%Y-%m-%dT%H:%M:%SZ}"

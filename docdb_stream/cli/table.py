@@ -76,7 +76,7 @@ def print_snapshot(found: SnapshotStatus) -> None:
         put_safe(line)
 
 
-VERIFIED_COLUMNS = ("documents", "equal", *SHOWN)
+VERIFIED_COLUMNS = ("equal", *SHOWN)
 
 
 def print_verified(result: VerifyResult, *, with_keys: bool) -> None:
@@ -84,12 +84,14 @@ def print_verified(result: VerifyResult, *, with_keys: bool) -> None:
     put(f"{result.stream} -> {result.target}")
     figures = [each.as_dict() for each in result.places.values()]
     # Of the rarer columns those that say something.
-    columns = [name for name in VERIFIED_COLUMNS if name in _ALWAYS or any(each[name] for each in figures)]
+    columns = [
+        name for name in VERIFIED_COLUMNS if name in _ALWAYS[result.counted] or any(each[name] for each in figures)
+    ]
     rows = [
-        (shown(place), *(f"{each[name]:,}" for name in columns))
+        (shown(place), f"{result.places[place].documents:,}", *(f"{each[name]:,}" for name in columns))
         for place, each in zip(result.places, figures, strict=True)
     ]
-    for line in _table(rows, ("place", *columns), columns):
+    for line in _table(rows, ("place", result.counted, *columns), (result.counted, *columns)):
         put_safe(line)
     for line in _verdict(result):
         put(line)
@@ -99,13 +101,15 @@ def print_verified(result: VerifyResult, *, with_keys: bool) -> None:
                 put(f"  {verdict}: {key}")
 
 
-_ALWAYS = ("documents", "equal", "missing", "differing", "too many")
+_ALWAYS = {"documents": ("equal", "missing", "differing", "too many"), "events": ("equal", "missing")}
 
 
 def _verdict(result: VerifyResult) -> list[str]:
     lines = []
     if result.repaired:
         lines.append(f"{result.repaired:,} repaired")
+    if result.again:
+        lines.append(f"{result.again:,} of the events there are deliveries of one that is there already")
     if result.rejected:
         lines.append(f"{result.rejected:,} rejected by a step or the target: docdb-stream dead-letters list")
     if result.is_cut:

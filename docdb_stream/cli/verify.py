@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from docdb_stream.admin.verify import WINDOW_S
 from docdb_stream.admin.verify import verify as compare
 from docdb_stream.cli.connecting import connecting
 from docdb_stream.cli.options import ConfigOption, JsonOption, VerboseOption, chosen_streams
@@ -18,7 +20,7 @@ from docdb_stream.cli.table import print_verified
 from docdb_stream.cli.terminal import is_terminal, log_to_stderr, put_json
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
-from docdb_stream.verify.verification import Progress
+from docdb_stream.verify.result import Progress
 
 SHOWN_EVERY_S = 0.2
 
@@ -43,6 +45,15 @@ def verify(
             "--repair", help="Send once more what is missing or differs, delete what is too much, and compare again."
         ),
     ] = False,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window",
+            help="Of targets that keep events: compare those of so long, as 90s, 15m, 6h, 2d. By default an hour.",
+            show_default=False,
+            metavar="TIME",
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
@@ -51,9 +62,10 @@ def verify(
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Compare what targets hold (opensearch, mongodb) with the source, while both are written to.
+    """Compare what targets hold with the source, while both are written to.
 
-    The stream has to run beside it, or soon: what differs is only known once the stream has come past it.
+    Of opensearch and mongodb, the documents: the stream has to run beside it, or soon, as what differs is only known
+    once the stream has come past it. Of kafka, kinesis and s3, the events of a time, by their ids.
 
     Exits with 0 when they are equal, and with 7 when they are not, or when that could not be proven.
     """
@@ -69,7 +81,13 @@ def verify(
             progress(what, documents, of)
 
         results = compare(
-            settings, target=target, sample=sample, repair=repair, limit=Deadline.after(timeout), progress=told
+            settings,
+            target=target,
+            sample=sample,
+            repair=repair,
+            window_s=WINDOW_S if window is None else _seconds(window),
+            limit=Deadline.after(timeout),
+            progress=told,
         )
         found = [*results]
     for result in found:
@@ -79,6 +97,17 @@ def verify(
         else:
             print_verified(result, with_keys=verbose > 0)
     raise typer.Exit(0 if is_equal else UnequalError.exit_code)
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _seconds(text: str) -> float:
+    """The length of a window. Raises ConfigError."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text.strip())
+    if found is None or not int(found[1]):
+        raise ConfigError(f"--window {text!r:.40}: expected a length, such as 90s, 15m, 6h or 2d")
+    return float(int(found[1]) * _UNITS_S[found[2] or "s"])
 
 
 @contextmanager
@@ -100,6 +129,6 @@ def _line(as_json: bool) -> Iterator[Progress]:
             shown_at_s = time.monotonic()
             share = f" of about {of:,}" if of else ""
             with contextlib.suppress(OSError):
-                status.update(f"{what}: {documents:,}{share} documents")
+                status.update(f"{what}: {documents:,}{share}")
 
         yield show

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 
 from docdb_stream.errors import UnrenderableError
-from docdb_stream.formats._json import escaped
+from docdb_stream.formats._json import escaped, text_at
 from docdb_stream.formats.decoded import Decoded
 from docdb_stream.formats.extended import EXTENDED
 from docdb_stream.formats.facts import FACTS, Facts, key_of
@@ -93,6 +93,10 @@ class CloudEvents(_CloudEvents):
             EXTENDED.render(decoded), FACTS.render(decoded), decoded.documents, decoded.raws or (None,), strict=True
         )
         return [self._event(*column) for column in columns]
+
+    def event_id(self, payload: bytes) -> str | None:
+        """See ``Identified``."""
+        return text_at(payload, "id")
 
     def _event(
         self,

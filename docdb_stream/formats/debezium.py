@@ -23,7 +23,16 @@ from bson.regex import Regex
 from docdb_stream import __version__
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats import extended, rawbson
-from docdb_stream.formats._json import EPOCH, MILLISECOND, JsonRenderer, base64_text, escaped, regex_options, utc
+from docdb_stream.formats._json import (
+    EPOCH,
+    MILLISECOND,
+    JsonRenderer,
+    base64_text,
+    escaped,
+    regex_options,
+    text_at,
+    utc,
+)
 from docdb_stream.formats.decoded import Decoded
 from docdb_stream.formats.facts import FACTS, Facts
 from docdb_stream.snapshot_event import PREFIX
@@ -87,6 +96,12 @@ class Debezium:
             next((each for each in columns if isinstance(each, UnrenderableError)), None) or self._envelope(*columns)
             for columns in columns
         ]
+
+    def event_id(self, payload: bytes) -> str | None:
+        """See ``Identified``."""
+        sequence = text_at(payload, "source", "sequence")
+        found = orjson.loads(sequence) if sequence else None
+        return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
 
     def _envelope(
         self,

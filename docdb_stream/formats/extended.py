@@ -33,6 +33,7 @@ from docdb_stream.formats._json import (
     decimal_text,
     from_ms,
     regex_options,
+    token_data,
     utc,
 )
 from docdb_stream.formats.decoded import Decoded
@@ -48,6 +49,10 @@ class ExtendedJson:
         """See ``Format``, and `extended_json` for what is refused."""
         together = RENDERER.together(decoded.documents, decoded.joined) if decoded.is_whole else None
         return together or [_alone(one) for one in decoded.each]
+
+    def event_id(self, payload: bytes) -> str | None:
+        """See ``Identified``."""
+        return token_data(payload)
 
 
 def _alone(one: Decoded) -> bytes | UnrenderableError:

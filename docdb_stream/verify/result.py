@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,10 +19,13 @@ DIFFERENCES: Final = ("missing", "differing", "too many")
 """Verdicts that repairing makes equal."""
 UNEQUAL: Final = (*DIFFERENCES, "undecided")
 """Verdicts with which nothing is proven equal."""
-SHOWN: Final = ("missing", "differing", "too many", "changing", "undecided", "others", "kept", "rejected")
+SHOWN: Final = ("missing", "differing", "too many", "changing", "undecided", "unsure", "others", "kept", "rejected")
 """All verdicts but equal, in the order in which they are shown."""
 EXAMPLES_MOST: Final = 10
 """Keys that are told of each verdict."""
+
+Progress = Callable[[str, int, int | None], object]
+"""Told what is done now, how many documents or events that was, and of how many, if that is known."""
 
 
 @dataclass(slots=True)
@@ -38,13 +41,13 @@ class PlaceFigures:
     verdicts: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        """All figures, by their names."""
-        return {"documents": self.documents, "equal": self.equal, **{name: self.verdicts[name] for name in SHOWN}}
+        """The verdicts' figures, by their names."""
+        return {"equal": self.equal, **{name: self.verdicts[name] for name in SHOWN}}
 
     @property
     def equal(self) -> int:
         """How many are what they should be."""
-        of_the_source = ("missing", "differing", "changing", "undecided")
+        of_the_source = ("missing", "differing", "changing", "undecided", "unsure")
         return max(0, self.documents - sum(self.verdicts[verdict] for verdict in of_the_source))
 
 
@@ -55,11 +58,13 @@ class VerifyResult:
     Attributes:
         stream: The stream's name.
         target: The target's.
-        began: The cluster's operation time before anything was read.
+        began: The cluster's operation time before anything was read; of events, the end of the window.
         places: The figures, by index or collection.
         examples: Keys, by verdict.
         rejected: Documents that a step or the target rejects: they are in the dead letters.
         repaired: Documents that were not equal, and are since.
+        counted: What is counted: ``documents``, or ``events`` of a log.
+        again: Of a log, how often an event is there once more.
         sample: Documents that were asked for of each collection; None where all were compared.
         is_cut: There are so many differences that not all were looked at.
         notes: What else has to be known.
@@ -73,6 +78,8 @@ class VerifyResult:
     examples: dict[str, list[str]] = field(default_factory=dict)
     rejected: int = 0
     repaired: int = 0
+    counted: str = "documents"
+    again: int = 0
     sample: int | None = None
     is_cut: bool = False
     notes: list[str] = field(default_factory=list)
@@ -131,11 +138,13 @@ class VerifyResult:
             "equal": self.is_equal,
             "verified_through": None if through is None else through.as_datetime().isoformat(),
             "places": {
-                name: {_name(verdict): count for verdict, count in figures.as_dict().items()}
+                name: {self.counted: figures.documents}
+                | {_name(verdict): count for verdict, count in figures.as_dict().items()}
                 for name, figures in self.places.items()
             },
             "repaired": self.repaired,
             "rejected": self.rejected,
+            "again": self.again,
             "sample": self.sample,
             "differing_share": self.differing_share,
             "cut": self.is_cut,

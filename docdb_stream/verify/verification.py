@@ -33,7 +33,7 @@ from docdb_stream.verify.claims import Claim, Judge, Judged, Origin
 from docdb_stream.verify.expected import Expectations
 from docdb_stream.verify.fold import Fold, bits_for
 from docdb_stream.verify.repair import Repair
-from docdb_stream.verify.result import DIFFERENCES, UNEQUAL, VerifyResult
+from docdb_stream.verify.result import DIFFERENCES, UNEQUAL, Progress, VerifyResult
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,6 @@ DIFFERENCES_MOST: Final = 100_000
 """So many are looked at one by one. Where there are more, something else is wrong, and a snapshot is quicker."""
 NAMES_MOST: Final = 4_000_000
 """Documents whose names are kept (8 bytes each) where the target cannot be asked whose they are."""
-
-Progress = Callable[[str, int, int | None], object]
-"""Told what is done now, how many documents that was, and of how many, if that is known."""
 
 
 @dataclass(frozen=True, slots=True)

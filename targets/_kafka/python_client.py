@@ -85,7 +85,7 @@ class PythonClient:
         found: list[str] = []
 
         def ask() -> None:
-            with contextlib.closing(KafkaAdminClient(**self._way())) as admin:
+            with contextlib.closing(KafkaAdminClient(**way_to(self._brokers))) as admin:
                 offsets = admin.list_group_offsets(self._transactional_id)[self._transactional_id]
                 found.extend(offset.metadata for offset in offsets.values())
 
@@ -121,23 +121,6 @@ class PythonClient:
         check_lease()
         raise no_coordinator(self._target, reason) from reason
 
-    def _way(self) -> dict[str, Any]:
-        """How any client gets to the brokers."""
-        brokers = self._brokers
-        way = {
-            "bootstrap_servers": brokers.bootstrap_servers,
-            "client_id": CLIENT_ID,
-            "bootstrap_timeout_ms": ms(connect_timeout_s()),
-            "request_timeout_ms": ms(REQUEST_S),
-            "security_protocol": brokers.security_protocol,
-            "ssl_context": brokers.tls,
-        }
-        if credentials := brokers.credentials():
-            way["sasl_mechanism"] = brokers.sasl_mechanism
-            way["sasl_plain_username"] = credentials.username
-            way["sasl_plain_password"] = credentials.password
-        return way
-
     def _new_producer(self, **transactional: Any) -> Any:
         from kafka import KafkaProducer
         from kafka.errors import KafkaError
@@ -146,7 +129,7 @@ class PythonClient:
         self._requests = Requests(self._may_send)
         try:
             return KafkaProducer(
-                **self._way(),
+                **way_to(brokers),
                 kafka_client=self._requests.client,
                 partitioner=partitioner(),
                 enable_idempotence=True,
@@ -166,6 +149,27 @@ class PythonClient:
         except KafkaError as error:
             self._requests.close()
             raise brokers.refusal(self._target, error) from error
+
+
+def way_to(brokers: Brokers) -> dict[str, Any]:
+    """How any client of kafka-python gets to the brokers.
+
+    Raises:
+        ConfigError: The secret cannot be read.
+    """
+    way = {
+        "bootstrap_servers": brokers.bootstrap_servers,
+        "client_id": CLIENT_ID,
+        "bootstrap_timeout_ms": ms(connect_timeout_s()),
+        "request_timeout_ms": ms(REQUEST_S),
+        "security_protocol": brokers.security_protocol,
+        "ssl_context": brokers.tls,
+    }
+    if credentials := brokers.credentials():
+        way["sasl_mechanism"] = brokers.sasl_mechanism
+        way["sasl_plain_username"] = credentials.username
+        way["sasl_plain_password"] = credentials.password
+    return way
 
 
 class Requests:

@@ -90,12 +90,15 @@ class Records:
             UnrenderableError: There is no topic or key for it.
             TargetError: The schema registry does not tell.
         """
-        record = self._record(event, payload)
+        record = self.unframed(event, payload)
+        if self._framed is not None and self._registry is not None:
+            record = record._replace(value=self._registry.frame(record.topic, self._framed) + payload)
         if self._tombstones and event.operation == "delete" and event.has_document_key:
             return [record, record._replace(value=None, headers={name: record.headers[name] for name in _HEADERS})]
         return [record]
 
-    def _record(self, event: ChangeEvent, payload: bytes) -> Record:
+    def unframed(self, event: ChangeEvent, payload: bytes) -> Record:
+        """The record as it is before the schema registry has a say in it. Raises UnrenderableError as ``of``."""
         namespace = event.namespace
         topic, path = self._topics.get(namespace) or self._topic(event)
         key = self._key_of(event)
@@ -110,8 +113,6 @@ class Records:
         if self._attributed is not None:
             for name, text in self._attributed.attributes(event).items():
                 headers["ce_" + name] = text.encode()
-        if self._framed is not None and self._registry is not None:
-            payload = self._registry.frame(topic, self._framed) + payload
         return Record(event, topic, path if key is None else key, payload, headers)
 
     def _key_of(self, event: ChangeEvent) -> bytes | None:
