@@ -57,6 +57,6 @@ def identified(payload_format: Format, target_name: str) -> Identified:
     if not isinstance(payload_format, Identified):
         raise ConfigError(
             f"{target_name} does not say which events it holds: the format {payload_format.name} has no event id",
-            hint="the formats extended, document, debezium and cloudevents have one; Kafka has it in a header",
+            hint="the formats extended, debezium and cloudevents have one; Kafka has it in a header",
         )
     return payload_format

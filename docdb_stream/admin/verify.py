@@ -13,6 +13,7 @@ from bson import Timestamp
 from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.context import Deadline, RunContext, running
 from docdb_stream.errors import ConfigError
+from docdb_stream.event import ChangeEvent
 from docdb_stream.held import Verifiable
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.documents import MongoDocuments
@@ -142,10 +143,14 @@ class _Comparing:
         position = self._checkpoint.position
         until = (position.operation_time if position else None) or changes.operation_time()
         begun = self._checkpoint.created_at
-        # What was before the stream began was not to be delivered.
-        since_s = max(until.time - int(window_s), int(begun.timestamp()) if begun else 0)
+        begun_s = int(begun.timestamp()) if begun else 0
+        since = Timestamp(max(until.time - int(window_s), min(begun_s, until.time)), 0)
         is_by_lookup = settings.full_document == "update_lookup" and bool(settings.match or self._has_functions)
-        since = Timestamp(min(since_s, until.time), 0)
+
+        def is_sure(event: ChangeEvent) -> bool:
+            """What was before the stream began was not to be delivered, and when that was is known to the second."""
+            return event.cluster_time.time > begun_s and not (is_by_lookup and event.operation == "update")
+
         result = EventsVerification(
             settings.stream_name,
             changes,
@@ -154,7 +159,7 @@ class _Comparing:
             target.record(),
             since=since,
             until=until,
-            is_judged_again=lambda operation: is_by_lookup and operation == "update",
+            is_sure=is_sure,
             progress=self._progress,
         ).run()
         result.notes.append(f"events from {_time(since)} to {_time(until)}, where the stream is")

@@ -230,12 +230,12 @@ def token_data(payload: bytes) -> str | None:
     return text_at(payload, "_id", "_data") if first is None else first[1].decode(errors="replace")
 
 
-def text_at(payload: bytes, *path: str) -> str | None:
-    """The text at a path of an object in JSON; None where there is none."""
+def text_at(payload: bytes, *path: str | int) -> str | None:
+    """The text at a path of keys and places in JSON; None where there is none."""
     try:
-        found = json.loads(payload)  # which takes NaN, as the AWS sample writes it
-        for name in path:
-            found = found[name]
+        found = json.loads(payload)
+        for each in path:
+            found = found[each]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

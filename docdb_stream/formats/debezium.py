@@ -100,8 +100,7 @@ class Debezium:
     def event_id(self, payload: bytes) -> str | None:
         """See ``Identified``."""
         sequence = text_at(payload, "source", "sequence")
-        found = orjson.loads(sequence) if sequence else None
-        return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
+        return None if sequence is None else text_at(sequence.encode(), 0)
 
     def _envelope(
         self,

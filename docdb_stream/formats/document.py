@@ -17,7 +17,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 
 from docdb_stream.errors import UnrenderableError
-from docdb_stream.formats._json import EPOCH, MILLISECOND, non_finite_name, token_data
+from docdb_stream.formats._json import EPOCH, MILLISECOND, non_finite_name
 from docdb_stream.formats.decoded import Decoded
 
 _WITH_DOCUMENT: Final = frozenset({"insert", "update", "replace"})
@@ -34,10 +34,6 @@ class SampleJson:
             (None if _may_hold_code(raw, event) else _quickly(event)) or _surely(event)
             for raw, event in zip(decoded.raws or (b"",), decoded.documents, strict=True)
         ]
-
-    def event_id(self, payload: bytes) -> str | None:
-        """See ``Identified``."""
-        return token_data(payload)
 
 
 def _may_hold_code(raw: bytes, event: Mapping[str, Any]) -> bool:

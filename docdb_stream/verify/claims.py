@@ -37,8 +37,8 @@ Verdict = Literal[
 ]
 """``others``: another stream's, or nobody's. ``kept``: the settings have it stay. ``rejected``: it is in the dead
 letters. ``changing``: it changed each time it was looked at, and the stream has brought changes of it meanwhile.
-``unsure``: an event that the steps judge by what its document is today. ``undecided``: the stream did not come past it,
-or brought none. ``again``: not known yet."""
+``unsure``: an event of which it is not known whether it was to be delivered. ``undecided``: the stream did not come
+past it, or brought none. ``again``: not known yet."""
 
 _AT_ONCE: Final = frozenset({"equal", "rejected", "others", "kept"})
 """Verdicts that the stream need not be waited for: it brings nothing that would make a difference of them."""

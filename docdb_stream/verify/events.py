@@ -6,6 +6,7 @@ The window ends where the stream's saved position is: all before it is durable, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 from bson import Timestamp
@@ -14,7 +15,7 @@ from docdb_stream import step
 from docdb_stream.context import current_deadline
 from docdb_stream.derived_update import is_derived
 from docdb_stream.errors import ConfigError, HistoryLostError
-from docdb_stream.events import Batch, Events, Position
+from docdb_stream.events import Batch, ChangeEvent, Events, Position
 from docdb_stream.held import Held
 from docdb_stream.recorded import Record
 from docdb_stream.source import ChangeSource
@@ -39,8 +40,8 @@ class EventsVerification:
         record: What it tells.
         since: The window is of what happened after this,
         until: and before this.
-        is_judged_again: Tells of an event by its operation whether the steps may judge it otherwise today than when it
-            was delivered.
+        is_sure: Whether an event, as it is before the steps, was to be delivered if it is to be today. Others are not
+            missing where they are not there.
         progress: Told how far it is.
     """
 
@@ -54,7 +55,7 @@ class EventsVerification:
         *,
         since: Timestamp,
         until: Timestamp,
-        is_judged_again: Callable[[str], bool],
+        is_sure: Callable[[ChangeEvent], bool],
         progress: Progress = lambda *_: None,
     ) -> None:
         self._changes = changes
@@ -62,7 +63,7 @@ class EventsVerification:
         self._target = target
         self._record = record
         self._since, self._until = since, until
-        self._is_judged_again = is_judged_again
+        self._is_sure = is_sure
         self._progress = progress
         self._expected: dict[str, _Expected] = {}
         self._result = VerifyResult(stream, target.name, until, counted="events")
@@ -86,28 +87,25 @@ class EventsVerification:
 
     def _expect_all(self) -> None:
         """Read the window from the change log."""
-        stream = self._changes.open(Position(operation_time=self._since))
         try:
-            while True:
-                check_time()
-                batch = stream.read(READ_WAIT_S)
-                self._expect(batch)
-                self._progress("reading the change log", len(self._expected), None)
-                reached = batch.position.operation_time
-                if reached is not None and reached >= self._until:
-                    return
+            with closing(self._changes.open(Position(operation_time=self._since))) as stream:
+                reached: Timestamp | None = None
+                while reached is None or reached < self._until:
+                    check_time()
+                    batch = stream.read(READ_WAIT_S)
+                    self._expect(batch)
+                    self._progress("reading the change log", len(self._expected), None)
+                    reached = batch.position.operation_time
         except HistoryLostError as error:
             raise ConfigError(
                 f"the change log does not reach back to {self._since.as_datetime()}, where the window begins",
                 hint="give a shorter --window",
             ) from error
-        finally:
-            stream.close()
 
     def _expect(self, batch: Batch) -> None:
         events = [event for event in batch.events if event.cluster_time < self._until]
         self._result.rejected += sum(each.event.cluster_time < self._until for each in batch.rejected)
-        operations = {event.event_id: event.operation for event in events}
+        unsure = {event.event_id for event in events if not self._is_sure(event)}
         made = step.apply(self._steps, events)
         self._result.rejected += len(made.rejected)
         delivered = Events(event for event in made.events if not is_derived(event))
@@ -116,8 +114,7 @@ class EventsVerification:
             if place is None:
                 self._result.rejected += 1
                 continue
-            is_sure = not self._is_judged_again(operations[origin_of(event)])
-            self._expected[event.event_id] = _Expected(place, is_sure)
+            self._expected[event.event_id] = _Expected(place, origin_of(event) not in unsure)
             self._result.place(place).documents += 1
         if len(self._expected) > EVENTS_MOST:
             raise ConfigError(f"the window has more than {EVENTS_MOST:,} events", hint="give a shorter --window")
