@@ -124,7 +124,7 @@ class _Comparing:
             self._steps,
             target,
             target.holdings(),
-            position.is_past,
+            position,
             changes_keys=self._has_functions,
         )
         result = Verification(sides, repairs=repair, sample=sample, progress=self._progress).run()

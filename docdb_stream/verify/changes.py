@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set
 
 from bson import Timestamp
 
@@ -23,7 +23,7 @@ def name_of(namespace: Namespace, id: bytes) -> str:
     return f"{namespace}/{element_key(id)}"
 
 
-def changed(source: ChangeSource, names: Collection[str], since: Timestamp, until: Timestamp) -> Collection[str]:
+def changed(source: ChangeSource, names: Set[str], since: Timestamp, until: Timestamp) -> Set[str]:
     """Those of the documents, by their names, that the log tells of after ``since`` and up to ``until``; all of them
     where it tells of something else that may have changed them.
 
@@ -32,7 +32,7 @@ def changed(source: ChangeSource, names: Collection[str], since: Timestamp, unti
         SourceUnavailableError, HistoryLostError: As for a run.
     """
     if since >= until:
-        return ()
+        return frozenset()
     found: set[str] = set()
     stream = source.open(Position(operation_time=since))
     try:

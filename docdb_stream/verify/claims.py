@@ -1,22 +1,26 @@
 """A difference is a claim until it is proven: while writes go on, source and target are never seen at one moment.
 
-Owns the proof. A claim is read at the source, the stream is waited for until it has come past that, the target is
-looked at, and the change log is asked whether the document changed meanwhile. If it did, all of it counts for nothing.
+Owns the proof. A claim is read at the source, and the target is looked at. If the change log tells of no change of the
+document after the position that the stream had saved before, the stream has come past all of them: it is proven. Else
+the stream is waited for until it has come past what was read, and the same is done with the time of that. If the
+document changed meanwhile once more, all of it counts for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bson import Timestamp
 
+from docdb_stream.errors import HistoryLostError
 from docdb_stream.held import Held, Holdings
 from docdb_stream.position import Namespace
 from docdb_stream.source import ChangeSource, LookupSource
 from docdb_stream.verify.changes import changed, check_time, name_of
 from docdb_stream.verify.expected import Expectations
+from docdb_stream.verify.stream import StreamPosition
 
 ROUNDS: Final = 5
 """How often a document that changes each time is looked at."""
@@ -96,7 +100,7 @@ class Judge:
         changes: Its change log.
         holdings: The target's.
         expectations: What the target should have.
-        is_past: Waits until the stream's saved position is past a time; False: it is not, and was waited for enough.
+        stream: How far the stream has come.
         keeps_exits: Whether documents stay in the target that the steps leave out since (ON_EXIT = ignore).
         keeps_deleted: Whether deleted ones stay (OPERATIONS without delete).
     """
@@ -108,7 +112,7 @@ class Judge:
         holdings: Holdings,
         expectations: Expectations,
         *,
-        is_past: Callable[[Timestamp], bool],
+        stream: StreamPosition,
         keeps_exits: bool,
         keeps_deleted: bool,
     ) -> None:
@@ -116,7 +120,7 @@ class Judge:
         self._changes = changes
         self._holdings = holdings
         self._expectations = expectations
-        self._is_past = is_past
+        self._stream = stream
         self.keeps_exits = keeps_exits
         self.keeps_deleted = keeps_deleted
 
@@ -146,30 +150,41 @@ class Judge:
         ]
 
     def _round(self, claims: Sequence[Claim]) -> Sequence[Judged]:
+        saved = self._stream.saved()
         began = self._changes.operation_time()
         wanted, until = self._wanted(claims, began)
         first = self._judged(claims, wanted)
-        open_ = [each.claim for each in first if each.verdict not in _AT_ONCE]
-        settled = [each for each in first if each.verdict in _AT_ONCE]
-        if not open_:
-            return settled
-        if not self._is_past(until):
-            return [*settled, *(Judged(each, "undecided", each.held) for each in open_)]
-        second = self._judged(open_, wanted)
-        unequal = [each for each in second if each.verdict != "equal"]
-        names = {name_of(*origin) for each in unequal for origin in each.claim.origins}
-        moved = changed(self._changes, names, began, self._changes.operation_time()) if names else ()
-        return [*settled, *(self._proven(each, moved) for each in second)]
+        # What has not changed since the saved position, the stream has come past already.
+        decided = [*(each for each in first if each.verdict in _AT_ONCE), *self._unmoved(first, saved)]
+        known = {_key(each.held) for each in decided}
+        left = [each.claim for each in first if _key(each.held) not in known]
+        if not left:
+            return decided
+        if not self._stream.is_past(until):
+            return [*decided, *(Judged(each, "undecided", each.held) for each in left)]
+        second = self._judged(left, wanted)
+        unmoved = {_key(each.held) for each in self._unmoved(second, began)}
+        return [*decided, *(each if _key(each.held) in unmoved else self._proven(each) for each in second)]
 
-    def _proven(self, judged: Judged, moved: Iterable[str]) -> Judged:
-        """The same if it is proven, or equal whatever changed; else it has to be looked at again."""
+    def _unmoved(self, judged: Sequence[Judged], since: Timestamp | None) -> Sequence[Judged]:
+        """Those that are not equal, and none of whose documents has changed after a time (None: who knows)."""
+        unequal = [each for each in judged if each.claim.origins and each.verdict not in _AT_ONCE]
+        names = {name_of(*origin) for each in unequal for origin in each.claim.origins}
+        if since is None or not names:
+            return ()
+        try:
+            moved = changed(self._changes, names, since, self._changes.operation_time())
+        except HistoryLostError:  # the log does not reach back so far: the stream itself is lost, or about to be
+            return ()
+        return [each for each in unequal if moved.isdisjoint(name_of(*origin) for origin in each.claim.origins)]
+
+    def _proven(self, judged: Judged) -> Judged:
+        """The same if it is equal, or proven all the same; else it has to be looked at again."""
+        claim, version = judged.claim, judged.held.version
         if judged.verdict == "equal":
             return judged
-        claim, version = judged.claim, judged.held.version
-        if claim.origins:
-            is_proven = not any(name_of(*origin) in moved for origin in claim.origins)
-        else:  # which of the source's it is, is not known; what was written since may well be right
-            is_proven = version is None or claim.since is None or version <= claim.since
+        # Where it is not known which of the source's it is: what was written since may well be right.
+        is_proven = not claim.origins and (version is None or claim.since is None or version <= claim.since)
         return judged if is_proven else Judged(claim, "again", judged.held)
 
     def _wanted(

@@ -46,6 +46,17 @@ class StreamPosition:
         self._wait_s = WAIT_S if wait_s is None else wait_s
         self._pause = pause
 
+    def saved(self) -> Timestamp | None:
+        """A time up to which all is durable in the targets; None: not known.
+
+        Raises:
+            StateStoreError: As a run.
+        """
+        found = self._store.load(self._stream)
+        reached = found.position.operation_time if found is not None and found.position is not None else None
+        # Several events can have one time: of its own not all need be there.
+        return None if reached is None else _before(reached)
+
     def is_past(self, time: Timestamp) -> bool:
         """Wait until everything up to ``time`` is durable in the targets; False: it is not, and time is over.
 
@@ -57,9 +68,8 @@ class StreamPosition:
         until_s = limit.clock() + min(0.0 if self.is_behind else self._wait_s, left_s)
         every_s = LOOK_EVERY_S
         while True:
-            found = self._store.load(self._stream)
-            reached = found.position.operation_time if found is not None and found.position is not None else None
-            if reached is not None and reached > time:  # several events can have one time, so at it is not past it
+            saved = self.saved()
+            if saved is not None and saved >= time:
                 self.is_behind = False
                 return True
             if limit.clock() >= until_s or limit.stopping:
@@ -67,3 +77,7 @@ class StreamPosition:
                 return False
             (self._pause or limit.pause)(min(every_s, max(0.0, until_s - limit.clock())))
             every_s = min(LOOK_LEAST_OFTEN_S, every_s * 1.5)
+
+
+def _before(time: Timestamp) -> Timestamp:
+    return Timestamp(time.time, time.inc - 1) if time.inc else Timestamp(max(0, time.time - 1), 2**32 - 1)

@@ -34,6 +34,7 @@ from docdb_stream.verify.expected import Expectations
 from docdb_stream.verify.fold import Fold, bits_for
 from docdb_stream.verify.repair import Repair
 from docdb_stream.verify.result import DIFFERENCES, UNEQUAL, Progress, VerifyResult
+from docdb_stream.verify.stream import StreamPosition
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Sides:
         steps: The stream's steps.
         target: The target.
         holdings: What it holds.
-        is_past: Waits until the stream's saved position is past a time; False: not in time.
+        stream: How far the stream has come.
         changes_keys: Whether a step may give a document another key, or make several of one.
     """
 
@@ -69,7 +70,7 @@ class Sides:
     steps: Sequence[Step]
     target: Target
     holdings: Holdings
-    is_past: Callable[[Timestamp], bool]
+    stream: StreamPosition
     changes_keys: bool = False
 
 
@@ -96,7 +97,9 @@ class Verification:
         self._of_place: dict[str, list[Namespace]] = {}
         # By its key alone a document is found on the other side only where no step and no template has a say in it.
         self._is_direct = not sides.changes_keys and all(map(self._holdings.place_of, self._namespaces))
-        for namespace in self._namespaces:
+        # Also of collections that the settings name and that are gone: what the target has of them is too much.
+        named = [Namespace(*text.split(".", 1)) for text in settings.namespaces if "*" not in text]
+        for namespace in dict.fromkeys([*self._namespaces, *named]):
             if place := self._holdings.place_of(namespace):
                 self._of_place.setdefault(place, []).append(namespace)
         self._result = VerifyResult(settings.stream_name, sides.target.name, self._began, sample=sample)
@@ -105,7 +108,7 @@ class Verification:
             "keeps_deleted": bool(settings.operations) and "delete" not in settings.operations,
         }
         expectations = self._expectations("verify", self._began)
-        self._judge = Judge(self._documents, self._changes, self._holdings, expectations, is_past=sides.is_past, **kept)
+        self._judge = Judge(self._documents, self._changes, self._holdings, expectations, stream=sides.stream, **kept)
         self._expected = expectations
         self._repair: Repair | None = None
         if repairs:
@@ -284,7 +287,7 @@ class Verification:
         claims, self._claims = [*{claim.held[:2]: claim for claim in self._claims}.values()], []
         if not claims:
             return
-        self._progress("waiting until the stream has come past what differs", len(claims), None)
+        self._progress("proving what differs, which the stream has to have come past", len(claims), None)
         judged = self._judge.settle(claims)
         wrong = [each for each in judged if each.verdict in DIFFERENCES]
         if wrong and self._repair is not None:

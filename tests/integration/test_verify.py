@@ -264,7 +264,33 @@ def test_what_was_planted_is_found_and_repaired(make: Make) -> None:
     assert stream.keys("orders") == {f"k{number}" for number in range(300)} - {"k8", "k9"}
 
 
-def test_without_a_run_differences_are_not_decided(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collection_that_was_dropped_unseen(make: Make) -> None:
+    stream = make()
+    stream.settings = stream.settings.model_copy(update={"namespaces": (f"{stream.db.name}.orders",)})
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(20)])
+    stream.run()
+    stream.db.orders.drop()
+    reset(stream.settings, to="now")
+    with stream.running():
+        assert count_of(stream.verify()) == {"too many": 20}
+        assert stream.verify(repair=True).is_equal
+    assert stream.keys("orders") == set()
+
+
+def test_without_a_run_what_the_stream_has_come_past_is_decided_at_once(make: Make) -> None:
+    stream = make()
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(20)])
+    stream.run()
+    stream.lose("orders", "k1")
+    stream.spoil("orders", "k2")
+    result = stream.verify()
+    assert (count_of(result), result.notes) == ({"missing": 1, "differing": 1}, [])
+    assert stream.verify(repair=True).is_equal
+
+
+def test_without_a_run_what_came_since_is_not_decided(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docdb_stream.verify.stream.WAIT_S", 0.1)
     stream = make()
     stream.run()
@@ -414,7 +440,7 @@ def test_what_is_found_is_kept_and_told(make: Make) -> None:
 def test_what_cannot_be_compared_is_said(make: Make, tmp_path: Path) -> None:
     stream = make(file_path=str(tmp_path / "x.jsonl"))
     for values, message in (
-        ({"target": "file"}, "keeps events and no documents"),
+        ({"target": "file"}, "cannot be read back"),
         ({"target": "nonsense"}, "has no such target"),
         ({"sample": 0}, "--sample"),
         ({}, "has not run yet"),
