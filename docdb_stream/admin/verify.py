@@ -27,8 +27,9 @@ from docdb_stream.target import Target
 from docdb_stream.targets import build_targets
 from docdb_stream.verify.events import EventsVerification
 from docdb_stream.verify.result import Progress, VerifyResult
+from docdb_stream.verify.sides import Sides
 from docdb_stream.verify.stream import StreamPosition
-from docdb_stream.verify.verification import Sides, Verification
+from docdb_stream.verify.verification import Verification
 
 WINDOW_S = 3600.0
 """The window of events that is compared by default."""
@@ -126,8 +127,9 @@ class _Comparing:
             target.holdings(),
             position,
             changes_keys=self._has_functions,
+            progress=self._progress,
         )
-        result = Verification(sides, repairs=repair, sample=sample, progress=self._progress).run()
+        result = Verification(sides, repairs=repair, sample=sample).run()
         snapshot = self._checkpoint.position.snapshot if self._checkpoint.position else None
         if snapshot is not None:
             result.notes.append(_UNDER_WAY.format(snapshot.id))

@@ -7,12 +7,10 @@ claim (``claims``), which is proven or not, and repaired if asked for.
 
 from __future__ import annotations
 
-import logging
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Final
 
@@ -20,25 +18,17 @@ from bson import Timestamp
 
 from docdb_stream.context import current_deadline
 from docdb_stream.delivery import Delivery
-from docdb_stream.errors import TargetError
-from docdb_stream.held import Held, Holdings, IncompleteError
-from docdb_stream.position import Namespace, SnapshotRange
+from docdb_stream.held import Held, IncompleteError
 from docdb_stream.retry import Backoff
-from docdb_stream.settings import Settings
-from docdb_stream.source import ChangeSource, LookupSource, Page
-from docdb_stream.step import Step
-from docdb_stream.target import Target, announced
+from docdb_stream.target import announced
 from docdb_stream.verify.changes import check_time
 from docdb_stream.verify.claims import Claim, Judge, Judged, Origin
 from docdb_stream.verify.expected import Expectations
 from docdb_stream.verify.fold import Fold, bits_for
 from docdb_stream.verify.repair import Repair
-from docdb_stream.verify.result import DIFFERENCES, UNEQUAL, Progress, VerifyResult
-from docdb_stream.verify.stream import StreamPosition
+from docdb_stream.verify.result import DIFFERENCES, UNEQUAL, VerifyResult
+from docdb_stream.verify.sides import Sides
 
-logger = logging.getLogger(__name__)
-
-PAGE_DOCUMENTS: Final = 1000
 GROUP: Final = 500
 """Documents that are looked up at once."""
 CLAIMS_AT_ONCE: Final = 5_000
@@ -49,31 +39,6 @@ NAMES_MOST: Final = 4_000_000
 """Documents whose names are kept (8 bytes each) where the target cannot be asked whose they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What is compared.
-
-    Attributes:
-        settings: The stream.
-        documents: The source's documents.
-        changes: Its change log.
-        steps: The stream's steps.
-        target: The target.
-        holdings: What it holds.
-        stream: How far the stream has come.
-        changes_keys: Whether a step may give a document another key, or make several of one.
-    """
-
-    settings: Settings
-    documents: LookupSource
-    changes: ChangeSource
-    steps: Sequence[Step]
-    target: Target
-    holdings: Holdings
-    stream: StreamPosition
-    changes_keys: bool = False
-
-
 class Verification:
     """One target, compared once.
 
@@ -81,33 +46,19 @@ class Verification:
         sides: What is compared.
         repairs: Whether to make equal what is not.
         sample: Compare so many documents of each collection, by chance; None: all.
-        progress: Told how far it is.
     """
 
-    def __init__(
-        self, sides: Sides, *, repairs: bool = False, sample: int | None = None, progress: Progress = lambda *_: None
-    ) -> None:
+    def __init__(self, sides: Sides, *, repairs: bool = False, sample: int | None = None) -> None:
         settings = sides.settings
         self._sides = sides
         self._documents, self._changes, self._holdings = sides.documents, sides.changes, sides.holdings
         self._sample = sample
-        self._progress = progress
-        self._began = self._changes.operation_time()
-        self._namespaces = [*self._documents.collections()]
-        self._of_place: dict[str, list[Namespace]] = {}
-        # By its key alone a document is found on the other side only where no step and no template has a say in it.
-        self._is_direct = not sides.changes_keys and all(map(self._holdings.place_of, self._namespaces))
-        # Also of collections that the settings name and that are gone: what the target has of them is too much.
-        named = [Namespace(*text.split(".", 1)) for text in settings.namespaces if "*" not in text]
-        for namespace in dict.fromkeys([*self._namespaces, *named]):
-            if place := self._holdings.place_of(namespace):
-                self._of_place.setdefault(place, []).append(namespace)
-        self._result = VerifyResult(settings.stream_name, sides.target.name, self._began, sample=sample)
+        self._result = VerifyResult(settings.stream_name, sides.target.name, self._sides.began, sample=sample)
         kept = {
             "keeps_exits": any(getattr(each, "on_exit", None) == "ignore" for each in sides.steps),
             "keeps_deleted": bool(settings.operations) and "delete" not in settings.operations,
         }
-        expectations = self._expectations("verify", self._began)
+        expectations = self._expectations("verify", self._sides.began)
         self._judge = Judge(self._documents, self._changes, self._holdings, expectations, stream=sides.stream, **kept)
         self._expected = expectations
         self._repair: Repair | None = None
@@ -119,7 +70,7 @@ class Verification:
                 self._holdings,
                 delivery,
                 self._expectations,
-                self._origins_of,
+                self._sides.origins_of,
                 **kept,
             )
         self._claims: list[Claim] = []
@@ -145,10 +96,10 @@ class Verification:
     # All of them
 
     def _compare_all(self) -> None:
-        estimate = sum(self._documents.estimate(each) or 0 for each in self._namespaces)
+        estimate = sum(self._documents.estimate(each) or 0 for each in self._sides.namespaces)
         bits, salt = bits_for(estimate), os.urandom(32)
         source = Fold(bits, salt)
-        for namespace, page in self._pages("reading the source", estimate, self._began):
+        for namespace, page in self._sides.pages("reading the source", estimate, self._sides.began):
             expected, rejected = self._expected.of(namespace, page.documents)
             self._result.rejected += rejected
             for held in expected:
@@ -167,25 +118,24 @@ class Verification:
         while True:
             fold = Fold(bits, salt)
             try:
-                for held in self._held("reading the target", sum(source.documents.values())):
+                for held in self._sides.held("reading the target", sum(source.documents.values())):
                     fold.add(held)
                 return fold
             except IncompleteError:
-                if not backoff.wait():
-                    raise self._not_whole() from None
+                self._sides.again(backoff)
 
     def _look_closer(self, fold: Fold, differing: Collection[int], documents: int) -> None:
         """Look up the documents of the buckets that differ, of each side on the other."""
         since = self._changes.operation_time()
         names = array("Q")
         group: list[tuple[Held, Origin]] = []
-        for namespace, page in self._pages("comparing the source", documents, since):
+        for namespace, page in self._sides.pages("comparing the source", documents, since):
             for outcome in self._expected.outcomes(namespace, page.documents):
                 for held in outcome.held:
                     if fold.bucket(held) not in differing:
                         continue
                     group.append((held, (namespace, outcome.id)))
-                    if len(names) <= NAMES_MOST and (not self._is_direct or self._holdings.id_of(held) is None):
+                    if len(names) <= NAMES_MOST and (not self._sides.is_direct or self._holdings.id_of(held) is None):
                         names.append(fold.name(held))
             if len(group) >= GROUP:
                 self._compare(group)
@@ -199,7 +149,9 @@ class Verification:
             return _has(named, fold.name(held))
 
         strangers = (
-            held for held in self._held_or_again("comparing the target", documents) if fold.bucket(held) in differing
+            held
+            for held in self._sides.held_or_again("comparing the target", documents)
+            if fold.bucket(held) in differing
         )
         while part := [*islice(strangers, GROUP)]:
             self._find_too_many(part, since, is_expected if len(names) <= NAMES_MOST else None)
@@ -211,7 +163,7 @@ class Verification:
         looked = self._holdings.look([held for held, _ in group]) if group else ()
         for (held, origin), there in zip(group, looked, strict=True):
             if there.digest != held.digest:
-                self._claim(Claim(held, self._together(held.place, origin)))
+                self._claim(Claim(held, self._sides.together(held.place, origin)))
 
     def _find_too_many(
         self, part: Sequence[Held], since: Timestamp, is_expected: Callable[[Held], bool] | None
@@ -225,7 +177,7 @@ class Verification:
         """
         claims = []
         for held in part:
-            origins = self._origins_of(held) if self._is_direct else ()
+            origins = self._sides.origins_of(held) if self._sides.is_direct else ()
             if origins:
                 claims.append(Claim(held, origins))
             elif is_expected is None:
@@ -249,29 +201,29 @@ class Verification:
     # Some of them
 
     def _compare_some(self, count: int) -> None:
-        for namespace in self._namespaces:
+        for namespace in self._sides.namespaces:
             ids = self._documents.sample(namespace, count)
             for start in range(0, len(ids), GROUP):
                 check_time()
                 group: list[tuple[Held, Origin]] = []
-                for page in self._documents.find(namespace, ids[start : start + GROUP], since=self._began):
+                for page in self._documents.find(namespace, ids[start : start + GROUP], since=self._sides.began):
                     for outcome in self._expected.outcomes(namespace, page.documents) if page.documents else ():
                         group += [(held, (namespace, outcome.id)) for held in outcome.held]
                         self._result.rejected += outcome.is_rejected
                 for held, _ in group:
                     self._result.place(held.place).documents += 1
                 self._compare(group)
-                self._progress("comparing a sample", self._result.documents, None)
-        if not self._is_direct:
+                self._sides.progress("comparing a sample", self._result.documents, None)
+        if not self._sides.is_direct:
             self._result.notes.append("whether there are too many was not looked at: a step or a template names keys")
             return
-        for place in self._of_place:
+        for place in self._sides.places:
             some = self._holdings.sample(place, count)
             self._result.place(place)
             known = [held for held in some if self._holdings.id_of(held) is not None]
             for start in range(0, len(known), GROUP):
                 check_time()
-                self._find_too_many(known[start : start + GROUP], self._began, None)
+                self._find_too_many(known[start : start + GROUP], self._sides.began, None)
 
     # Claims
 
@@ -287,7 +239,7 @@ class Verification:
         claims, self._claims = [*{claim.held[:2]: claim for claim in self._claims}.values()], []
         if not claims:
             return
-        self._progress("proving what differs, which the stream has to have come past", len(claims), None)
+        self._sides.progress("proving what differs, which the stream has to have come past", len(claims), None)
         judged = self._judge.settle(claims)
         wrong = [each for each in judged if each.verdict in DIFFERENCES]
         if wrong and self._repair is not None:
@@ -298,7 +250,7 @@ class Verification:
 
     def _repaired(self, wrong: Sequence[Judged]) -> Sequence[Judged]:
         assert self._repair is not None
-        self._progress("repairing", len(wrong), None)
+        self._sides.progress("repairing", len(wrong), None)
         rejections = self._repair.repair(wrong)
         for reason in dict.fromkeys(rejection.reason for rejection in rejections):
             note = f"{self._sides.target.name} does not take all that was repaired: {reason}"
@@ -313,61 +265,6 @@ class Verification:
     def _expectations(self, id: str, time: Timestamp) -> Expectations:
         sides = self._sides
         return Expectations(sides.steps, self._holdings, announced([sides.target]), id, time)
-
-    def _origins_of(self, held: Held) -> Sequence[Origin]:
-        """The documents of the source that one of the target comes of where no step changes keys."""
-        id = self._holdings.id_of(held)
-        return () if id is None else [(namespace, id) for namespace in self._of_place.get(held.place, ())]
-
-    def _together(self, place: str, origin: Origin) -> Sequence[Origin]:
-        """All documents of the source that may be the same one in the target."""
-        others = self._of_place.get(place, ()) if self._is_direct else ()
-        return [origin, *((namespace, origin[1]) for namespace in others if namespace != origin[0])]
-
-    def _pages(self, what: str, documents: int, since: Timestamp) -> Iterator[tuple[Namespace, Page]]:
-        """All documents of the source, not as they were before a time."""
-        done = 0
-        for namespace in self._namespaces:
-            left = SnapshotRange(namespace)
-            while not left.done:
-                check_time()
-                page = self._documents.read(left, since=since, match=None, limit=PAGE_DOCUMENTS)
-                left = page.rest
-                if page.documents:
-                    yield namespace, page
-                done += len(page.documents)
-                self._progress(what, done, documents)
-
-    def _held(self, what: str, documents: int) -> Iterator[Held]:
-        """All documents of the target, where the stream's are."""
-        done = 0
-        for place, namespaces in self._holdings.places().items():
-            self._of_place.setdefault(place, [*namespaces])
-        for place in self._of_place:
-            for held in self._holdings.held(place):
-                yield held
-                done += 1
-                if done % PAGE_DOCUMENTS == 0:
-                    check_time()
-                    self._progress(what, done, documents)
-
-    def _held_or_again(self, what: str, documents: int) -> Iterator[Held]:
-        """The same, from the beginning where something was passed over: some come twice then."""
-        backoff = Backoff()
-        while True:
-            try:
-                yield from self._held(what, documents)
-                return
-            except IncompleteError:
-                if not backoff.wait():
-                    raise self._not_whole() from None
-
-    def _not_whole(self) -> TargetError:
-        return TargetError(
-            self._sides.target.name,
-            "what it holds cannot be read whole: requests get lost",
-            hint="see to the service; nothing is proven",
-        )
 
 
 def _has(names: array[int], name: int) -> bool:
