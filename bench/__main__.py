@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import cpu, follow, memory, report, shaping, throughput
+from bench import cpu, documents, follow, memory, report, shaping, throughput
 from bench.report import Figure
 from bench.rounds import Plan, SkippedError
 from bench.servers import MIRROR, TARGETS
@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "together": throughput.together,
     "steps": shaping.steps,
     "formats": shaping.formats,
+    "snapshot": documents.snapshot,
+    "verify": documents.verify,
     "follow": follow.measure,
     "memory": memory.measure,
     "growth": cpu.growth,
