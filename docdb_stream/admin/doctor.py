@@ -15,11 +15,13 @@ from docdb_stream.errors import Caution, ConfigError, DocdbStreamError, StateSto
 from docdb_stream.events import Namespace
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.diagnosis import HELLO, unavailable
+from docdb_stream.mongodb.documents import MongoDocuments
 from docdb_stream.mongodb.enable import check_enabled
 from docdb_stream.mongodb.images import check_images
 from docdb_stream.mongodb.pipeline import kept_images, server_filter
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.mongodb.state import StateCollection
+from docdb_stream.position import SnapshotRange
 from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.step import name_of, told_apart
@@ -100,6 +102,8 @@ def _cluster(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield _tried("who leaves events out", lambda: _see_who_filters(settings, source))
     if connection.client.read_preference != ReadPreference.PRIMARY:
         yield _tried("where the stream is read", lambda: _see_where_it_is_read(source))
+    if "snapshot" in (settings.start_at, settings.on_history_lost):
+        yield _tried("documents of a snapshot", lambda: _see_that_documents_can_be_read(settings, connection))
     yield _tried("what is watched", lambda: _see_what_is_watched(connection, settings.scope))
     yield _tried("state database", lambda: _see_that_state_can_be_kept(settings, connection, store))
     yield _tried("saved position", lambda: _see_that_it_can_go_on(settings, source, store))
@@ -178,6 +182,13 @@ def _see_where_it_is_read(source: MongoChangeSource) -> None:
             "the primary",
             hint="DocumentDB 3.6 and 4.0 have them there alone; leave readPreference out, or upgrade",
         )
+
+
+def _see_that_documents_can_be_read(settings: Settings, connection: Connection) -> None:
+    """Read one of each collection; a stream alone does without the privilege."""
+    documents = MongoDocuments(settings, connection)
+    for namespace in documents.collections():
+        documents.read(SnapshotRange(namespace), since=None, match=None, limit=1)
 
 
 def _see_what_is_watched(connection: Connection, scope: Namespace | None) -> None:

@@ -11,7 +11,14 @@ from bson import Timestamp
 from pymongo import MongoClient
 
 from docdb_stream.admin.doctor import checks
-from docdb_stream.errors import Caution, DocdbStreamError, HistoryLostError, SourceUnavailableError, StateStoreError
+from docdb_stream.errors import (
+    Caution,
+    ConfigError,
+    DocdbStreamError,
+    HistoryLostError,
+    SourceUnavailableError,
+    StateStoreError,
+)
 from docdb_stream.local import ReplicaSet
 from docdb_stream.mongodb.diagnosis import HELLO
 from docdb_stream.poller import Poller
@@ -226,3 +233,13 @@ def test_a_mirror_that_is_not_told_everything(
     )
     errors = [found.error for found in checks(settings) if found.what == "what mongodb holds"]
     assert [isinstance(error, Caution) and str(told) in str(error) for error in errors] == [True] * (told is not None)
+
+
+def test_documents_of_a_snapshot_are_tried(stream: Callable[..., Settings], mongo: Mongo, db_name: str) -> None:
+    names = [what for what, _ in checks(stream(start_at="snapshot"))]
+    assert "documents of a snapshot" in names
+    assert troubles(stream(on_history_lost="snapshot", watched_collection_name=None)) == {}
+    mongo[db_name].create_collection("view", viewOn="orders", pipeline=[])
+    found = troubles(stream(start_at="snapshot", watched_collection_name="view"))
+    assert isinstance(found["documents of a snapshot"], ConfigError)
+    assert found["documents of a snapshot"].exit_code == 2
