@@ -18,6 +18,7 @@ from docdb_stream.held import Verifiable
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.documents import MongoDocuments
 from docdb_stream.mongodb.source import MongoChangeSource
+from docdb_stream.query.parse import parse
 from docdb_stream.recorded import Recorded
 from docdb_stream.settings import Settings
 from docdb_stream.step import Step
@@ -36,6 +37,8 @@ WINDOW_S = 3600.0
 
 _CAN = "opensearch and mongodb can be compared by their documents, kafka, kinesis and s3 by their events"
 _UNDER_WAY = "the snapshot {} is under way: what it has not delivered yet is missing, or not what it should be"
+_OF_DOCUMENTS = ("fullDocument", "documentKey", "ns")
+"""Fields of an event that are the same whichever change brings the document."""
 _STATES = ("insert", "update", "replace")
 """Operations without which a target is not to be equal to the source."""
 
@@ -232,6 +235,12 @@ def _check_shaping(settings: Settings) -> None:
         raise ConfigError(
             f"OPERATIONS of stream {name} leaves out {', '.join(missing)}: no target is to be equal to the source",
             hint="verify is for streams that deliver what documents are",
+        )
+    if settings.match and not parse(settings.match).is_only_about(_OF_DOCUMENTS):
+        raise ConfigError(
+            f"MATCH of stream {name} judges changes, and not only what documents are: no target is to be equal to the "
+            "source",
+            hint=f"verify is for a MATCH over {', '.join(_OF_DOCUMENTS)}",
         )
     if settings.full_document == "default":
         raise ConfigError(

@@ -23,6 +23,14 @@ _SILENT_POLLS_MOST: Final = 60
 """So many polls without anything, before what is read to is reached: nobody is going to answer any more."""
 
 
+_READING: Final = {
+    "isolation_level": "read_committed",
+    "enable_auto_commit": False,
+    "auto_offset_reset": "earliest",
+    "allow_auto_create_topics": False,
+}
+
+
 class KafkaRecord:
     """See ``Record``.
 
@@ -51,8 +59,7 @@ class KafkaRecord:
         from kafka.errors import KafkaError
 
         try:
-            own = {"isolation_level": "read_committed", "enable_auto_commit": False, "auto_offset_reset": "earliest"}
-            with contextlib.closing(KafkaConsumer(**self._way(), **own)) as consumer:
+            with contextlib.closing(KafkaConsumer(**self._way(), **_READING)) as consumer:
                 partitions = [
                     TopicPartition(topic, number)
                     for topic in places

@@ -450,6 +450,13 @@ def test_what_cannot_be_compared_is_said(make: Make, tmp_path: Path) -> None:
     stream.settings = stream.settings.model_copy(update={"operations": ["insert"]})
     with pytest.raises(ConfigError, match="leaves out update, replace"):
         stream.verify()
+    for match in (
+        '{"operationType": "update"}',
+        '{"$or": [{"ns.coll": "a"}, {"updateDescription.updatedFields.a": 1}]}',
+    ):
+        stream.settings = stream.settings.model_copy(update={"operations": (), "match": match})
+        with pytest.raises(ConfigError, match="judges changes"):
+            stream.verify(repair=True)
 
 
 def test_a_time_that_is_over_proves_nothing(make: Make) -> None:
