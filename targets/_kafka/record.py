@@ -91,7 +91,7 @@ class KafkaRecord:
                 for record in some
                 if record.value is not None  # a tombstone is its delete's
                 for name, value in record.headers
-                if name == "event_id"
+                if name == "event_id" and value is not None
             ]
             left = {partition for partition in left if consumer.position(partition) < ends[partition]}
         if left:
