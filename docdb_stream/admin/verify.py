@@ -146,7 +146,12 @@ class _Comparing:
         settings = self._settings
         changes = MongoChangeSource(settings, self._connection)
         position = self._checkpoint.position
-        until = (position.operation_time if position else None) or changes.operation_time()
+        until = position.operation_time if position else None
+        if until is None:
+            raise ConfigError(
+                f"the position of stream {settings.stream_name} does not say its time, where the window would end",
+                hint="verify again once the stream has gone on",
+            )
         begun = self._checkpoint.created_at
         begun_s = int(begun.timestamp()) if begun else 0
         since = Timestamp(max(until.time - int(window_s), min(begun_s, until.time)), 0)

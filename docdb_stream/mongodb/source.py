@@ -38,6 +38,8 @@ _PRIMARY_ONLY = 7
 """The wire version of MongoDB and DocumentDB 4.0. Change streams of DocumentDB 3.6 and 4.0 can be read from the primary
 alone (its developer guide, "Limitations"), whose console gives a connection string that prefers secondaries."""
 
+EVENTS_OF_A_SECOND = 1 << 20
+"""More than a cluster writes in one: how far increments of cluster times are looked through."""
 SLOW_OPEN_S = 60.0
 """A stream that failed to open after this long is told about with SLOW_OPEN_HINT: a server that is away is given up
 sooner."""
@@ -180,17 +182,20 @@ class MongoChangeSource:
             raise unavailable(error, self._connection.uri) from error
 
     def _earliest(self) -> Timestamp:
-        """The time just before the earliest that the change log still reaches: to the second, or to the event where
-        nothing older than the present second is left.
+        """The time just before the earliest event that the change log still has.
 
         Found by asking for ever later ones: needs no privilege beyond reading the stream, and works on servers that
         show their log and those that do not.
         """
         now = self.operation_time()
         second = _least(now.time + 1, lambda time_s: self._reaches(Timestamp(time_s, 0)))
-        if second <= now.time:
+        if second == 1:  # nothing has left the log
             return Timestamp(second, 0)
-        return Timestamp(now.time, _least(now.inc, lambda inc: self._reaches(Timestamp(now.time, inc))))
+        # Of the second before, the log may still have the end.
+        last = now.inc if second > now.time else EVENTS_OF_A_SECOND
+        if second <= now.time and not self._reaches(Timestamp(second - 1, last)):
+            return Timestamp(second, 0)
+        return Timestamp(second - 1, _least(last, lambda inc: self._reaches(Timestamp(second - 1, inc))))
 
     def _reaches(self, time: Timestamp) -> bool:
         # The log is all that is asked about: no images, which need not be there, and no filter.

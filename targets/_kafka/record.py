@@ -14,6 +14,7 @@ from typing import Any, Final
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.format import Format
+from docdb_stream.targets._kafka.python_client import answered
 from docdb_stream.targets._payload import PlaceOf, places_of
 
 _SKEW: Final = dt.timedelta(minutes=5)
@@ -55,21 +56,14 @@ class KafkaRecord:
 
     def told(self, places: Collection[str], since: dt.datetime) -> Iterator[Sequence[str]]:
         """See Record. Of what was written within transactions, what is committed."""
-        from kafka import KafkaConsumer, TopicPartition
         from kafka.errors import KafkaError
 
+        opened: list[tuple[Any, dict[Any, int]]] = []
         try:
-            with contextlib.closing(KafkaConsumer(**self._way(), **_READING)) as consumer:
-                partitions = [
-                    TopicPartition(topic, number)
-                    for topic in places
-                    for number in consumer.partitions_for_topic(topic) or ()
-                ]
-                consumer.assign(partitions)
-                ends = consumer.end_offsets(partitions)
-                since_ms = int((since - _SKEW).timestamp() * 1000)
-                for partition, found in consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)).items():
-                    consumer.seek(partition, ends[partition] if found is None else found.offset)
+            # Brokers may accept a connection and say nothing.
+            answered(lambda: opened.append(self._opened(places, since)))
+            consumer, ends = opened[0]
+            with contextlib.closing(consumer):
                 yield from self._read(consumer, ends)
         except KafkaError as error:
             raise TargetError(
@@ -77,6 +71,21 @@ class KafkaRecord:
                 f"its topics cannot be read: {type(error).__name__}",
                 hint="allow this user to READ and DESCRIBE the topics; see that the brokers are up",
             ) from error
+
+    def _opened(self, topics: Collection[str], since: dt.datetime) -> tuple[Any, dict[Any, int]]:
+        """A consumer that stands at a time, and where the topics end now."""
+        from kafka import KafkaConsumer, TopicPartition
+
+        consumer = KafkaConsumer(**self._way(), **_READING)
+        partitions = [
+            TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()
+        ]
+        consumer.assign(partitions)
+        ends = consumer.end_offsets(partitions)
+        since_ms = int((since - _SKEW).timestamp() * 1000)
+        for partition, found in consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)).items():
+            consumer.seek(partition, ends[partition] if found is None else found.offset)
+        return consumer, ends
 
     def _read(self, consumer: Any, ends: dict[Any, int]) -> Iterator[Sequence[str]]:
         """All up to the ends, which do not come before every open transaction is over."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from integration.test_verify import Stream, count_of
 from pymongo import MongoClient
 
 from docdb_stream.admin.reset import reset
+from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.local import AwsServer, KafkaBroker, ReplicaSet
 from docdb_stream.local.process import wait_until
@@ -212,3 +215,17 @@ def test_what_cannot_be_compared_is_said(replica_set: ReplicaSet, mongo: Mongo, 
     assert stream.verify().target == "kafka"  # the other one is passed over
     refused = stream.command("verify", stream.settings.stream_name, "--window", "soon")
     assert (refused.exit_code, "expected a length" in refused.output) == (2, True)
+
+
+def test_brokers_that_say_nothing(replica_set: ReplicaSet, mongo: Mongo, db_name: str, places: Any) -> None:
+    stream = Stream(replica_set.uri, mongo, db_name, **places("kafka"))
+    begin(stream)
+    write(stream, 0)
+    stream.run()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are accepted by the system alone
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        stream = Stream(replica_set.uri, mongo, db_name, msk_bootstrap_srv=address)
+        began_s = time.monotonic()
+        with pytest.raises(TargetError, match="cannot be read"):
+            stream.verify(limit=Deadline.after(4))
+        assert time.monotonic() - began_s < 20

@@ -34,8 +34,11 @@ class Log(MongoChangeSource):
     [
         (Timestamp(1, 1), Timestamp(1, 0)),
         (Timestamp(NOW.time - 1, 1), Timestamp(NOW.time - 1, 0)),
-        # To the second: what goes next from a log is its beginning.
-        (Timestamp(NOW.time - 3600, 7), Timestamp(NOW.time - 3599, 0)),
+        # The beginning of a second has left the log, and its end is there.
+        (Timestamp(NOW.time - 3600, 2), Timestamp(NOW.time - 3600, 1)),
+        (Timestamp(NOW.time - 3600, 7), Timestamp(NOW.time - 3600, 6)),
+        (Timestamp(NOW.time - 1, 500_000), Timestamp(NOW.time - 1, 499_999)),
+        (Timestamp(NOW.time - 1, 2**32 - 1), Timestamp(NOW.time, 0)),  # so many are in no second
         (Timestamp(NOW.time, 1), Timestamp(NOW.time, 0)),
         # All that is left is of this second, in which there may be much.
         (Timestamp(NOW.time, 2), Timestamp(NOW.time, 1)),
