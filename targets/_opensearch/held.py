@@ -18,6 +18,7 @@ from docdb_stream.errors import TargetError
 from docdb_stream.event import ChangeEvent
 from docdb_stream.held import Held, IncompleteError
 from docdb_stream.position import Namespace
+from docdb_stream.retry import Backoff
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
 from docdb_stream.targets._opensearch.names import document_key, version_time
 from docdb_stream.targets._opensearch.pages import pages
@@ -33,6 +34,7 @@ _SAMPLE_MOST: Final = 10_000
 _MAY_BE_WHOLE: Final = re.compile(rb"\.0(?![0-9])|[0-9]e[+-]?[0-9]")
 """In JSON that orjson wrote: a float without a fraction, or a text that looks like one."""
 _INT64_LIMIT: Final = 1 << 63
+_NO_INDEX: Final = "index_not_found_exception"
 
 
 Outcome = tuple[str, str, bytes | None]
@@ -104,19 +106,28 @@ class OpenSearchHoldings:
         at_once = min((self._page_size(place) for place in {each.place for each in wanted}), default=1)
         for first in range(0, len(wanted), at_once):
             part = wanted[first : first + at_once]
-            body = {"docs": [{"_index": each.place, "_id": each.key.decode()} for each in part]}
-            answer = self._asked("", "POST", "/_mget", orjson.dumps(body)) or {}
-            found += [self._looked_at(*each) for each in zip(part, answer["docs"], strict=True)]
+            found += [self._looked_at(*each) for each in zip(part, self._got(part), strict=True)]
         return found
 
     def id_of(self, held: Held) -> bytes | None:
         """See Holdings."""
         return document_key(held.key.decode())
 
+    def _got(self, wanted: Sequence[Held]) -> Sequence[Mapping[str, Any]]:
+        """What OpenSearch says of each; a shard that is just starting, or moving, is asked again."""
+        body = orjson.dumps({"docs": [{"_index": each.place, "_id": each.key.decode()} for each in wanted]})
+        backoff = Backoff()
+        while True:
+            answers: Sequence[Mapping[str, Any]] = self._asked("", "POST", "/_mget", body)["docs"]
+            errors = [(each["_index"], each["error"].get("type")) for each in answers if "error" in each]
+            failed = [(index, type) for index, type in errors if type != _NO_INDEX]
+            if not failed:
+                return answers
+            if not backoff.wait():
+                index, type = failed[0]
+                raise self._client.refused(500, str(type), index)
+
     def _looked_at(self, wanted: Held, answer: Mapping[str, Any]) -> Held:
-        error = answer.get("error")
-        if error is not None and error.get("type") != "index_not_found_exception":
-            raise self._client.refused(500, str(error.get("type")), wanted.place)
         if not answer.get("found"):
             return Held(wanted.place, wanted.key, None, None, self._is_own)
         return self._found(wanted.place, answer)
@@ -149,7 +160,7 @@ class OpenSearchHoldings:
         try:
             return self._client.request(method, path, body)
         except ResponseError as error:
-            if error.type == "index_not_found_exception":
+            if error.type == _NO_INDEX:
                 return None
             raise self._client.refused(error.status, error.type, place) from error
 
