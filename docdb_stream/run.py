@@ -191,7 +191,7 @@ class Run:
                 self._progress(result)
             if self._is_open:
                 self._deliver_page(delivery)
-                if until is not None and self._is_caught_up(ahead, until):
+                if until is not None and rest is None and self._is_caught_up(ahead, until):
                     result.stopped_by = "caught-up"
                     return
                 is_due = self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush

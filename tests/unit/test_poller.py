@@ -26,7 +26,7 @@ from docdb_stream.errors import (
     StateStoreError,
     TargetError,
 )
-from docdb_stream.events import ChangeEvent, Namespace, Position, ResumeToken
+from docdb_stream.events import Batch, ChangeEvent, Namespace, Position, ResumeToken
 from docdb_stream.poller import Poller, RunResult
 from docdb_stream.position import SnapshotProgress, SnapshotRange
 from docdb_stream.settings import Settings
@@ -538,6 +538,22 @@ def test_max_loop_zero_is_no_limit(world: World) -> None:
     world.happen(120)
     result = world.poller(max_loop=0).run()
     assert (result.loops, result.stopped_by) == (120, "caught-up")
+
+
+class OneBatch(ScriptedSource):
+    """The last batch says itself that nothing follows, as a server's does that has no more."""
+
+    def read(self, first: int, position: Position) -> tuple[int, Batch]:
+        following, batch = super().read(first, position)
+        return following, replace(batch, quiet=following == len(self._script))
+
+
+def test_a_run_has_caught_up_only_once_the_rest_of_a_batch_is_handed_over(world: World) -> None:
+    target = paced(world, 20)
+    world.source = OneBatch(world.events, batch_size=100)
+    result = world.poller(batch_size=100).run()
+    assert (result.stopped_by, result.events) == ("caught-up", 20)
+    assert target.durable == world.events
 
 
 def test_empty_reads_are_no_loops_and_no_proof(world: World) -> None:
