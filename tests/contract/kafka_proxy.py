@@ -126,11 +126,15 @@ class KafkaProxy:
             return _encoded(done, correlation_id)
         server.sendall(struct.pack(">i", len(request)) + request)
         answer = _frame(server)
-        if key == ProduceResponse.API_KEY and self.quota_bytes_s < float("inf"):
+        if key == ProduceResponse.API_KEY and answer:
             produced = ProduceResponse.decode(answer, version=version, header=True)
-            now_s = time.monotonic()
-            self._reads_again_s = max(self._reads_again_s, now_s) + len(request) / self.quota_bytes_s
-            produced.throttle_time_ms = int(1000 * (self._reads_again_s - now_s))
+            # From version 10 on (KIP-951) who asks a broker that does not lead is told where to go, past the proxy.
+            for leader in produced.node_endpoints or ():
+                leader.port = self.port
+            if self.quota_bytes_s < float("inf"):
+                now_s = time.monotonic()
+                self._reads_again_s = max(self._reads_again_s, now_s) + len(request) / self.quota_bytes_s
+                produced.throttle_time_ms = int(1000 * (self._reads_again_s - now_s))
             return _encoded(produced, correlation_id)
         if key == FindCoordinatorResponse.API_KEY:
             found = FindCoordinatorResponse.decode(answer, version=version, header=True)
