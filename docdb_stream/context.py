@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from docdb_stream.position import SnapshotProgress
+    from docdb_stream.position import Namespace, SnapshotProgress
+    from docdb_stream.schema.columns import Column
 
 T = TypeVar("T")
 
@@ -95,6 +96,10 @@ def _no_epoch() -> None:
     """The epoch of what has no lease."""
 
 
+def _no_columns(namespace: Namespace) -> None:
+    """The columns of what keeps no ledger."""
+
+
 @dataclass(slots=True)
 class RunContext:
     """What all that works for one run shares: there is one for each run, and every thread of the run sees it.
@@ -111,6 +116,7 @@ class RunContext:
         next_checkpoint: Names the one that is saved as soon as all targets are flushed; empty where it is not known.
         snapshot: How far the snapshot beside the stream has come in the saved checkpoint; None where it has none.
         next_snapshot: The same for the next checkpoint.
+        columns_of: Gives the columns of a collection's tables, where the run keeps a schema ledger; else None.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
@@ -121,6 +127,7 @@ class RunContext:
     next_checkpoint: str = ""
     snapshot: SnapshotProgress | None = None
     next_snapshot: SnapshotProgress | None = None
+    columns_of: Callable[[Namespace], Sequence[Column] | None] = _no_columns
 
     def check_lease(self) -> None:
         """Call before each request that changes something outside.

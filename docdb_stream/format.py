@@ -7,8 +7,8 @@ Owns the protocols. Which formats there are, and how they are found by name, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.formats.decoded import Decoded
@@ -137,7 +137,7 @@ class FileWriter(Protocol):
         ...
 
     def finish(self) -> None:
-        """Write what ends a file; nothing is appended afterwards."""
+        """Write what ends a file; nothing is appended afterwards, but where a file is ``Whole``."""
         ...
 
 
@@ -157,4 +157,35 @@ class FileFormat(Protocol):
 
     def writer(self, write: Callable[[bytes], object]) -> FileWriter:
         """A new file. ``write`` takes its bytes, one piece after the other; what it raises goes to who appends."""
+        ...
+
+
+@runtime_checkable
+class Tabular(Protocol):
+    """Of a ``FileFormat``, if it likes: that a file is a table, with columns of its own for each collection, and so
+    takes events as rows, whatever payload format there is."""
+
+    @property
+    def takes(self) -> Format:
+        """The format in which events are given to its writers."""
+        ...
+
+    def event_ids(self, file: IO[bytes]) -> Iterator[Sequence[str]]:
+        """The ids of the events in a file, in order, some at a time.
+
+        Raises:
+            Exception: It is no such file, or not all of it.
+        """
+        ...
+
+
+@runtime_checkable
+class Whole(Protocol):
+    """Of a ``FileFormat``, if it likes: how its files are written as a whole, and not one piece after the other. S3's
+    target compresses the others on the way, and puts them one after another. A writer of whole files may be finished
+    again, after more was appended, and then writes all of it. It has a ``close`` that lets go of what it holds."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether they are."""
         ...

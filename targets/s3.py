@@ -1,4 +1,4 @@
-"""Amazon S3: micro-batches of events, gzip-compressed JSON Lines, one object per namespace and day and checkpoint.
+"""Amazon S3: micro-batches of events, as JSON Lines or Parquet, one object per namespace and day and checkpoint.
 
 Why a replay leaves no event twice. An object holds what came for one namespace and one day between two checkpoints,
 all of it, and its name derives from the first of these events alone. A run that dies before its checkpoint is saved
@@ -15,31 +15,29 @@ Overwriting asks for one writer at a time. That is the lease's work: its check g
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from queue import SimpleQueue
-from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 from urllib.parse import quote
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from docdb_stream import aws
 from docdb_stream.context import in_background
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
-from docdb_stream.format import Format
-from docdb_stream.formats import format_of
+from docdb_stream.format import FileFormat, Format, Tabular
+from docdb_stream.formats import file_format_named, format_of, known_file_format
 from docdb_stream.formats.facts import FACTS
-from docdb_stream.formats.jsonl import JSONL
 from docdb_stream.permissions import Permission, to_write_objects
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat, TemplateText, Words
 from docdb_stream.snapshot_event import snapshot_of
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Destination, client
+from docdb_stream.targets._aws.objects import PendingObject, pending, suffix_of
 from docdb_stream.targets._names import TargetName, distinct_name, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
 
@@ -55,19 +53,6 @@ _ACTION = "s3:PutObject"
 _DAY_S = 86_400
 _KEY_BYTES = 1024
 """S3 user guide, "Naming Amazon S3 objects". A collection's name has up to 255 bytes, and three times that quoted."""
-_COMPRESS_BYTES = 256 * 1024
-"""As much as zlib's own state takes (zlib.h, deflateInit2): collections with fewer bytes than that, and a stream may
-have thousands of them, are compressed at the end, so that memory stays in proportion to what is held."""
-_IN_MEMORY_BYTES = 4 * 1024 * 1024
-"""Compressed bytes of one object that are held in memory; beyond, they are in a temporary file."""
-_ISAL_LEVEL = 2
-"""Of ISA-L, if it is there (the extra s3): a fifth of the time that zlib takes at its level 3, for the same size."""
-_ZLIB_LEVEL = 3
-"""Twice as fast as zlib's default of 6, which would be the slowest step of all, for objects that are a tenth larger."""
-_GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
-"""zlib manual, deflateInit2: 16 added means a gzip header, in which the time is 0: equal events, equal bytes."""
-
-
 class S3Settings(TargetSettings):
     """What can be set about the target s3."""
 
@@ -75,8 +60,8 @@ class S3Settings(TargetSettings):
 
     bucket_name: str | None = Field(
         default=None,
-        description="S3 bucket for micro-batches, gzip JSON Lines under bucket_path/db/coll/YYYY/MM/DD/: switches the "
-        "target on. Absent: off.",
+        description="S3 bucket for micro-batches under bucket_path/db/coll/YYYY/MM/DD/, as gzip JSON Lines or Parquet: "
+        "switches the target on. Absent: off.",
         examples=["shop-changes"],
     )
     bucket_path: str = Field(default="", description="Key prefix of the micro-batches.", examples=["changes"])
@@ -92,6 +77,12 @@ class S3Settings(TargetSettings):
         "goes to the dead letters. Needed where {key} or {document.PATH} stands in s3_prefix.",
         examples=["region=eu/*, region=us/*"],
     )
+    s3_format: Annotated[str, AfterValidator(known_file_format)] = Field(
+        default="jsonl",
+        description="jsonl: gzip-compressed JSON Lines. parquet: a row for each event, a column for each field of the "
+        "documents (docs/tables.md; pip install 'docdb-stream[parquet]'). Or the name of another file format.",
+        examples=["parquet"],
+    )
     s3_object_bytes: int = Field(
         default=OBJECT_BYTES,
         ge=1024,
@@ -102,6 +93,8 @@ class S3Settings(TargetSettings):
     @model_validator(mode="after")
     def _named(self) -> Self:
         require_allow_list("s3_prefix", self.s3_prefix, self.s3_prefix_allow)
+        if self.s3_format == "parquet" and self.s3_payload_format is not None:
+            raise ValueError("s3_payload_format is of no use with s3_format = parquet, whose rows have the whole event")
         return self
 
     def cautions(self, scope: Namespace | None) -> Iterable[str]:
@@ -110,7 +103,7 @@ class S3Settings(TargetSettings):
 
 
 class S3Target:
-    """Collects the events, of every operation, and uploads them as JSON Lines at each flush.
+    """Collects the events, of every operation, and uploads them as JSON Lines or in another file format at each flush.
 
     Keys are ``[path/]db/coll/YYYY/MM/DD/<seconds>-<increment>-<hash>.jsonl.gz``, after the UTC day and the cluster
     time of the first event in it and the hash of its event_id. The collection is left out where an event has none;
@@ -129,7 +122,9 @@ class S3Target:
         prefix: The template of what stands between ``path`` and the day; None: ``db/coll``. What it makes of values is
             percent-encoded, as names are.
         prefix_allow: What may be made of data; see ``AllowList``.
-        payload_format: The format in which an event is written, or its name.
+        payload_format: The format in which an event is written, or its name; of no use with a file format that takes
+            rows (see ``Tabular``).
+        file_format: The format of the objects, or its name.
         object_bytes: Uncompressed bytes after which ``wants_flush`` asks for a flush.
         lanes: Uploads side by side.
     """
@@ -145,6 +140,7 @@ class S3Target:
         prefix: str | None = None,
         prefix_allow: Sequence[str] = (),
         payload_format: Format | str = "extended",
+        file_format: FileFormat | str = "jsonl",
         object_bytes: int = OBJECT_BYTES,
         lanes: int = 8,
     ) -> None:
@@ -152,7 +148,9 @@ class S3Target:
         self._bucket = bucket
         self._path = f"{path.strip('/')}/" if path.strip("/") else ""
         self._prefixes = None if prefix is None else TargetName(prefix, "S3_PREFIX_ALLOW", prefix_allow, _quoted)
-        self._format = format_of(payload_format)
+        found = file_format_named(file_format) if isinstance(file_format, str) else file_format
+        self._file_format, self._is_tabular = found, isinstance(found, Tabular)
+        self._format = found.takes if isinstance(found, Tabular) else format_of(payload_format)
         self.formats = (self._format, FACTS)
         self._object_bytes = object_bytes
         self._lanes = lanes
@@ -163,7 +161,7 @@ class S3Target:
             create=f"aws s3 mb s3://{bucket}",
             capacity="spread the load over more prefixes with BUCKET_PATH",
         )
-        self._objects: dict[_Group, _Object] = {}
+        self._objects: dict[_Group, PendingObject] = {}
         self._held_bytes = 0
 
     @classmethod
@@ -176,6 +174,7 @@ class S3Target:
             prefix=own.s3_prefix,
             prefix_allow=own.s3_prefix_allow,
             payload_format=settings.format_for(own.s3_payload_format),
+            file_format=own.s3_format,
             object_bytes=own.s3_object_bytes,
         )
 
@@ -210,12 +209,14 @@ class S3Target:
                 rejections.append(Rejection(event, self.name, str(error)))
                 continue
             # A snapshot's documents have the time at which it began: among changes they would spoil the keys' order.
-            group = (name, facts.cluster_time.time // _DAY_S, snapshot_of(facts.event_id))
+            of = facts.namespace if self._is_tabular else name
+            group = _Group(name, of, facts.cluster_time.time // _DAY_S, snapshot_of(facts.event_id))
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []
                 if group not in self._objects:
-                    self._objects[group] = _Object(object_key(event, self._path, name))
+                    key = object_key(event, self._path, name, suffix_of(self._file_format))
+                    self._objects[group] = pending(key, self._file_format)
             lines.append(payload)
         for group, lines in groups.items():
             self._objects[group].append(lines)
@@ -243,14 +244,14 @@ class S3Target:
         self._forget()
         return ()
 
-    def _upload_each(self, waiting: deque[_Object], results: SimpleQueue[BaseException | None]) -> None:
+    def _upload_each(self, waiting: deque[PendingObject], results: SimpleQueue[BaseException | None]) -> None:
         while True:
             try:
-                pending = waiting.popleft()
+                next_one = waiting.popleft()
             except IndexError:
                 return
             try:
-                self._upload(pending)
+                self._upload(next_one)
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised by flush
                 results.put(error)
             else:
@@ -267,7 +268,8 @@ class S3Target:
         def folder_of(event: ChangeEvent, payload: bytes) -> str:
             return object_key(event, self._path, self._name_of(event)).rpartition("/")[0]
 
-        return S3Record(self._destination, self._format, folder_of, lambda: self._client, bucket=self._bucket)
+        reads = (self._destination, self._format, folder_of, lambda: self._client)
+        return S3Record(*reads, bucket=self._bucket, file_format=self._file_format)
 
     def _name_of(self, event: ChangeEvent) -> Namespace | str:
         """Under which an event's object is. Raises UnrenderableError."""
@@ -283,72 +285,30 @@ class S3Target:
     def _client(self) -> Any:
         return client("s3", self._lanes)
 
-    def _upload(self, pending: _Object) -> None:
-        body = pending.finished()
+    def _upload(self, one: PendingObject) -> None:
+        body = one.finished()
 
         def put() -> None:
             body.seek(0)
-            self._client.put_object(Bucket=self._bucket, Key=pending.key, Body=body, ContentType="application/gzip")
+            self._client.put_object(Bucket=self._bucket, Key=one.key, Body=body, ContentType=one.content_type)
 
         self._destination.retry(_ACTION, put)
 
     def _forget(self) -> None:
-        for pending in self._objects.values():
-            pending.close()
+        for one in self._objects.values():
+            one.close()
         self._objects.clear()
         self._held_bytes = 0
 
 
-_Group = tuple[Namespace | str, int, str | None]
-"""What is in one object: namespace or prefix, UTC day, and snapshot."""
+class _Group(NamedTuple):
+    """What is in one object: events of one namespace or prefix, and of one collection where each has columns of its
+    own, of one UTC day, and of one snapshot or of none."""
 
-
-class _Object:
-    """One object to come: its key, and its content, compressed once there is enough of it."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self._content = bytearray()
-        self._writer = JSONL.writer(self._add)
-        self._file = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed by close()
-        self._compressor: Any = None
-
-    def append(self, payloads: list[bytes]) -> None:
-        """Add events."""
-        self._writer.append(payloads)
-
-    def _add(self, content: bytes) -> None:
-        self._content += content
-        # In pieces of one size, whatever the batches were: what ISA-L makes of them depends on where they end.
-        while len(self._content) >= _COMPRESS_BYTES:
-            self._compress(_COMPRESS_BYTES)
-
-    def finished(self) -> SpooledTemporaryFile[bytes]:
-        """The compressed object. More can be appended afterwards: it becomes another gzip member of the same file."""
-        if self._content:
-            self._compress(len(self._content))
-        if self._compressor is not None:
-            self._file.write(self._compressor.flush())
-            self._compressor = None
-        return self._file
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _compress(self, size_bytes: int) -> None:
-        if self._compressor is None:
-            self._file.seek(0, 2)  # an upload may have left it elsewhere
-            self._compressor = _compressor()
-        self._file.write(self._compressor.compress(self._content[:size_bytes]))
-        del self._content[:size_bytes]
-
-
-def _compressor() -> Any:
-    try:
-        from isal import isal_zlib
-    except ModuleNotFoundError:
-        return zlib.compressobj(_ZLIB_LEVEL, wbits=_GZIP_WINDOW_BITS)
-    return isal_zlib.compressobj(_ISAL_LEVEL, wbits=_GZIP_WINDOW_BITS)
+    name: Namespace | str
+    of: Namespace | str
+    day: int
+    snapshot: str | None
 
 
 def _quoted(text: str) -> str:
@@ -356,18 +316,21 @@ def _quoted(text: str) -> str:
     return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
 
 
-def object_key(first: ChangeEvent, path: str = "", name: Namespace | str | None = None) -> str:
+def object_key(
+    first: ChangeEvent, path: str = "", name: Namespace | str | None = None, suffix: str = ".jsonl.gz"
+) -> str:
     """The key of an object whose first event is this one; a name that does not fit is cut (see ``distinct_name``).
 
     Args:
         first: The event.
         path: The key begins with it.
         name: Under which the object is: a namespace, by default the event's, or a prefix, ready made.
+        suffix: The key ends with it.
     """
     time = first.cluster_time
     day = time.as_datetime().strftime("%Y/%m/%d")
     digest = hashlib.sha256(first.event_id.encode()).hexdigest()[:16]
-    rest = f"/{day}/{time.time:010}-{time.inc:010}-{digest}{JSONL.suffix}.gz"
+    rest = f"/{day}/{time.time:010}-{time.inc:010}-{digest}{suffix}"
     names = name.strip("/") or "_" if isinstance(name, str) else _names(name or first.namespace)
     return path + distinct_name(names, names, _KEY_BYTES - len(f"{path}{rest}".encode())) + rest
 

@@ -38,7 +38,10 @@ FORMATS: dict[str, str] = {
 """Format name -> where it is."""
 KAFKAS_OWN = "avro"
 """A format that only Kafka's target can send, for which it has a schema registry; see ``formats.avro``."""
-FILE_FORMATS: dict[str, str] = {"jsonl": "docdb_stream.formats.jsonl:JSONL"}
+FILE_FORMATS: dict[str, str] = {
+    "jsonl": "docdb_stream.formats.jsonl:JSONL",
+    "parquet": "docdb_stream.formats.parquet:PARQUET",
+}
 """File format name -> where it is."""
 
 ENTRY_POINTS = "docdb_stream.formats"
@@ -87,6 +90,18 @@ def known_format(name: str) -> str:
             f"expected extended, document or the name of an installed format (built in: {', '.join(FORMATS)}; "
             f"of other packages: {installed})"
         )
+    return name
+
+
+def known_file_format(name: str) -> str:
+    """``name``, if there is a file format of this name; imports none. For settings.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in FILE_FORMATS and name not in (registered := _registered(FILE_ENTRY_POINTS)).names:
+        installed = ", ".join(sorted(registered.names)) or "none"
+        raise ValueError(f"expected {' or '.join(FILE_FORMATS)}, or an installed file format ({installed})")
     return name
 
 

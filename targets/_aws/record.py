@@ -9,13 +9,15 @@ import datetime as dt
 import gzip
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Final
+from shutil import copyfileobj
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final, cast
 
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.format import Format, Identified
-from docdb_stream.formats.jsonl import JSONL
+from docdb_stream.format import FileFormat, Format, Identified, Tabular
 from docdb_stream.targets._aws.client import Destination
+from docdb_stream.targets._aws.objects import suffix_of
 from docdb_stream.targets._payload import PlaceOf, identified, places_of
 
 _SKEW: Final = dt.timedelta(minutes=5)
@@ -102,18 +104,21 @@ class S3Record(AwsRecord):
 
     Args:
         bucket: The bucket.
+        file_format: Of the objects.
     """
 
-    def __init__(self, *of_all: Any, bucket: str) -> None:
+    def __init__(self, *of_all: Any, bucket: str, file_format: FileFormat) -> None:
         super().__init__(*of_all)
         self._bucket = bucket
+        self._suffix = suffix_of(file_format)
+        self._tabular = file_format if isinstance(file_format, Tabular) else None
 
     def told(self, places: Collection[str], since: dt.datetime) -> Iterator[Sequence[str]]:
         """See Record."""
         for place in places:
             for key, written_at in self._objects(f"{place}/"):
                 # What was written before cannot tell of what came after.
-                if written_at >= since - _SKEW and key.endswith(f"{JSONL.suffix}.gz"):
+                if written_at >= since - _SKEW and key.endswith(self._suffix):
                     yield from self._told_by(key)
 
     def _objects(self, prefix: str) -> Iterator[tuple[str, dt.datetime]]:
@@ -130,25 +135,40 @@ class S3Record(AwsRecord):
         told = 0
         for attempt in range(_ATTEMPTS):
             body = self._ask("s3:GetObject", Bucket=self._bucket, Key=key)["Body"]
-            lines = 0
+            seen = 0
             try:
-                with body, gzip.GzipFile(fileobj=body) as content:
-                    for line in content:
-                        lines += 1
-                        if lines > told:
-                            told = lines
-                            yield self._ids([line])
+                with body:
+                    for found in self._ids_in(body):
+                        seen += len(found)
+                        if seen > told:
+                            yield found[len(found) - (seen - told) :]
+                            told = seen
                 return
             except _broken_off() as error:
                 if attempt == _ATTEMPTS - 1:
                     raise TargetError(
                         "s3",
                         f"object {key} cannot be read: {type(error).__name__}",
-                        hint="is it a whole gzip file? An object that was cut is missing events: docdb-stream reset to "
-                        "a time before it delivers them again",
+                        hint=f"is it a whole {self._suffix} file? An object that was cut is missing events: "
+                        "docdb-stream reset to a time before it delivers them again",
                     ) from error
 
+    def _ids_in(self, body: IO[bytes]) -> Iterator[Sequence[str]]:
+        if self._tabular is None:
+            with gzip.GzipFile(fileobj=body) as content:
+                for line in content:
+                    yield self._ids([line])
+            return
+        with SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:  # it is read from its end
+            copyfileobj(body, file)
+            try:
+                yield from self._tabular.event_ids(cast("IO[bytes]", file))
+            except ValueError as error:  # as pyarrow's are
+                raise EOFError(str(error)) from error
 
+
+_IN_MEMORY_BYTES: Final = 4 * 1024 * 1024
+"""Of an object that is read as a whole; a larger one is in a temporary file."""
 _ATTEMPTS: Final = 3
 """How often an object is read whose reading is broken off."""
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docdb_stream.local import KafkaBroker
+from docdb_stream.local import AwsServer, KafkaBroker
 from docdb_stream.testing.events import ChangeLog
 
 if TYPE_CHECKING:
     from contract.kafka_proxy import KafkaProxy
+    from contract.s3_bucket import Bucket
 
 
 @pytest.fixture
@@ -25,3 +26,13 @@ def proxy(kafka_broker: KafkaBroker) -> Iterator[KafkaProxy]:
 
     with KafkaProxy(kafka_broker.port) as started:
         yield started
+
+
+@pytest.fixture
+def bucket(aws: AwsServer) -> Iterator[Bucket]:
+    """A new one."""
+    from contract.s3_bucket import Bucket
+
+    bucket = Bucket(aws)
+    yield bucket
+    bucket.client.close()

@@ -8,48 +8,20 @@ from typing import Any
 import orjson
 import pytest
 from bson import Timestamp
-from contract.aws import new_name, throttled
+from contract.aws import throttled
+from contract.s3_bucket import Bucket
 
 from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
-from docdb_stream.local import AwsServer
 from docdb_stream.settings import Settings
 from docdb_stream.target import Buffering, Checkable, Target
-from docdb_stream.targets import s3
+from docdb_stream.targets._aws import objects
 from docdb_stream.targets.s3 import S3Target, object_key
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("aws_environment")]
-
-
-class Bucket:
-    """A bucket of the local server."""
-
-    def __init__(self, aws: AwsServer) -> None:
-        self.client = aws.client("s3")
-        self.name = new_name("bucket")
-        self.client.create_bucket(Bucket=self.name)
-
-    def objects(self) -> dict[str, bytes]:
-        """Key -> compressed bytes, sorted by key."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        keys = sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
-        return {key: self.client.get_object(Bucket=self.name, Key=key)["Body"].read() for key in keys}
-
-    def lines(self) -> list[bytes]:
-        return [line for body in self.objects().values() for line in gzip.decompress(body).splitlines()]
-
-    def event_ids(self) -> list[str]:
-        return [orjson.loads(line)["_id"]["_data"] for line in self.lines()]
-
-
-@pytest.fixture
-def bucket(aws: AwsServer) -> Iterator[Bucket]:
-    bucket = Bucket(aws)
-    yield bucket
-    bucket.client.close()
 
 
 class TestS3Target(TargetContract):
@@ -169,7 +141,7 @@ def test_a_flush_that_failed_in_part_can_be_called_again(bucket: Bucket) -> None
 
 
 def test_much_is_compressed_as_it_comes_and_spilled(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(objects, "_IN_MEMORY_BYTES", 1000)
     target = S3Target(bucket.name, object_bytes=1_000_000)
     assert isinstance(target, Buffering)
     log = ChangeLog()
