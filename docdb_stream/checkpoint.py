@@ -98,7 +98,8 @@ class Checkpoint:
         position = self.position or Position()
         token = "" if position.token is None else position.token.data
         created_at = "" if self.created_at is None else self.created_at.isoformat()
-        saved = (self.stream, created_at, self.events, token, position.operation_time, position.after_invalidate)
+        saved: tuple[object, ...] = (self.stream, created_at, self.events, token, position.operation_time)
+        saved += (position.after_invalidate,) if position.resumption is None else (position.resumption.until.time,)
         return hashlib.sha256(repr(saved).encode()).hexdigest()[:32]
 
 

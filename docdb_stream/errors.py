@@ -138,6 +138,16 @@ class UnequalError(DocdbStreamError):
     kind = "unequal"
 
 
+class SchemaStopError(DocdbStreamError):
+    """Documents of a collection have something new, for which it has stopped (SCHEMA_POLICY = stop).
+
+    Nothing is lost: its position is kept, and it goes on there once what is new is accepted.
+    """
+
+    exit_code = 8
+    kind = "schema"
+
+
 OUT_OF_TIME = (OutOfTimeError, StepOutOfTimeError)
 """What says that the deadline, or a stop, came first, and nothing about what was waited for."""
 

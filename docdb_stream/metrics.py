@@ -37,7 +37,7 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
 
     CheckpointAge is the age of the position, by the cluster's clock. RetentionHeadroom is what is left, in percent of
     the change log's retention, before the position leaves the log; at 0 the next run finds its history lost.
-    VerifiedAge
+    SchemaStops is how many collections have stopped for their schema, while any has. VerifiedAge
     is how long ago a target was last proven equal to the source (``docdb-stream verify``).
     """
     metrics = [
@@ -51,6 +51,8 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
     if result.filtered:
         metrics.append(Metric("Filtered", "Count", result.filtered))
         metrics += [Metric("Filtered", "Count", count, {"rule": name}) for name, count in result.filtered_by.items()]
+    if result.stopped:
+        metrics.append(Metric("SchemaStops", "Count", len(result.stopped)))
     if result.snapshot_documents:
         metrics.append(Metric("SnapshotDocuments", "Count", result.snapshot_documents))
     if result.snapshot is not None and result.snapshot.share is not None:

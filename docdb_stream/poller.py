@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from docdb_stream.alerts import Alerts
 from docdb_stream.beginning import Beginning
@@ -22,13 +22,17 @@ from docdb_stream.mongodb.documents import MongoDocuments
 from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.result import RunResult
 from docdb_stream.run import Run
+from docdb_stream.schemas import Schemas
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.beside import Snapshot
 from docdb_stream.source import ChangeSource, DocumentSource
 from docdb_stream.step import Step, told_apart
 from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore
-from docdb_stream.target import Target, distinct
+from docdb_stream.target import Target, announced, distinct
+
+if TYPE_CHECKING:
+    from docdb_stream.schema.store import SchemaStore
 
 
 class Poller:
@@ -43,6 +47,7 @@ class Poller:
         steps: What events go through on the way, in this order: see ``step.Step``.
         alerts: Who tells people of a failure. Default: one that asks no shared state whether it was told already.
         documents: Where a snapshot's documents come from; None: the stream can have none.
+        schemas: Where schema ledgers are kept; None: none are.
         connection: Closed with the poller.
 
     Raises:
@@ -60,6 +65,7 @@ class Poller:
         steps: Sequence[Step] = (),
         alerts: Alerts | None = None,
         documents: DocumentSource | None = None,
+        schemas: SchemaStore | None = None,
         connection: Connection | None = None,
     ) -> None:
         self.settings = settings
@@ -69,6 +75,8 @@ class Poller:
         self._steps = told_apart(steps, targets := distinct(targets))
         self._delivery = Delivery(targets, stream=settings.stream_name, write_letters=dead_letters.write)
         self._documents = documents
+        self._schemas = schemas
+        self._wanted = announced(targets)
         self._target_names = [target.name for target in targets]
         self._connection = connection
 
@@ -111,6 +119,7 @@ class Poller:
             steps=steps,
             alerts=Alerts(settings, store.alert_is_due),
             documents=MongoDocuments(settings, connection, blocks=True),
+            schemas=_schema_store(settings, connection),
             connection=own,
         )
 
@@ -170,6 +179,7 @@ class Poller:
             steps=self._steps,
             delivery=self._delivery,
             snapshot=snapshot,
+            schemas=Schemas(self.settings, self._schemas, self._wanted, self.alerts.send),
             beginning=beginning,
             progress=progress,
         )
@@ -180,3 +190,12 @@ class Poller:
         self._delivery.close()
         if self._connection is not None:
             self._connection.close()
+
+
+def _schema_store(settings: Settings, connection: Connection) -> SchemaStore | None:
+    """Where ledgers are kept, where there are any; its file is imported only then."""
+    if not settings.keeps_schemas:
+        return None
+    from docdb_stream.stores.schemas import MongoSchemaStore
+
+    return MongoSchemaStore(settings, connection)

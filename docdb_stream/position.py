@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bson import Timestamp
@@ -156,8 +156,37 @@ class SnapshotProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaStop:
+    """A collection whose events are not delivered, since its documents had something new (SCHEMA_POLICY = stop).
+
+    Attributes:
+        namespace: The collection, in the source.
+        position: Everything of it up to here has been delivered, nothing after it.
+        schema: The collection whose ledger has what is new: the same, but where a TRANSFORM names another.
+    """
+
+    namespace: Namespace
+    position: Position
+    schema: Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a stream delivers while it has gone back to where a collection had stopped.
+
+    Attributes:
+        namespace: The collection. Of all others everything up to ``until`` has been delivered before.
+        until: Where the stream stood when it went back.
+    """
+
+    namespace: Namespace
+    until: Position
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
-    """Where a stream stands: everything up to here has been delivered, nothing after it.
+    """Where a stream stands: everything up to here has been delivered, nothing after it, but for what ``stops`` and
+    ``resumption`` say.
 
     Either a token, or, before the first token, an operation time (exclusive: events *after* it are still to come).
 
@@ -168,12 +197,16 @@ class Position:
             260); the stream is opened again with ``startAfter``, or by time where the server has none.
         snapshot: How far the snapshot beside the stream has come, while one is under way. Who only moves the stream
             keeps it; who gives the stream another position drops it.
+        stops: The collections that have stopped. As with the snapshot.
+        resumption: What is delivered up to where the stream has gone back from; None where it has not.
     """
 
     token: ResumeToken | None = None
     operation_time: Timestamp | None = None
     after_invalidate: bool = False
     snapshot: SnapshotProgress | None = None
+    stops: tuple[SchemaStop, ...] = ()
+    resumption: Resumption | None = None
 
     @property
     def time(self) -> dt.datetime | None:
@@ -185,6 +218,6 @@ class Position:
         """The position of ``token``; ``time`` is the event's cluster time when known, else the token is asked."""
         return cls(token, time or token.cluster_time, after_invalidate)
 
-    def without_snapshot(self) -> Position:
+    def in_log(self) -> Position:
         """The position in the change log alone."""
-        return replace(self, snapshot=None)
+        return Position(self.token, self.operation_time, self.after_invalidate)

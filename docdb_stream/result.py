@@ -51,7 +51,7 @@ class RunResult:
         lag_s: Seconds of cluster time from the position to the operation time the run aimed at; 0 when caught up.
         rejections: Events that a target or a step refused, or that could not be read, and that are in the dead letters.
         retries: Attempts that were repeated because the cluster or a target was in trouble.
-        stopped_by: Why the run ended: caught-up, max-loop, deadline or signal.
+        stopped_by: Why the run ended: caught-up, max-loop, deadline, signal, or schema (see ``stopped``).
         duration_s: Seconds the run took.
         targets: Figures per target.
         position: Where the stream stands.
@@ -59,6 +59,7 @@ class RunResult:
             the AWS sample has left a position); empty when it did not come to that.
         snapshot: How far the snapshot beside the stream has come; None where none is under way.
         snapshot_documents: Documents of a snapshot among the events read.
+        stopped: The collections that have stopped for their schema, with what was new in them.
         verified: The cluster time up to which each target was proven equal when it was compared last, by its name.
     """
 
@@ -82,6 +83,7 @@ class RunResult:
     began_at: str = ""
     snapshot: SnapshotProgress | None = None
     snapshot_documents: int = 0
+    stopped: dict[str, str] = field(default_factory=dict)
     verified: dict[str, Timestamp] = field(default_factory=dict)
 
     def took(self, read: int, filtered: Mapping[str, int]) -> None:

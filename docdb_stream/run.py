@@ -23,6 +23,7 @@ from docdb_stream.mongodb.readahead import ReadAhead
 from docdb_stream.owner import owner_name
 from docdb_stream.pace import Pace
 from docdb_stream.result import RunResult
+from docdb_stream.schemas import Schemas
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.beside import Snapshot, told_of
 from docdb_stream.snapshot.pages import is_past
@@ -52,6 +53,7 @@ class Run:
         steps: What events go through on the way.
         delivery: Where they go.
         snapshot: Beside the stream.
+        schemas: What is known of what is delivered.
         beginning: Where it goes on.
         progress: Called after every loop and checkpoint with the result so far.
     """
@@ -65,6 +67,7 @@ class Run:
         steps: Sequence[Step],
         delivery: Delivery,
         snapshot: Snapshot,
+        schemas: Schemas,
         beginning: Beginning,
         progress: Callable[[RunResult], None],
     ) -> None:
@@ -74,6 +77,7 @@ class Run:
         self._steps = steps
         self._delivery = delivery
         self._snapshot = snapshot
+        self._schemas = schemas
         self._beginning = beginning
         self._progress = progress
         self._context = current_run()
@@ -82,7 +86,7 @@ class Run:
         self._result = RunResult(settings.stream_name)
         self._unsaved_events = self._unsaved_loops = 0
         self._saved: Position | None = None
-        self._is_open = self._is_drained = False
+        self._is_open = self._is_drained = self._goes_back = False
         self._gaps: list[LedgerEntry] = []
 
     @property
@@ -98,18 +102,21 @@ class Run:
             with held_lease(self._store, settings.stream_name, settings.scope, owner_name(), duration_s) as keeper:
                 self._context.lease_check, self._context.lease_epoch = keeper.check, keeper.epoch
                 until = self._source.operation_time()
-                result.position = self._beginning.at_start(keeper)
+                result.position = self._schemas.begin(self._beginning.at_start(keeper))
                 result.began_at, result.verified = self._beginning.began_at, self._beginning.verified
                 self._saved = keeper.saved
                 self._answer()
-                for attempt in range(RESTARTS + 1):
+                restarts = 0
+                while restarts == 0 or restarts <= RESTARTS:
                     try:
                         self._stream(keeper, until, follow)
-                        break
+                        if not self._goes_back:
+                            break
                     except HistoryLostError as error:
-                        if attempt == RESTARTS:
+                        restarts += 1
+                        if restarts > RESTARTS:
                             raise
-                        result.position = self._beginning.after_loss(error, self._saved)
+                        result.position = self._after_loss(error)
                         self._forget_unsaved()
                 result.retries = self._context.retries
         except DocdbStreamError as error:
@@ -121,7 +128,8 @@ class Run:
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
         position = self._position
-        self._is_open, self._is_drained, began_s = False, False, self._limit.clock()
+        self._is_open = self._is_drained = self._goes_back = False
+        began_s = self._limit.clock()
         # With a snapshot beside it a stream goes on after it has caught up, see _is_caught_up.
         ends_by_itself = not follow and not self._snapshot.is_active
         with (
@@ -166,8 +174,9 @@ class Run:
     def _answer(self) -> None:
         """Do what operators have asked for since; it is saved with the position."""
         self._pace.looked()
-        self._snapshot.answer(self._store.asked(self._result.stream), self._position)
-        self._result.position = self._snapshot.beside(self._position)
+        if not self._schemas.has_stops:
+            self._snapshot.answer(self._store.asked(self._result.stream), self._position)
+        self._result.position = self._beside(self._position)
         self._result.snapshot = self._snapshot.progress
 
     def _loop(self, ahead: ReadAhead, delivery: Delivery, keeper: LeaseKeeper, until: Timestamp | None) -> None:
@@ -189,16 +198,19 @@ class Run:
                     self._unsaved_loops += 1
                 self._is_drained = rest is None and (batch.drained or batch.quiet)
                 self._progress(result)
-            if self._is_open:
+            if self._is_open and not self._schemas.is_over:
                 self._deliver_page(delivery)
                 if until is not None and rest is None and self._is_caught_up(ahead, until):
                     result.stopped_by = "caught-up"
                     return
                 is_due = self._unsaved_loops >= self._settings.state_sync_count or delivery.wants_flush
                 if is_due or self._pace.is_checkpoint_due:
-                    if self._pace.is_look_due:
+                    if looks := self._pace.is_look_due:
                         self._answer()
                     self._sync(delivery, keeper)
+                    if looks and (back := self._schemas.accepted(self._position)) is not None:
+                        self._result.position, self._goes_back = back, True
+                        return
 
     def _is_caught_up(self, ahead: ReadAhead, until: Timestamp) -> bool:
         """Whether all that there was at the run's beginning is handed over."""
@@ -211,7 +223,7 @@ class Run:
         result, snapshot = self._result, self._snapshot
         page = snapshot.due(self._position, is_drained=self._is_drained)
         if page is not None and page.events:
-            self._hand_over(page.events, page.size_bytes, delivery, page.targets)
+            self._hand_over(page.events, page.size_bytes, delivery, page.targets, is_of_stream=False)
             result.loops += 1
             self._unsaved_loops += 1
             result.snapshot_documents += len(page.events)
@@ -219,32 +231,46 @@ class Run:
         if done is not None:
             self._gaps += told_of(done, self._store.ledger(result.stream), result.stream, self._position)
         if page is not None or done is not None:
-            result.position = snapshot.beside(self._position)
+            result.position = self._beside(self._position)
             result.snapshot = snapshot.progress
             self._progress(result)
 
     def _deliver(self, batch: Batch, delivery: Delivery) -> None:
         """Send a batch through the steps to the targets; the position reached is the one after it, not yet saved."""
         result = self._result
+        read, (batch, left) = batch, self._schemas.left(batch)
+        result.took(sum(left.values()), left)
         made = self._hand_over(batch.events, batch.size_bytes, delivery) if batch.events else ()
         self._snapshot.saw(batch, made)
         delivery.reject(step.redacted(self._steps, batch.rejected))
         if batch.gap is not None:
             self._gaps.append(LedgerEntry(result.stream, "stepped-past", result.position, batch.gap, batch.position))
-        result.position = self._snapshot.beside(batch.position)
+        after = self._schemas.after(read, self._position, is_snapshot_active=self._snapshot.is_active)
+        result.position, result.stopped = self._beside(after), self._schemas.stopped
+
+    def _beside(self, position: Position) -> Position:
+        """The position in the change log, and what is known beside it: the snapshot, and who has stopped."""
+        return self._schemas.beside(self._snapshot.beside(position))
 
     def _hand_over(
-        self, events: Sequence[ChangeEvent], size_bytes: int, delivery: Delivery, only: Sequence[str] = ()
+        self,
+        events: Sequence[ChangeEvent],
+        size_bytes: int,
+        delivery: Delivery,
+        only: Sequence[str] = (),
+        *,
+        is_of_stream: bool = True,
     ) -> Sequence[ChangeEvent]:
         """Send events through the steps to the targets; returns what the steps have left of them."""
         with self._pace.writing():
             made = step.apply(self._steps, events)
-            if made.events:
-                delivery.write(made.events, size_bytes if made.events is events else made.size_bytes, only)
+            admitted = self._schemas.admit(made.events, events if is_of_stream else ())
+            if admitted:
+                delivery.write(admitted, size_bytes if admitted is events else made.size_bytes, only)
             delivery.reject(made.rejected)
         self._result.took(len(events), made.filtered)
-        self._unsaved_events += len(made.events)
-        return made.events
+        self._unsaved_events += len(admitted)
+        return admitted
 
     def _over(self, follow: bool) -> bool:
         """Whether the run has to end now, and why."""
@@ -255,6 +281,8 @@ class Run:
             result.stopped_by = "deadline"
         elif not follow and max_loop and result.loops >= max_loop:
             result.stopped_by = "max-loop"
+        elif self._schemas.is_over:
+            result.stopped_by = "schema"
         return bool(result.stopped_by)
 
     def _sync(self, delivery: Delivery, keeper: LeaseKeeper) -> None:
@@ -273,7 +301,16 @@ class Run:
             self._save(keeper, position)
         logger.info("checkpoint: stream=%s position=%s events=%d", result.stream, position.time, result.events)
 
+    def _after_loss(self, error: HistoryLostError) -> Position:
+        """Where the stream goes on after a lost position."""
+        if (found := self._schemas.lost(error)) is not None:
+            position, entry = found
+            self._store.record(entry)
+            return position
+        return self._beginning.after_loss(error, self._saved)
+
     def _save(self, keeper: LeaseKeeper, position: Position) -> None:
+        self._schemas.save()
         keeper.save(position, self._unsaved_events)
         if self._snapshot.answered:
             self._store.answered(keeper.lease, self._snapshot.answered)

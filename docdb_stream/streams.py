@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from docdb_stream.context import Deadline, deadline
-from docdb_stream.errors import DocdbStreamError
+from docdb_stream.errors import DocdbStreamError, SchemaStopError
 from docdb_stream.follower import Follower, Patience, Progress, Unwatched, Watcher
 from docdb_stream.mongodb.connection import Connections
 from docdb_stream.poller import Poller
@@ -47,8 +47,11 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """The command's exit code if this were its only stream: 0, or the error's."""
-        return 0 if self.error is None else self.error.exit_code
+        """The command's exit code if this were its only stream: 0, or the error's, or that of a collection that has
+        stopped."""
+        if self.error is not None:
+            return self.error.exit_code
+        return SchemaStopError.exit_code if self.result is not None and self.result.stopped else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: the run's result, or the stream and its error's kind, hint and exit code."""

@@ -81,7 +81,6 @@ class S3Settings(TargetSettings):
         default="jsonl",
         description="jsonl: gzip-compressed JSON Lines. parquet: a row for each event, a column for each field of the "
         "documents (docs/tables.md; pip install 'docdb-stream[parquet]'). Or the name of another file format.",
-        examples=["parquet"],
     )
     s3_object_bytes: int = Field(
         default=OBJECT_BYTES,
@@ -100,6 +99,11 @@ class S3Settings(TargetSettings):
     def cautions(self, scope: Namespace | None) -> Iterable[str]:
         """See ``TargetSettings``."""
         yield from order_cautions(s3_prefix=self.s3_prefix)
+
+    @property
+    def makes_tables(self) -> bool:
+        """See ``TargetSettings``."""
+        return self.s3_format == "parquet"
 
 
 class S3Target:

@@ -145,6 +145,8 @@ def _see_that_state_can_be_kept(settings: Settings, connection: Connection, stor
     names = [settings.state_collection, settings.ledger_collection]
     if settings.dead_letters is None:
         names.append(settings.dead_letters_collection)
+    if settings.keeps_schemas:
+        names.append(settings.schemas_collection)
     for name in names:
         try:
             StateCollection(connection, settings.state_db, name).rehearse()

@@ -49,7 +49,7 @@ def reset(settings: Settings, *, to: StartAt | None = None, token: str | None = 
         owner = f"{who} ({os.getpid()})"
         with held_lease(store, settings.stream_name, settings.scope, owner, settings.lease_seconds) as keeper:
             known = store.load(settings.stream_name)
-            before = known.position.without_snapshot() if known and known.position else None
+            before = known.position.in_log() if known and known.position else None
             if token is not None:
                 position = Position.at_token(ResumeToken({"_data": token}))
             else:

@@ -31,6 +31,7 @@ class SnapshotStatus:
         pending: What was asked for and is not done yet, in order.
         owner: The run that works on the stream, or None.
         now: The moment.
+        stopped: The collections that have stopped for their schema.
     """
 
     stream: str
@@ -38,6 +39,7 @@ class SnapshotStatus:
     pending: Sequence[SnapshotRequest]
     owner: str | None
     now: dt.datetime
+    stopped: Sequence[str] = ()
 
     @property
     def documents_per_s(self) -> float | None:
@@ -107,6 +109,12 @@ def ask(
         store = MongoCheckpointStore(settings, connection)
         status = _status(settings, store)
         _check_in_time(status, action)
+        if action == "start" and status.stopped:
+            raise ConfigError(
+                f"{', '.join(status.stopped)} of stream {settings.stream_name} stopped for its schema; no snapshot can "
+                "begin before it goes on",
+                hint=f"docdb-stream schema accept '{settings.stream_name}', and ask again once the stream has gone on",
+            )
         if not store.ask(settings.stream_name, request):
             raise _never_run(settings)
         return replace(status, pending=[*status.pending, request])
@@ -118,7 +126,8 @@ def _status(settings: Settings, store: MongoCheckpointStore) -> SnapshotStatus:
         raise _never_run(settings)
     now = dt.datetime.now(dt.UTC)
     pending = store.asked(settings.stream_name)
-    return SnapshotStatus(settings.stream_name, found.position.snapshot, pending, found.holder(now), now)
+    stopped = [str(stop.schema) for stop in found.position.stops]
+    return SnapshotStatus(settings.stream_name, found.position.snapshot, pending, found.holder(now), now, stopped)
 
 
 def _never_run(settings: Settings) -> ConfigError:

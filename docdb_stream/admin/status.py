@@ -82,6 +82,7 @@ class StreamStatus:
             "lag_s": self.lag_s,
             "saved_at": found.updated_at.isoformat() if found and found.updated_at else None,
             "snapshot": None if position is None or position.snapshot is None else position.snapshot.as_dict(),
+            "stopped": {str(stop.schema): _iso(stop.position) for stop in position.stops} if position else {},
             "verified": {name: _verified(each) for name, each in found.verified.items()} if found else {},
             "events": found.events if found else 0,
             "epoch": found.epoch if found else 0,

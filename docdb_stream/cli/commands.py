@@ -19,6 +19,7 @@ from docdb_stream.cli.ledger import ledger
 from docdb_stream.cli.outcome import say_error
 from docdb_stream.cli.reset import reset
 from docdb_stream.cli.run import run
+from docdb_stream.cli.schema import schema_app
 from docdb_stream.cli.snapshot import snapshot_app
 from docdb_stream.cli.status import status
 from docdb_stream.cli.tail import tail
@@ -46,8 +47,8 @@ app = typer.Typer(
     cls=_Commands,
     help="Stream the changes of MongoDB and Amazon DocumentDB to Kinesis, SQS, Kafka, OpenSearch, S3 and others.",
     epilog="Exit codes: 0 done, 1 output or program failed, 2 settings wrong, 3 source unreachable, 4 a target failed, "
-    "5 history lost, 6 lease held elsewhere, 7 not equal (verify), 130 Ctrl-C. With several streams, the highest of "
-    "theirs.",
+    "5 history lost, 6 lease held elsewhere, 7 not equal (verify), 8 a collection stopped for its schema, 130 Ctrl-C. "
+    "With several streams, the highest of theirs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,6 +57,7 @@ app = typer.Typer(
 for _command in (run, tail, explain, status, verify, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(schema_app, name="schema")
 app.add_typer(dead_letters_app, name="dead-letters")
 
 

@@ -30,6 +30,8 @@ def say_result(result: RunResult, settings: Settings) -> None:
         say(f"  {counted(result.filtered, 'event')} left out ({by})")
     if result.filtered_on_server:
         say(f"  left out by the server, uncounted: {', '.join(result.filtered_on_server)}")
+    for name, why in result.stopped.items():
+        say(f"  {name} has stopped, {why}: docdb-stream schema accept '{result.stream}' '{name}'")
     if result.rejections:
         say(f"  {counted(result.rejections, 'event')} put into the dead letters: docdb-stream dead-letters list")
 
@@ -39,6 +41,7 @@ def _ending(result: RunResult, settings: Settings) -> str:
         "max-loop": f"ended by MAX_LOOP={settings.max_loop} (0 is no limit)",
         "deadline": "ended by the timeout",
         "signal": "ended by a signal",
+        "schema": "stopped for its schema",
     }.get(result.stopped_by)
     if result.caught_up:
         return f"caught up; {cause}" if cause else "caught up"

@@ -7,7 +7,8 @@ import io
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from docdb_stream.admin.snapshot import SnapshotStatus
 from docdb_stream.admin.status import StreamStatus
@@ -40,8 +41,50 @@ def print_status(statuses: list[StreamStatus]) -> None:
         snapshot = found.checkpoint.position.snapshot if found.checkpoint and found.checkpoint.position else None
         for target, verified in found.checkpoint.verified.items() if found.checkpoint else ():
             put(f"{found.stream}: {_verified_line(target, verified)}")
+        for stop in found.checkpoint.position.stops if found.checkpoint and found.checkpoint.position else ():
+            put(
+                f"{found.stream}: {stop.schema} has stopped for its schema at {_time(stop.position.time)}; "
+                f"docdb-stream schema show '{found.stream}'"
+            )
         if snapshot is not None:
             put(f"{found.stream}: {snapshot_line(snapshot)}; docdb-stream snapshot status '{found.stream}'")
+
+
+def print_schema(stream: str, found: Mapping[str, Any]) -> None:
+    """A schema ledger on standard output, as ``admin.schema.ledger_values`` has it: a row for each path."""
+    put(f"{found['namespace']}: version {found['version']}, {found['documents']:,} documents")
+    rows = [
+        (
+            shown(each["path"]),
+            ", ".join(f"{kind} {seen['count']:,}" for kind, seen in each["types"].items()),
+            "" if each["column_type"] is None else f"{shown(each['column'])} {each['column_type']}",
+        )
+        for each in found["paths"]
+    ]
+    for line in _table(rows, ("path", "types and documents", "column"), ()):
+        put_safe(line)
+    if found["is_full"]:
+        put("more paths than are kept: those that came last are not told apart, and have no columns")
+    if (news := found["stopped_for"]) is not None:
+        added = ", ".join(f"{each['path']} of type {each['type']}" for each in news["added"])
+        put_safe(f"stopped for {shown(added)}, since {news['event']['time']}")
+        put_safe(f"hint: docdb-stream schema accept '{stream}' '{found['namespace']}'")
+
+
+def print_schema_history(changes: Sequence[Mapping[str, Any]]) -> None:
+    """What came to schemas on standard output, as ``admin.schema.history_values`` has it."""
+    rows = [
+        (
+            shown(change["namespace"]),
+            str(change["version"]),
+            f"{dt.datetime.fromisoformat(change['at']):%Y-%m-%d %H:%M:%S}Z",
+            change["how"],
+            shown(", ".join(f"{each['path']} {each['type']}" for each in change["added"])),
+        )
+        for change in changes
+    ]
+    for line in _table(rows, ("collection", "version", "at", "how", "added"), ("version",)):
+        put_safe(line)
 
 
 def _verified_line(target: str, verified: Verified) -> str:

@@ -173,7 +173,12 @@ def is_state(document: bytes, namespace: Namespace) -> bool:
 
 def state_of(settings: Settings) -> frozenset[Namespace]:
     """The collections in which a stream's deployment keeps its state."""
-    names = (settings.state_collection, settings.dead_letters_collection, settings.ledger_collection)
+    names = (
+        settings.state_collection,
+        settings.dead_letters_collection,
+        settings.ledger_collection,
+        settings.schemas_collection,
+    )
     return frozenset(Namespace(settings.state_db, name) for name in names)
 
 

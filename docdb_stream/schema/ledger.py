@@ -103,13 +103,15 @@ class Ledger:
     _known: dict[Shape, tuple[tuple[str, str], ...]] = field(default_factory=dict, repr=False)
 
     def news(self, shape: Shape) -> Sequence[tuple[str, str]]:
-        """The paths and types of a shape that are not known, in its order; a null at a path is never news."""
+        """The paths and types of a shape that are not known, in its order. A null is never news, nor is a path that
+        there is no room for."""
         if shape in self._known:
             return ()
+        has_room = len(self.paths) < PATHS_MOST
         return [
             (path, kind)
             for path, kind in dict.fromkeys(paths_in(shape))
-            if kind != "null" and kind not in self.paths.get(path, ())
+            if kind != "null" and (kind not in self.paths[path] if path in self.paths else has_room)
         ]
 
     def learn(self, shape: Shape, event: Moment, *, how: str = "learned", at: dt.datetime | None = None) -> bool:
@@ -142,7 +144,6 @@ class Ledger:
         added = []
         for path, kind in pairs:
             if path not in self.paths and len(self.paths) >= PATHS_MOST:
-                self._is_full_now()
                 continue
             kinds = self.paths.setdefault(path, {})
             if kind not in kinds:
@@ -175,10 +176,10 @@ class Ledger:
         self.documents += documents
         for path, kind in pairs:
             kinds = self.paths.get(path)
-            if kinds is None:
-                if kind != "null" or len(self.paths) >= PATHS_MOST:
-                    continue
-                kinds = self.paths[path] = {}
+            if kinds is None and len(self.paths) >= PATHS_MOST:
+                self._is_full_now()
+                continue
+            kinds = self.paths.setdefault(path, {})
             seen = kinds.get(kind)
             if seen is None:
                 kinds[kind] = TypeSeen(documents, first, last)

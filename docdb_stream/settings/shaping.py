@@ -125,6 +125,14 @@ class ShapingSettings(ReadingSettings):
         "always takes plain JSON documents.",
     )
 
+    schema_policy: Literal["evolve", "stop"] | None = Field(
+        default=None,
+        description="Keeps a schema ledger of what is delivered (docs/tables.md). evolve: a new field or type is "
+        "learned. stop: it stops its collection, and no other, until docdb-stream schema accept. Absent: a ledger is "
+        "kept, and learns, only where a target makes tables.",
+        examples=["stop"],
+    )
+
     @model_validator(mode="after")
     def _match_can_be_judged(self) -> Self:
         if self.match is None:

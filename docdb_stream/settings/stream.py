@@ -228,6 +228,18 @@ class Settings(ShapingSettings):
         return f"{self.state_collection}_ledger"
 
     @property
+    def schemas_collection(self) -> str:
+        """The collection beside the checkpoints that keeps the schema ledgers."""
+        return f"{self.state_collection}_schemas"
+
+    @property
+    def keeps_schemas(self) -> bool:
+        """Whether a schema ledger is kept of what is delivered: it is asked for, or a target makes tables."""
+        return self.schema_policy is not None or any(
+            target.is_on and target.makes_tables for target in self.targets.values()
+        )
+
+    @property
     def dead_letters_collection(self) -> str:
         """The collection beside the checkpoints that rejected events go to by default."""
         return f"{self.state_collection}_dead_letters"

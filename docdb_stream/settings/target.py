@@ -55,6 +55,11 @@ class TargetSettings(SettingsModel):
         return ()
 
     @property
+    def makes_tables(self) -> bool:
+        """Whether the target writes the fields of documents into columns: a schema ledger is then kept for it."""
+        return False
+
+    @property
     def where(self) -> str:
         """What the switch is set to: where the target writes to. Raises ConfigError when it is not set."""
         if not self.is_on:

@@ -15,13 +15,21 @@ from bson import Timestamp
 
 from docdb_stream.checkpoint import Action, Checkpoint, LedgerEntry, SnapshotRequest, Verified
 from docdb_stream.errors import StateStoreError
-from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
+from docdb_stream.position import (
+    Namespace,
+    Position,
+    ResumeToken,
+    Resumption,
+    SchemaStop,
+    SnapshotProgress,
+    SnapshotRange,
+)
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The latest version of a stored checkpoint; later ones are refused. Each checkpoint is written as the earliest version
 that can hold it, so that a docdb-stream from before reads on all that it would not read wrongly:
 
@@ -29,6 +37,8 @@ that can hold it, so that a docdb-stream from before reads on all that it would 
 2. The position has a snapshot's progress as well. Code that knows version 1 alone would go on without it, and what the
    snapshot had still to deliver would never come. Nothing ever made one.
 3. The snapshot's cluster time, its query, its targets, whether it is paused, and how many documents it has come past.
+4. Which collections have stopped, and where; and for which one the stream has gone back. Without it their changes since
+   would be passed over, and the others' come twice.
 
 A field in ``position``, at any depth, needs a new version: a save replaces all of it. Other fields survive a save.
 """
@@ -47,6 +57,8 @@ def position_fields(position: Position) -> dict[str, Any]:
     """The fields of a checkpoint that a save of ``position`` sets."""
     snapshot = position.snapshot
     version = 1 if snapshot is None else 2 if snapshot.time is None else 3
+    if position.stops or position.resumption is not None:
+        version = 4
     return {"version": version, "position": position_document(position)}
 
 
@@ -61,13 +73,23 @@ def position_document(position: Position) -> dict[str, Any]:
         document["after_invalidate"] = True
     if position.snapshot is not None:
         document["snapshot"] = _snapshot_document(position.snapshot)
+    if position.stops:
+        document["stops"] = [_stop_document(stop) for stop in position.stops]
+    if position.resumption is not None:
+        of = position.resumption
+        document["resumption"] = {**_scope_document(of.namespace), "until": position_document(of.until.in_log())}
     return document
+
+
+def _stop_document(stop: SchemaStop) -> dict[str, Any]:
+    document = {**_scope_document(stop.namespace), "position": position_document(stop.position.in_log())}
+    return document if stop.schema == stop.namespace else {**document, "schema": _scope_document(stop.schema)}
 
 
 def ledger_position(position: Position) -> dict[str, Any]:
     """A position for the ledger, where an operator reads it: without a snapshot, and without a token that would fill
     the entry."""
-    document = position_document(position.without_snapshot())
+    document = position_document(position.in_log())
     if position.token is not None and len(position.token.data) > LEDGER_TOKEN_DIGITS:
         del document["token"]
     return document
@@ -196,6 +218,7 @@ def _unreadable(document: Mapping[str, Any], why: str) -> StateStoreError:
 
 def _position(stored: Mapping[str, Any]) -> Position:
     token, snapshot = _field(stored, "token", dict), _field(stored, "snapshot", dict)
+    resumption = _field(stored, "resumption", dict)
     operation_time = _field(stored, "operation_time", Timestamp)
     if token is None and operation_time is None:
         raise ValueError("position has neither token nor operation_time")
@@ -204,7 +227,20 @@ def _position(stored: Mapping[str, Any]) -> Position:
         operation_time=operation_time,
         after_invalidate=bool(stored.get("after_invalidate")),
         snapshot=None if snapshot is None else _snapshot(snapshot),
+        stops=tuple(map(_stop, _field(stored, "stops", list) or ())),
+        resumption=None if resumption is None else Resumption(_namespace(resumption), _at(resumption, "until")),
     )
+
+
+def _stop(stored: Any) -> SchemaStop:
+    if not isinstance(stored, dict):
+        raise ValueError(f"a stop is of type {type(stored).__name__}")
+    namespace, schema = _namespace(stored), _field(stored, "schema", dict)
+    return SchemaStop(namespace, _at(stored, "position"), namespace if schema is None else _namespace(schema))
+
+
+def _at(stored: Mapping[str, Any], name: str) -> Position:
+    return _position(_needed(stored, name, dict)).in_log()
 
 
 def _snapshot_document(snapshot: SnapshotProgress) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 from docdb_stream.checkpoint import Checkpoint, Lease, LedgerEntry, SnapshotRequest, Verified
 from docdb_stream.errors import LeaseHeldError
 from docdb_stream.lease import elapsed_s
 from docdb_stream.position import Namespace, Position
+from docdb_stream.schema.ledger import Ledger
+from docdb_stream.schema.store import KeptLedger, News
 
 _BEGAN = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=elapsed_s())
 
@@ -145,4 +148,34 @@ class MemoryCheckpointStore:
 
 
 def _in_log(position: Position | None) -> Position | None:
-    return None if position is None else position.without_snapshot()
+    return None if position is None else position.in_log()
+
+
+class MemorySchemaStore:
+    """A SchemaStore that keeps everything in a dictionary."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, Namespace], KeptLedger] = {}
+
+    def load(self, stream: str, namespace: Namespace) -> KeptLedger | None:
+        """See SchemaStore."""
+        return deepcopy(self._kept.get((stream, namespace)))
+
+    def all(self, stream: str) -> Sequence[KeptLedger]:
+        """See SchemaStore."""
+        return [deepcopy(kept) for (name, _), kept in sorted(self._kept.items()) if name == stream]
+
+    def save(self, stream: str, ledger: Ledger, news: News | None, epoch: int | None) -> None:
+        """See SchemaStore."""
+        kept = self._kept.get((stream, ledger.namespace))
+        if news is not None and kept is not None and kept.news is not None and kept.news.accepted_at is not None:
+            news = kept.news
+        self._kept[stream, ledger.namespace] = KeptLedger(deepcopy(ledger), news)
+
+    def accept(self, stream: str, namespace: Namespace, at: dt.datetime) -> News | None:
+        """See SchemaStore."""
+        kept = self._kept.get((stream, namespace))
+        if kept is None or kept.news is None or kept.news.accepted_at is not None:
+            return None
+        self._kept[stream, namespace] = replace(kept, news=replace(kept.news, accepted_at=at))
+        return kept.news

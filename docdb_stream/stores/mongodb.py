@@ -307,7 +307,7 @@ class MongoCheckpointStore:
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Run ``attempt`` again while the connection is in trouble: each is safe to repeat."""
         try:
-            return self._connection.patiently(attempt, passes=_passes)
+            return self._connection.patiently(attempt, passes=passes)
         except BSONError as error:
             raise StateStoreError(
                 f"{self._where}{error}", hint=_TOO_LARGE_HINT if isinstance(error, DocumentTooLarge) else _CHANGED_HINT
@@ -343,7 +343,8 @@ _CHANGED_HINT = (
 _PASSING_CODES = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
 
-def _passes(error: PyMongoError) -> bool:
+def passes(error: PyMongoError) -> bool:
+    """Whether an error may pass by itself, as an election does."""
     return isinstance(error, AutoReconnect) or (isinstance(error, OperationFailure) and error.code in _PASSING_CODES)
 
 

@@ -14,7 +14,15 @@ from bson import Decimal128, Int64, Timestamp
 
 from docdb_stream.checkpoint import Checkpoint
 from docdb_stream.errors import StateStoreError
-from docdb_stream.position import Namespace, Position, ResumeToken, SnapshotProgress, SnapshotRange
+from docdb_stream.position import (
+    Namespace,
+    Position,
+    ResumeToken,
+    Resumption,
+    SchemaStop,
+    SnapshotProgress,
+    SnapshotRange,
+)
 from docdb_stream.stores._mongodb_documents import (
     FORMAT_VERSION,
     checkpoint_from_document,
@@ -114,6 +122,26 @@ VERSION_3 = {
 }
 """What version 3 stores."""
 
+VERSION_4 = {
+    **VERSION_1,
+    "version": 4,
+    "position": {
+        "token": {"_data": HEX},
+        "operation_time": Timestamp(1772270532, 1),
+        "stops": [
+            {"db": "shop", "coll": "orders", "position": {"token": {"_data": HEX}, "operation_time": Timestamp(5, 6)}},
+            {
+                "db": "shop",
+                "coll": "customers",
+                "position": {"operation_time": Timestamp(7, 8)},
+                "schema": {"db": "lake", "coll": "people"},
+            },
+        ],
+        "resumption": {"db": "shop", "coll": "invoices", "until": {"token": {"_data": HEX}}},
+    },
+}
+"""What version 4 stores."""
+
 
 def test_version_1_loads() -> None:
     assert checkpoint_from_document(VERSION_1) == Checkpoint(
@@ -209,11 +237,39 @@ def test_what_is_read_is_stored_as_it_was_and_for_whom_it_was(document: dict[str
     stored = {**document, **position_fields(position)}
     assert stored == document
     assert version_1_refuses(stored) is refused
-    assert not version_1_refuses({**document, **position_fields(position.without_snapshot())})
+    assert not version_1_refuses({**document, **position_fields(position.in_log())})
+
+
+def test_version_4_loads_and_is_stored_again() -> None:
+    found = checkpoint_from_document(VERSION_4).position
+    assert found is not None
+    orders, customers = Namespace("shop", "orders"), Namespace("shop", "customers")
+    assert found.stops == (
+        SchemaStop(orders, Position(ResumeToken({"_data": HEX}), Timestamp(5, 6)), orders),
+        SchemaStop(customers, Position(operation_time=Timestamp(7, 8)), Namespace("lake", "people")),
+    )
+    assert found.resumption == Resumption(Namespace("shop", "invoices"), Position(ResumeToken({"_data": HEX})))
+    assert position_fields(found) == {"version": 4, "position": VERSION_4["position"]}
+    assert position_fields(found.in_log())["version"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stops": [7]},
+        {"stops": [{"db": "shop", "coll": "orders"}]},
+        {"stops": [{"coll": "orders", "position": {"operation_time": Timestamp(7, 8)}}]},
+        {"resumption": {"db": "shop", "coll": "orders"}},
+        {"resumption": [1]},
+    ],
+)
+def test_stops_that_cannot_be_read_are_not_passed_over(wrong: dict[str, Any]) -> None:
+    with pytest.raises(StateStoreError, match="cannot be read"):
+        checkpoint_from_document({**VERSION_4, "position": {**VERSION_1["position"], **wrong}})  # type: ignore[dict-item]
 
 
 def test_every_version_has_its_documents_here() -> None:
-    assert VERSION_3["version"] == FORMAT_VERSION, "a new version: freeze a document of it here, beside those before"
+    assert VERSION_4["version"] == FORMAT_VERSION, "a new version: freeze a document of it here, beside those before"
 
 
 @pytest.mark.parametrize("version", [1, 1.0, Int64(1), 2, 2.0, Int64(2)])
@@ -222,9 +278,9 @@ def test_a_version_is_a_number_of_any_type(version: Any) -> None:
     assert checkpoint_from_document({**VERSION_2, "version": version}).position is not None
 
 
-@pytest.mark.parametrize("version", [4, 3.5, Int64(4), 1e9, float("inf")])
+@pytest.mark.parametrize("version", [5, 4.5, Int64(5), 1e9, float("inf")])
 def test_a_later_version_says_to_upgrade(version: Any) -> None:
-    with pytest.raises(StateStoreError, match="knows up to 3") as caught:
+    with pytest.raises(StateStoreError, match="knows up to 4") as caught:
         checkpoint_from_document({**VERSION_1, "version": version})
     assert "upgrade" in caught.value.hint
 

@@ -101,6 +101,6 @@ def test_targets_see_how_far_the_snapshot_is_saved_and_will_be(world: World) -> 
         assert (run.snapshot, run.next_snapshot) == (at(1), at(2))
         keeper.save(positions[1], 0)
         assert (run.snapshot, run.next_snapshot) == (at(2), None)
-        keeper.announce(positions[0].without_snapshot(), 0)
-        keeper.save(positions[0].without_snapshot(), 0)
+        keeper.announce(positions[0].in_log(), 0)
+        keeper.save(positions[0].in_log(), 0)
         assert (run.snapshot, run.next_snapshot) == (None, None)
