@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
 from docdb_stream.targets.kafka import KafkaSettings
+from docdb_stream.targets.s3 import S3Settings
 from infra.own_code import IN_THE_RUNTIME, OwnCode, check_transforms, distribution_name, needed_by
 from infra.settings import DeploySettings, read_deployment
 
@@ -47,7 +48,10 @@ LEFT_OUT = {
 """Distributions that are installed as dependencies and not packed, with the reason; unless the user's code needs one
 that the runtime does not have."""
 
-_PARTS_LEFT_OUT = ("docdb_stream/local", "docdb_stream/testing", "docdb_stream/cli", "docdb_stream/__main__.py", "bin")
+_PARTS_LEFT_OUT = (
+    *("docdb_stream/local", "docdb_stream/testing", "docdb_stream/cli", "docdb_stream/__main__.py", "bin"),
+    *("pyarrow/tests", "pyarrow/include"),
+)
 
 _METADATA_KEPT = ("METADATA", "entry_points.txt")
 """Of a *.dist-info: what ``importlib.metadata`` is asked for at run time. Licences are kept too."""
@@ -66,8 +70,13 @@ def package_path(deploy: DeploySettings) -> Path:
 
 def extras(streams: Iterable[Settings]) -> str:
     """The extras that the functions of these streams need, as pip writes them."""
-    clients = {stream.of(KafkaSettings).kafka_client for stream in streams}
-    return f"{_EXTRA},kafka-confluent" if "confluent" in clients else _EXTRA
+    streams = [*streams]
+    needed = [_EXTRA]
+    if any(stream.of(KafkaSettings).kafka_client == "confluent" for stream in streams):
+        needed.append("kafka-confluent")
+    if any(stream.of(S3Settings).makes_tables for stream in streams):
+        needed.append("parquet")
+    return ",".join(needed)
 
 
 def build_package(

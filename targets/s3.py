@@ -53,6 +53,8 @@ _ACTION = "s3:PutObject"
 _DAY_S = 86_400
 _KEY_BYTES = 1024
 """S3 user guide, "Naming Amazon S3 objects". A collection's name has up to 255 bytes, and three times that quoted."""
+
+
 class S3Settings(TargetSettings):
     """What can be set about the target s3."""
 

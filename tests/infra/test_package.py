@@ -281,3 +281,12 @@ def test_a_version_without_a_wheel_is_told(tmp_path: Path):
 
 def test_each_platform_has_a_file_of_its_own():
     assert package_path(LAMBDA) != package_path(HERE)
+
+
+def test_extras_are_those_that_the_settings_ask_for() -> None:
+    def asked(**values: str) -> str:
+        return extras([Settings(documentdb_uri="mongodb://nowhere", **values)])
+
+    assert asked() == "all"
+    assert asked(bucket_name="b", s3_format="parquet") == "all,parquet"
+    assert asked(msk_bootstrap_srv="b:1", kafka_client="confluent") == "all,kafka-confluent"
