@@ -102,6 +102,12 @@ class Checkpoint:
         saved += (position.after_invalidate,) if position.resumption is None else (position.resumption.until.time,)
         return hashlib.sha256(repr(saved).encode()).hexdigest()[:32]
 
+    @property
+    def order(self) -> str:
+        """A text by which a stream's checkpoints are in their order: those of one that is begun anew come later."""
+        began_s = 0 if self.created_at is None else int(self.created_at.timestamp())
+        return f"{began_s:010}-{self.events:016}"
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:

@@ -114,9 +114,11 @@ class RunContext:
         checkpoint: Names the saved checkpoint after which comes what is delivered now: another one after each save, and
             after a reset. Empty where there is none.
         next_checkpoint: Names the one that is saved as soon as all targets are flushed; empty where it is not known.
+        next_order: A text by which the names of a stream's checkpoints are in their order, of the next one.
         snapshot: How far the snapshot beside the stream has come in the saved checkpoint; None where it has none.
         next_snapshot: The same for the next checkpoint.
         columns_of: Gives the columns of a collection's tables, where the run keeps a schema ledger; else None.
+        schema_version_of: The same for the version of its ledger.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
@@ -125,9 +127,11 @@ class RunContext:
     retries: int = 0
     checkpoint: str = ""
     next_checkpoint: str = ""
+    next_order: str = ""
     snapshot: SnapshotProgress | None = None
     next_snapshot: SnapshotProgress | None = None
     columns_of: Callable[[Namespace], Sequence[Column] | None] = _no_columns
+    schema_version_of: Callable[[Namespace], int | None] = _no_columns
 
     def check_lease(self) -> None:
         """Call before each request that changes something outside.

@@ -122,7 +122,8 @@ class LeaseKeeper:
 
     def announce(self, position: Position, events: int) -> None:
         """Let targets know what will be saved once they are flushed."""
-        current_run().next_checkpoint = self._moved(position, events).name
+        moved = self._moved(position, events)
+        current_run().next_checkpoint, current_run().next_order = moved.name, moved.order
         current_run().next_snapshot = position.snapshot
 
     def _moved(self, position: Position, events: int) -> Checkpoint:
@@ -131,7 +132,7 @@ class LeaseKeeper:
     def _goes_on_from(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         run = current_run()
-        run.checkpoint, run.next_checkpoint = checkpoint.name, ""
+        run.checkpoint, run.next_checkpoint, run.next_order = checkpoint.name, "", ""
         run.snapshot, run.next_snapshot = checkpoint.position.snapshot if checkpoint.position else None, None
 
     def _may_be_lost(self) -> bool:

@@ -75,7 +75,7 @@ class Schemas:
         self._lock = threading.Lock()
         self._resumption: Resumption | None = None
         if store is not None:
-            current_run().columns_of = self.columns_of
+            current_run().columns_of, current_run().schema_version_of = self.columns_of, self.version_of
 
     @property
     def stopped(self) -> dict[str, str]:
@@ -261,6 +261,11 @@ class Schemas:
         ledger = self._ledgers.get(namespace)
         with self._lock:  # names are given once; several threads may ask
             return None if ledger is None else ledger.columns()
+
+    def version_of(self, namespace: Namespace) -> int | None:
+        """The version of a collection's ledger."""
+        ledger = self._ledgers.get(namespace)
+        return None if ledger is None else ledger.version
 
     def save(self) -> None:
         """Keep what has changed. Called before the position that covers it is saved.

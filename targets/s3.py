@@ -15,29 +15,29 @@ Overwriting asks for one writer at a time. That is the lease's work: its check g
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
-from queue import SimpleQueue
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, model_validator
 
 from docdb_stream import aws
-from docdb_stream.context import in_background
+from docdb_stream.context import current_run
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.format import FileFormat, Format, Tabular
 from docdb_stream.formats import file_format_named, format_of, known_file_format
-from docdb_stream.formats.facts import FACTS
+from docdb_stream.formats.facts import FACTS, Facts
 from docdb_stream.permissions import Permission, to_write_objects
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat, TemplateText, Words
 from docdb_stream.snapshot_event import snapshot_of
 from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.client import Destination, client
-from docdb_stream.targets._aws.objects import PendingObject, pending, suffix_of
+from docdb_stream.targets._aws.manifest import put_manifest
+from docdb_stream.targets._aws.objects import suffix_of
+from docdb_stream.targets._aws.uploads import Uploads
 from docdb_stream.targets._names import TargetName, distinct_name, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
 
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 OBJECT_BYTES = 64 * 1024 * 1024
 """Uncompressed bytes held before a checkpoint is asked for. Far below the 5 GB of one PutObject (S3 user guide,
 "Uploading objects"), also with one batch on top."""
-
-_ACTION = "s3:PutObject"
 
 _DAY_S = 86_400
 _KEY_BYTES = 1024
@@ -90,6 +88,12 @@ class S3Settings(TargetSettings):
         description="Uncompressed bytes held before a checkpoint is made early, so about the largest object.",
     )
     s3_payload_format: OwnFormat = None
+    s3_manifests: bool | None = Field(
+        default=None,
+        description="Whether each checkpoint leaves a manifest, a small object under bucket_path/_manifests/STREAM "
+        "that says in JSON which objects it made: true or false. Absent: true with parquet, else false.",
+        examples=["true"],
+    )
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -106,6 +110,11 @@ class S3Settings(TargetSettings):
     def makes_tables(self) -> bool:
         """See ``TargetSettings``."""
         return self.s3_format == "parquet"
+
+    @property
+    def has_manifests(self) -> bool:
+        """Whether checkpoints leave manifests."""
+        return self.makes_tables if self.s3_manifests is None else self.s3_manifests
 
 
 class S3Target:
@@ -132,6 +141,7 @@ class S3Target:
             rows (see ``Tabular``).
         file_format: The format of the objects, or its name.
         object_bytes: Uncompressed bytes after which ``wants_flush`` asks for a flush.
+        manifests_of: The stream for whose checkpoints there are manifests (see ``_aws.manifest``); None: for none.
         lanes: Uploads side by side.
     """
 
@@ -148,6 +158,7 @@ class S3Target:
         payload_format: Format | str = "extended",
         file_format: FileFormat | str = "jsonl",
         object_bytes: int = OBJECT_BYTES,
+        manifests_of: str | None = None,
         lanes: int = 8,
     ) -> None:
         aws.load()
@@ -167,8 +178,8 @@ class S3Target:
             create=f"aws s3 mb s3://{bucket}",
             capacity="spread the load over more prefixes with BUCKET_PATH",
         )
-        self._objects: dict[_Group, PendingObject] = {}
-        self._held_bytes = 0
+        self._uploads = Uploads(self._destination, bucket, lambda: self._client, found, lanes)
+        self._stream = manifests_of
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -182,6 +193,7 @@ class S3Target:
             payload_format=settings.format_for(own.s3_payload_format),
             file_format=own.s3_format,
             object_bytes=own.s3_object_bytes,
+            manifests_of=settings.stream_name if own.has_manifests else None,
         )
 
     @classmethod
@@ -202,12 +214,13 @@ class S3Target:
     @property
     def wants_flush(self) -> bool:
         """True when ``object_bytes`` are held."""
-        return self._held_bytes >= self._object_bytes
+        return self._uploads.held_bytes >= self._object_bytes
 
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
         rendered, rejections = render_all(events, self._format, self.name)
         groups: dict[_Group, list[bytes]] = {}
+        last: dict[_Group, Facts] = {}
         for event, payload in rendered:
             try:
                 facts, name = event.facts, self._name_of(event)
@@ -220,48 +233,35 @@ class S3Target:
             lines = groups.get(group)
             if lines is None:
                 lines = groups[group] = []
-                if group not in self._objects:
+                if not self._uploads.has(group):
                     key = object_key(event, self._path, name, suffix_of(self._file_format))
-                    self._objects[group] = pending(key, self._file_format)
+                    self._uploads.begin(group, key, facts)
             lines.append(payload)
+            last[group] = facts
         for group, lines in groups.items():
-            self._objects[group].append(lines)
-            self._held_bytes += sum(map(len, lines)) + len(lines)
+            self._uploads.add(group, lines, last[group])
         return rejections
 
     def flush(self) -> Sequence[Rejection]:
-        """Upload the objects; returns when all are durable. After an error, it can be called again.
+        """Upload the objects, and then the manifest of the checkpoint, where there are manifests; returns when all are
+        durable. After an error, it can be called again.
 
         Raises:
             TargetError: The bucket does not take one of them, or not in time.
         """
-        if not self._objects:
-            return ()
-        with self._destination.errors(_ACTION):
-            self._client  # noqa: B018 - made here, before there are several threads
-        waiting = deque(self._objects.values())
-        results: SimpleQueue[BaseException | None] = SimpleQueue()
-        for _ in range(min(self._lanes, len(waiting))):
-            in_background(partial(self._upload_each, waiting, results), self.name)
-        found = [results.get() for _ in self._objects]
-        for error in found:
-            if error is not None:
-                raise error
-        self._forget()
+        uploads = self._uploads.flush()
+        if self._stream is not None:
+            put_manifest(
+                current_run(),
+                self._stream,
+                self._path,
+                uploads,
+                destination=self._destination,
+                bucket=self._bucket,
+                client=lambda: self._client,
+            )
+        self._uploads.forget()
         return ()
-
-    def _upload_each(self, waiting: deque[PendingObject], results: SimpleQueue[BaseException | None]) -> None:
-        while True:
-            try:
-                next_one = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                self._upload(next_one)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised by flush
-                results.put(error)
-            else:
-                results.put(None)
 
     def record(self) -> S3Record:
         """See ``Recorded``. Reading takes s3:ListBucket and s3:GetObject.
@@ -283,28 +283,13 @@ class S3Target:
 
     def close(self) -> None:
         """Let go of connections, and of what was not flushed. Safe to call twice."""
-        self._forget()
+        self._uploads.forget()
         if "_client" in self.__dict__:
             self._client.close()
 
     @cached_property
     def _client(self) -> Any:
         return client("s3", self._lanes)
-
-    def _upload(self, one: PendingObject) -> None:
-        body = one.finished()
-
-        def put() -> None:
-            body.seek(0)
-            self._client.put_object(Bucket=self._bucket, Key=one.key, Body=body, ContentType=one.content_type)
-
-        self._destination.retry(_ACTION, put)
-
-    def _forget(self) -> None:
-        for one in self._objects.values():
-            one.close()
-        self._objects.clear()
-        self._held_bytes = 0
 
 
 class _Group(NamedTuple):

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import duckdb
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from bson import Timestamp
 from contract import test_s3 as lines
 from contract.s3_bucket import Bucket
-from contract.test_s3 import deliver
+from contract.test_s3 import deliver, failing_puts
 
-from docdb_stream.context import RunContext, running
-from docdb_stream.errors import ConfigError
+from docdb_stream.context import Deadline, RunContext, running
+from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.local import AwsServer
 from docdb_stream.schema.columns import Column
@@ -77,8 +78,8 @@ def test_a_flush_that_failed_in_part_can_be_called_again(bucket: Bucket) -> None
     log = ChangeLog()
     target = S3Target(bucket.name, file_format="parquet")
     target.write(log.inserts(10))
-    [pending] = target._objects.values()
-    pending.finished()
+    [upload] = target._uploads._uploads.values()
+    upload.content.finished()
     target.write(log.inserts(10, first_id=10))
     target.flush()
     target.close()
@@ -122,3 +123,75 @@ def test_settings_choose_the_format() -> None:
     for wrong in ({"s3_format": "csv"}, {"s3_format": "parquet", "s3_payload_format": "debezium"}):
         with pytest.raises((ValueError, ConfigError), match="s3_"):
             settings(**wrong)
+
+
+def delivered(target: Target, events: Sequence[ChangeEvent], *, checkpoint: str, order: str) -> None:
+    """Written and flushed, as before a checkpoint of this name."""
+    with running(RunContext(next_checkpoint=checkpoint, next_order=order)):
+        deliver(target, events)
+
+
+def manifests(bucket: Bucket) -> dict[str, Any]:
+    return {key: orjson.loads(body) for key, body in bucket.objects().items() if "_manifests/" in key}
+
+
+def test_each_checkpoint_leaves_a_manifest(bucket: Bucket) -> None:
+    events = [*ChangeLog("shop", "orders").inserts(3), *ChangeLog("shop", "customers").inserts(2)]
+    target = S3Target(bucket.name, path="lake", file_format="parquet", manifests_of="shop.* of/us")
+    delivered(target, events, checkpoint="c" * 32, order="0001")
+    target.close()
+    [(key, manifest)] = manifests(bucket).items()
+    assert key == "lake/_manifests/shop.%2A%20of%2Fus/0001-" + "c" * 16 + ".json"
+    assert (manifest["stream"], manifest["checkpoint"], manifest["rows"]) == ("shop.* of/us", "c" * 32, 5)
+    customers, orders = manifest["objects"]
+    assert (customers["rows"], orders["rows"]) == (2, 3)
+    assert orders["namespace"] == {"db": "shop", "coll": "orders"}
+    assert [orders["first"]["event_id"], orders["last"]["event_id"]] == [events[0].event_id, events[2].event_id]
+    head = bucket.client.head_object(Bucket=bucket.name, Key=orders["key"])
+    assert (orders["etag"], orders["bytes"]) == (head["ETag"].strip('"'), head["ContentLength"])
+    assert manifest["bytes"] == customers["bytes"] + orders["bytes"]
+
+
+def test_a_manifest_is_written_once(bucket: Bucket) -> None:
+    events = ChangeLog().inserts(6)
+    for count in (4, 4, 6):
+        target = S3Target(bucket.name, file_format="parquet", manifests_of="shop.orders")
+        delivered(target, events[:count], checkpoint=str(count) * 32, order=f"000{count}")
+        target.close()
+        [first, *_] = manifests(bucket).items()
+    assert [manifest["rows"] for manifest in manifests(bucket).values()] == [4, 6]
+    found = {key: bucket.client.head_object(Bucket=bucket.name, Key=key)["LastModified"] for key in manifests(bucket)}
+    assert sorted(found) == [*manifests(bucket)]
+    assert first[1]["rows"] == 4
+
+
+def test_a_run_that_fails_on_its_way_leaves_no_manifest(bucket: Bucket) -> None:
+    target = S3Target(bucket.name, file_format="parquet", manifests_of="shop.orders")
+    target.write(ChangeLog("shop", "orders").inserts(3) + ChangeLog("shop", "customers").inserts(3))
+    run = RunContext(Deadline.after(None, patience_s=0), next_checkpoint="c" * 32, next_order="1")
+    with failing_puts(target, lambda request: "customers" in request["Key"]), running(run):
+        with pytest.raises(TargetError):
+            target.flush()
+        assert manifests(bucket) == {}
+    with running(RunContext(next_checkpoint="c" * 32, next_order="1")):
+        target.flush()
+        assert target.flush() == ()
+    [manifest] = manifests(bucket).values()
+    assert manifest["rows"] == 6
+    target.close()
+
+
+def test_without_a_checkpoint_there_is_no_manifest(bucket: Bucket) -> None:
+    target = S3Target(bucket.name, file_format="parquet", manifests_of="shop.orders")
+    deliver(target, ChangeLog().inserts(3))
+    delivered(target, [], checkpoint="c", order="1")
+    target.close()
+    assert manifests(bucket) == {}
+
+
+def test_json_lines_have_manifests_where_they_are_asked_for(bucket: Bucket) -> None:
+    target = S3Target(bucket.name, manifests_of="shop.orders")
+    delivered(target, ChangeLog().inserts(3), checkpoint="c" * 32, order="1")
+    target.close()
+    [manifest] = manifests(bucket).values()
+    assert manifest["objects"][0]["key"].endswith(".jsonl.gz")

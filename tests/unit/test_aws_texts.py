@@ -108,7 +108,7 @@ def test_object_keys(path: str) -> None:
     target = S3Target.from_settings(Settings(documentdb_uri="mongodb://x", bucket_name="b", bucket_path=path))
     assert target is not None
     target.write(EVENTS)
-    keys = [made.key for made in target._objects.values()]
+    keys = [made.content.key for made in target._uploads._uploads.values()]
     target.close()
     assert len(set(keys)) == len(COLLECTIONS)
     for key in keys:
