@@ -16,6 +16,7 @@ from docdb_stream.cli.doctor import doctor
 from docdb_stream.cli.enable import enable
 from docdb_stream.cli.explain import explain
 from docdb_stream.cli.ledger import ledger
+from docdb_stream.cli.load import load
 from docdb_stream.cli.outcome import say_error
 from docdb_stream.cli.reset import reset
 from docdb_stream.cli.run import run
@@ -54,7 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (run, tail, explain, status, verify, reset, enable, ledger, doctor, config, demo):
+for _command in (run, tail, explain, status, verify, load, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(schema_app, name="schema")

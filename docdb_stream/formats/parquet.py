@@ -41,11 +41,11 @@ _LENGTH: Final = Struct("<I")
 
 
 class Parquet:
-    """Rows of events: ``_key``, ``_operation``, ``_cluster_time``, ``_version``, ``_event_id``, the document's fields
-    with their types, and ``_raw``, the whole event as Extended JSON.
+    """Rows of events: ``_key``, ``_operation``, ``_cluster_time``, ``_version``, ``_event_id``, ``_has_document``, the
+    document's fields with their types, and ``_raw``, the whole event as Extended JSON.
 
-    Compressed with Snappy, which every reader has. A row of an event without a document, as a delete, has its ``_id``
-    and no other field.
+    Compressed with Snappy, which every reader has. A row of an event without a document, as a delete, has the fields of
+    the document key and no others.
     """
 
     name = "parquet"
@@ -188,11 +188,12 @@ class _Table:
             pa.field("_cluster_time", _TYPES["timestamp"](), nullable=False),
             pa.field("_version", pa.int64(), nullable=False),
             pa.field("_event_id", pa.string(), nullable=False),
+            pa.field("_has_document", pa.bool_(), nullable=False),
         ]
         for column in columns:
-            fields.append(pa.field(column.name, _TYPES[column.type](), metadata={"field": column.field}))
+            fields.append(pa.field(column.name, _TYPES[column.type](), metadata=_about(column, column.type)))
             if column.has_other:
-                fields.append(pa.field(column.other_name, pa.string(), metadata={"field": column.field}))
+                fields.append(pa.field(column.other_name, pa.string(), metadata=_about(column, "text")))
         self.schema = pa.schema([*fields, pa.field("_raw", pa.string(), nullable=False)])
 
     def batch(self, rows: Sequence[Row]) -> Any:
@@ -200,24 +201,34 @@ class _Table:
         pa = _arrow()
         facts: list[Facts] = []
         keys: list[str | None] = []
-        documents: list[Mapping[str, Any]] = []
+        documents: list[Any] = []
+        there: list[bool] = []
         for decoded in decode_all([row.raw for row in rows]):
             for raw, event, found in zip(decoded.raws, decoded.documents, FACTS.render(decoded), strict=True):
                 assert isinstance(found, Facts)  # else there were no row of it
                 facts.append(found)
                 keys.append(_key_text(found, event, raw))
-                documents.append(event.get("fullDocument") or event.get("documentKey") or {})
+                document = event.get("fullDocument")
+                has_document = isinstance(document, dict)
+                there.append(has_document)
+                documents.append(document if has_document else event.get("documentKey") or {})
         arrays = [
             pa.array(keys, pa.string()),
             pa.array([each.operation for each in facts], pa.string()),
             pa.array([1000 * each.cluster_time.time for each in facts], pa.int64()).cast(_TYPES["timestamp"]()),
             pa.array([each.cluster_time.time << 32 | each.cluster_time.inc for each in facts], pa.int64()),
             pa.array([each.event_id for each in facts], pa.string()),
+            pa.array(there, pa.bool_()),
         ]
         for column in self._columns:
             arrays += _arrays(column, [document.get(column.field) for document in documents])
         arrays.append(pa.array([row.text for row in rows], pa.binary()).cast(pa.string()))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def _about(column: Column, kind: ColumnType) -> dict[str, str]:
+    """What a reader may want to know of a file's column."""
+    return {"field": column.field, "type": kind}
 
 
 def _key_text(facts: Facts, event: Mapping[str, Any], raw: bytes | None) -> str | None:

@@ -28,6 +28,7 @@ META: Final[Mapping[str, ColumnType]] = {
     "_cluster_time": "timestamp",
     "_version": "int64",
     "_event_id": "text",
+    "_has_document": "bool",
     "_raw": "text",
 }
 """The columns that every row of an event has, beside the document's fields."""

@@ -28,7 +28,7 @@ from docdb_stream.position import Namespace, scope_name
 from docdb_stream.settings.model import Heading, line_errors
 from docdb_stream.settings.shaping import ShapingSettings
 from docdb_stream.settings.target import TargetSettings
-from docdb_stream.settings.types import Address, Words, words
+from docdb_stream.settings.types import Address, SecretReference, Words, words
 
 if TYPE_CHECKING:
     from docdb_stream.format import Format
@@ -66,6 +66,20 @@ class Settings(ShapingSettings):
         default=None,
         description="ARN of the SNS topic that is told when a run fails. Absent: nobody is told.",
         examples=["arn:aws:sns:eu-central-1:123456789012:docdb-stream-alert"],
+    )
+    warehouse_uri: Annotated[str | None, Address("warehouse_secret")] = Field(
+        default=None,
+        description="Database that docdb-stream load loads the stream's Parquet files into: postgresql://HOST/DATABASE "
+        "(docs/tables.md; pip install 'docdb-stream[parquet,postgresql]'). Absent: none.",
+        examples=["postgresql://warehouse.example/analytics"],
+    )
+    warehouse_secret: SecretReference = Field(
+        default=None,
+        description="User name and password for it, by reference as documentdb_secret.",
+        examples=["warehouse/loader"],
+    )
+    warehouse_schema: str = Field(
+        default="public", min_length=1, description="Schema of the tables, which are db_coll; it is made where need be."
     )
     extra_targets: Words = Field(
         default=(),

@@ -269,7 +269,7 @@ def _lost_once(open_: Any) -> Any:
     return opened
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(10, 60))])
 def test_whatever_happens_nothing_is_lost_and_each_collection_keeps_its_order(seed: int) -> None:
     chance = random.Random(seed)
     shop = Shop(batch_size=chance.choice([1, 2, 5, 20]))

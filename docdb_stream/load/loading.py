@@ -1,0 +1,119 @@
+"""Loads the manifests of a stream that are not loaded yet into its warehouse, one after the other.
+
+Owns the order, and when it ends. What a load is, is the warehouse's matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from docdb_stream.context import Deadline, deadline
+from docdb_stream.errors import ConfigError
+from docdb_stream.load.manifest import Manifests
+from docdb_stream.load.warehouse import Loaded, Warehouse
+from docdb_stream.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LEAST_S = 1.0
+"""How much time has to be left for another manifest to be begun."""
+
+
+@dataclass(slots=True)
+class LoadResult:
+    """What a load did.
+
+    Attributes:
+        stream: The stream's name.
+        manifests: How many were loaded.
+        waiting: How many are left, as the time was over.
+        loaded: What they have changed, together.
+        duration_s: Seconds it took.
+    """
+
+    stream: str
+    manifests: int = 0
+    waiting: int = 0
+    loaded: Loaded = field(default_factory=Loaded)
+    duration_s: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        found = {"stream": self.stream, "manifests": self.manifests, "waiting": self.waiting}
+        return {**found, **asdict(self.loaded), "duration_s": self.duration_s}
+
+
+def load(
+    settings: Settings,
+    *,
+    limit: Deadline | None = None,
+    progress: Callable[[LoadResult], None] = lambda result: None,
+    warehouse: Warehouse | None = None,
+) -> LoadResult:
+    """Load what is not loaded yet, in the order of the stream's checkpoints. Each manifest is loaded wholly or not at
+    all, so a load that ends on its way is gone on with by the next one.
+
+    Args:
+        settings: The stream.
+        limit: When to be over, and the stop; between two manifests it ends in order.
+        progress: Called after each manifest with the result so far.
+        warehouse: Instead of the one in the settings; its owner closes it.
+
+    Raises:
+        ConfigError: The stream has no warehouse, or leaves no manifests.
+        TargetError: The bucket or the warehouse cannot be reached, or refuses. What was loaded stays.
+    """
+    limit = limit or Deadline()
+    began_s = time.monotonic()
+    result = LoadResult(settings.stream_name)
+    with deadline(limit):
+        manifests = Manifests(settings)
+        own = warehouse_of(settings) if warehouse is None else None
+        into = warehouse or own
+        assert into is not None
+        try:
+            done = into.loaded(settings.stream_name)
+            waiting = [key for key in manifests.listed() if key not in done]
+            result.waiting = len(waiting)
+            for key in waiting:
+                if limit.stopping or limit.remaining_s < LEAST_S:
+                    break
+                found = into.load(settings.stream_name, manifests.read(key), manifests.open)
+                result.waiting -= 1
+                if found is not None:
+                    result.manifests += 1
+                    result.loaded.add(found)
+                    logger.info("loaded: stream=%s manifest=%s rows=%d", settings.stream_name, key, found.rows)
+                result.duration_s = round(time.monotonic() - began_s, 3)
+                progress(result)
+        finally:
+            manifests.close()
+            if own is not None:
+                own.close()
+    result.duration_s = round(time.monotonic() - began_s, 3)
+    return result
+
+
+def warehouse_of(settings: Settings) -> Warehouse:
+    """The warehouse of a stream.
+
+    Raises:
+        ConfigError: It has none, or of a kind that is not known.
+    """
+    uri = settings.warehouse_uri
+    if uri is None:
+        raise ConfigError(
+            f"stream {settings.stream_name} has no warehouse", hint="set WAREHOUSE_URI = postgresql://HOST/DATABASE"
+        )
+    if uri.startswith(("postgresql://", "postgres://")):
+        from docdb_stream.load.postgres import Postgres
+
+        return Postgres(uri, secret=settings.warehouse_secret, schema=settings.warehouse_schema)
+    raise ConfigError(
+        f"WAREHOUSE_URI begins with {uri.partition(':')[0]}:, which is no warehouse that is known",
+        hint="expected postgresql://HOST/DATABASE",
+    )
