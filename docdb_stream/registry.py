@@ -27,6 +27,7 @@ TARGETS: dict[str, str] = {
     "opensearch": "docdb_stream.targets.opensearch:OpenSearchTarget",
     "webhook": "docdb_stream.targets.webhook:WebhookTarget",
     "s3": "docdb_stream.targets.s3:S3Target",
+    "iceberg": "docdb_stream.targets.iceberg:IcebergTarget",
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",

@@ -20,7 +20,7 @@ from bson.binary import UuidRepresentation
 from bson.datetime_ms import DatetimeMS
 
 from docdb_stream.events import ChangeEvent, Events
-from docdb_stream.formats import parquet
+from docdb_stream.formats import arrow, parquet
 from docdb_stream.formats.parquet import PARQUET
 from docdb_stream.schema.columns import META
 from docdb_stream.testing.events import ChangeLog
@@ -164,8 +164,8 @@ def test_names_that_readers_cannot_ask_for_are_made_such(log: ChangeLog) -> None
 
 
 def test_rows_are_as_many_as_memory_does_not_hold(log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "_IN_MEMORY_BYTES", 1000)
-    monkeypatch.setattr(parquet, "_PART_ROWS", 7)
+    monkeypatch.setattr(arrow, "_IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(arrow, "_PART_ROWS", 7)
     monkeypatch.setattr(parquet, "_GROUP_BYTES", 2000)
     events = documents(log, *({"x": "t" * number} for number in range(100)))
     content = io.BytesIO(written(events))

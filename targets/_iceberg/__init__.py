@@ -1,0 +1,1 @@
+"""What the Iceberg target is made of."""
