@@ -227,9 +227,15 @@ def _kept_parts() -> _Parts:
 def _settings() -> Settings:
     """As for the poller, but without the cluster."""
     try:
-        return Settings.from_env({**os.environ, "DOCUMENTDB_URI": os.environ.get("DOCUMENTDB_URI") or NO_CLUSTER})
+        found = Settings.from_env({**os.environ, "DOCUMENTDB_URI": os.environ.get("DOCUMENTDB_URI") or NO_CLUSTER})
     except ConfigError as error:
         raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
+    if found.schema_policy is not None:
+        raise ConfigError(
+            "SCHEMA_POLICY: of what is pushed no schema ledger is kept, as there is no checkpoint to keep it beside",
+            hint="leave SCHEMA_POLICY out, or start a function that polls by a schedule",
+        )
+    return found
 
 
 def _refuse() -> None:

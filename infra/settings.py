@@ -312,6 +312,10 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
                 f"{where} full_document_before_change: an event source mapping asks for none; set off, or trigger = "
                 "schedule"
             )
+        if settings.schema_policy is not None:
+            problems.append(
+                f"{where} schema_policy: an event source mapping keeps no schema ledger; set trigger = schedule"
+            )
         if settings.filter_at == "server":
             problems.append(
                 f"{where} filter_at: what an event source mapping reads is filtered by the function; set auto or client"

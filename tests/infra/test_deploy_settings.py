@@ -210,6 +210,7 @@ def test_an_event_source_mapping_needs_cluster_database_and_secret_by_arn(deploy
     [
         ("full_document = required", "update_lookup and default alone"),
         ("full_document_before_change = when_available", "asks for none"),
+        ("schema_policy = stop", "no schema ledger"),
         ("filter_at = server", "filtered by the function"),
         ("full_document = default", ""),
         ("operations = insert, delete", ""),

@@ -385,6 +385,13 @@ def test_every_problem_of_the_environment_is_in_the_message(monkeypatch: pytest.
     assert "DOCUMENTDB_URI" not in str(raised.value), "Lambda reads the cluster"
 
 
+def test_no_schema_ledger_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHEMA_POLICY", "stop")
+    with pytest.raises(ConfigError, match="SCHEMA_POLICY") as raised:
+        esm.handler(payload([]), Context())
+    assert "schedule" in raised.value.hint
+
+
 def test_no_target_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STDOUT")
     with pytest.raises(ConfigError, match="no target"):

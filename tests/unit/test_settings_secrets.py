@@ -120,7 +120,7 @@ def test_the_secret_itself_where_its_place_belongs_is_refused(name: str) -> None
 def test_what_is_called_like_an_address_or_a_secret_is_marked_as_one() -> None:
     fields = {name: model for model in MODELS for name in model.model_fields}
     for pattern, kind in (
-        (r"uri$|_url|_srv|endpoint|address$|registry$|dead_letters", Address),
+        (r"uri$|_url|_srv|endpoint|address$|registry$|catalog$|dead_letters", Address),
         (r"secret|hash_key$", Reference),
         (r"password|token|credential|(?<!_hash)(?<!kafka)(?<!partition)_key$", Hidden),
     ):
