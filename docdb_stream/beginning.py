@@ -16,6 +16,7 @@ from docdb_stream.checkpoint import CheckpointStore, LedgerEntry
 from docdb_stream.errors import HistoryLostError
 from docdb_stream.events import Position
 from docdb_stream.lease import LeaseKeeper
+from docdb_stream.schemas import Schemas
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.beside import Snapshot
 from docdb_stream.source import ChangeSource
@@ -31,6 +32,7 @@ class Beginning:
         source: The cluster.
         store: Where checkpoints and the ledger are.
         snapshot: Beside the stream; it begins, or goes on, with the position.
+        schemas: What is known of the stream's collections, and which of them have stopped.
         alert: Told of lost history that is passed over, as ON_HISTORY_LOST says.
 
     Attributes:
@@ -45,6 +47,7 @@ class Beginning:
         source: ChangeSource,
         store: CheckpointStore,
         snapshot: Snapshot,
+        schemas: Schemas,
         alert: Callable[[Exception], object],
     ) -> None:
         self.began_at = ""
@@ -53,6 +56,7 @@ class Beginning:
         self._source = source
         self._store = store
         self._snapshot = snapshot
+        self._schemas = schemas
         self._alert = alert
         self._lost: LedgerEntry | None = None
 
@@ -87,8 +91,13 @@ class Beginning:
             saved: The position that is lost, as it is saved.
 
         Raises:
-            HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is.
+            HistoryLostError: ON_HISTORY_LOST is fail; the checkpoint stays as it is. Not where the stream had gone
+                back for a collection that had stopped: it goes on where it was.
         """
+        if (found := self._schemas.lost(error)) is not None:
+            position, entry = found
+            self._store.record(entry)
+            return position
         choice = self._settings.on_history_lost
         entry = LedgerEntry(self._settings.stream_name, "history-lost", saved, str(error))
         self._store.record(entry)

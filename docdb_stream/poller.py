@@ -169,8 +169,14 @@ class Poller:
 
     def _run(self, follow: bool, progress: Callable[[RunResult], None]) -> RunResult:
         snapshot = Snapshot(self.settings, self._documents, self._target_names, self._source.operation_time)
+        schemas = Schemas(self.settings, self._schemas, self._wanted, self.alerts.send)
         beginning = Beginning(
-            self.settings, source=self._source, store=self._store, snapshot=snapshot, alert=self.alerts.send
+            self.settings,
+            source=self._source,
+            store=self._store,
+            snapshot=snapshot,
+            schemas=schemas,
+            alert=self.alerts.send,
         )
         run = Run(
             self.settings,
@@ -179,7 +185,7 @@ class Poller:
             steps=self._steps,
             delivery=self._delivery,
             snapshot=snapshot,
-            schemas=Schemas(self.settings, self._schemas, self._wanted, self.alerts.send),
+            schemas=schemas,
             beginning=beginning,
             progress=progress,
         )

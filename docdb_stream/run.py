@@ -86,7 +86,7 @@ class Run:
         self._result = RunResult(settings.stream_name)
         self._unsaved_events = self._unsaved_loops = 0
         self._saved: Position | None = None
-        self._is_open = self._is_drained = self._goes_back = False
+        self._is_open = self._is_drained = False
         self._gaps: list[LedgerEntry] = []
 
     @property
@@ -106,17 +106,15 @@ class Run:
                 result.began_at, result.verified = self._beginning.began_at, self._beginning.verified
                 self._saved = keeper.saved
                 self._answer()
-                restarts = 0
-                while restarts == 0 or restarts <= RESTARTS:
+                losses = 0
+                while not result.stopped_by:
                     try:
                         self._stream(keeper, until, follow)
-                        if not self._goes_back:
-                            break
                     except HistoryLostError as error:
-                        restarts += 1
-                        if restarts > RESTARTS:
+                        losses += 1
+                        if losses > RESTARTS:
                             raise
-                        result.position = self._after_loss(error)
+                        result.position = self._beginning.after_loss(error, self._saved)
                         self._forget_unsaved()
                 result.retries = self._context.retries
         except DocdbStreamError as error:
@@ -128,7 +126,7 @@ class Run:
     def _stream(self, keeper: LeaseKeeper, until: Timestamp, follow: bool) -> None:
         """Read and deliver from the position on until the run is over."""
         position = self._position
-        self._is_open = self._is_drained = self._goes_back = False
+        self._is_open = self._is_drained = False
         began_s = self._limit.clock()
         # With a snapshot beside it a stream goes on after it has caught up, see _is_caught_up.
         ends_by_itself = not follow and not self._snapshot.is_active
@@ -209,8 +207,8 @@ class Run:
                         self._answer()
                     self._sync(delivery, keeper)
                     if looks and (back := self._schemas.accepted(self._position)) is not None:
-                        self._result.position, self._goes_back = back, True
-                        return
+                        result.position = back
+                        return  # and the stream is opened there
 
     def _is_caught_up(self, ahead: ReadAhead, until: Timestamp) -> bool:
         """Whether all that there was at the run's beginning is handed over."""
@@ -300,14 +298,6 @@ class Run:
             keeper.check()
             self._save(keeper, position)
         logger.info("checkpoint: stream=%s position=%s events=%d", result.stream, position.time, result.events)
-
-    def _after_loss(self, error: HistoryLostError) -> Position:
-        """Where the stream goes on after a lost position."""
-        if (found := self._schemas.lost(error)) is not None:
-            position, entry = found
-            self._store.record(entry)
-            return position
-        return self._beginning.after_loss(error, self._saved)
 
     def _save(self, keeper: LeaseKeeper, position: Position) -> None:
         self._schemas.save()
