@@ -178,8 +178,9 @@ def test_large_events_come_in_small_batches(stream: Stream) -> None:
         reading.close()
     keys = [event.document["documentKey"]["_id"] for batch in batches for event in batch.events]
     assert keys == list(range(len(sizes)))
-    # One reply of those asked for while events were small may be larger, up to what the server sends.
-    assert sum(batch.size_bytes > BATCH_BYTES for batch in batches) <= 1
+    # Of those asked for while events were small one may be larger, up to what the server sends; and one more, where a
+    # reply that had both came between: a server at work on other things sends what it has by then.
+    assert sum(batch.size_bytes > BATCH_BYTES for batch in batches) <= 2
     assert max(len(batch.events) for batch in batches) == settings.batch_size
 
 
