@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
 from docdb_stream.targets.kafka import KafkaSettings
+from docdb_stream.targets.postgresql import PostgresSettings
 from docdb_stream.targets.s3 import S3Settings
 from infra.own_code import IN_THE_RUNTIME, OwnCode, check_transforms, distribution_name, needed_by
 from infra.settings import DeploySettings, read_deployment
@@ -76,6 +77,8 @@ def extras(streams: Iterable[Settings]) -> str:
         needed.append("kafka-confluent")
     if any(stream.of(S3Settings).makes_tables for stream in streams):
         needed.append("parquet")
+    if any(stream.of(PostgresSettings).is_on for stream in streams):
+        needed.append("postgresql")
     return ",".join(needed)
 
 

@@ -15,6 +15,7 @@ from docdb_stream.local.aws import AwsServer
 from docdb_stream.local.kafka import KafkaBroker
 from docdb_stream.local.mongod import Mongod, ReplicaSet, Tls
 from docdb_stream.local.opensearch import OpenSearchServer
+from docdb_stream.local.postgresql import PostgresServer
 from docdb_stream.local.process import ServerError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LocalServers",
     "Mongod",
     "OpenSearchServer",
+    "PostgresServer",
     "ReplicaSet",
     "ServerError",
     "Tls",
