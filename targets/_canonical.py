@@ -14,8 +14,8 @@ _INT64_LIMIT: Final = 1 << 63
 
 
 def canonical_json(document: Any) -> bytes:
-    """One text for all that are the same document to a target that stores JSON: whatever the order of keys, and whether a number
-    without a fraction is written as 1, 1.0 or 1e0."""
+    """One text for all that are the same document to a target that stores JSON: whatever the order of keys, and whether
+    a number without a fraction is written as 1, 1.0 or 1e0."""
     try:
         text = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
         if _MAY_BE_WHOLE.search(text) is None:

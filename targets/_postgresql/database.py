@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from docdb_stream.context import NoAnswerError, answer_in_time, check_lease, current_deadline
-from docdb_stream.credentials import read_credentials
 from docdb_stream.errors import ConfigError
 from docdb_stream.retry import Backoff
+from docdb_stream.secret import read_credentials
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._postgresql.errors import (
     NO_TABLE,

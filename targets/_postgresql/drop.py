@@ -24,8 +24,7 @@ def delete_older(writer: Writer, table: str, source: str, before: int) -> None:
     def page(cursor: Cursor[Any]) -> int:
         writer.pass_on(cursor)
         cursor.execute(
-            f"DELETE FROM {name} WHERE _id IN "  # noqa: S608
-            f"(SELECT _id FROM {name} WHERE _source = %s AND _version < %s LIMIT %s)",
+            f"DELETE FROM {name} WHERE _id IN (SELECT _id FROM {name} WHERE _source = %s AND _version < %s LIMIT %s)",
             [source, before, PAGE_ROWS],
         )
         return cursor.rowcount
@@ -52,13 +51,13 @@ def move_older(writer: Writer, old: tuple[str, str], new: tuple[str, str], at: i
     source, to = writer.tables.sql(old[0]), writer.tables.sql(new[0])
     names = [quoted(each.name) for each in writer.tables.columns]
     listed = ", ".join(names)
-    page = f"SELECT _id FROM {source} WHERE _source = %s AND _version < %s LIMIT %s"  # noqa: S608
+    page = f"SELECT _id FROM {source} WHERE _source = %s AND _version < %s LIMIT %s"
     if old[0] == new[0]:
-        statement = f"UPDATE {to} SET _source = %s, _version = %s WHERE _id IN ({page})"  # noqa: S608
+        statement = f"UPDATE {to} SET _source = %s, _version = %s WHERE _id IN ({page})"
         values = [new[1], at, old[1], at, PAGE_ROWS]
     else:
         statement = (
-            f"WITH moved AS (DELETE FROM {source} WHERE _id IN ({page}) RETURNING *), "  # noqa: S608
+            f"WITH moved AS (DELETE FROM {source} WHERE _id IN ({page}) RETURNING *), "
             f"written AS (INSERT INTO {to} AS t (_id, _version, _source, {listed}) "
             f"SELECT _id, %s, %s, {listed} FROM moved WHERE _deleted_at IS NULL ON CONFLICT (_id) DO UPDATE SET "
             f"_version = excluded._version, _deleted_at = NULL, _source = excluded._source, "
@@ -84,7 +83,7 @@ def _begin(writer: Writer, table: str, source: str, since: int) -> None:
         writer.tables.make(cursor, [table])
         writer.pass_on(cursor, since)
         cursor.execute(
-            f"INSERT INTO {writer.tables.sql(DROPPED)} AS d (place, source, version) VALUES (%s, %s, %s) "  # noqa: S608
+            f"INSERT INTO {writer.tables.sql(DROPPED)} AS d (place, source, version) VALUES (%s, %s, %s) "
             "ON CONFLICT (place, source) DO UPDATE SET version = greatest(d.version, excluded.version)",
             [table, source, since],
         )

@@ -28,8 +28,8 @@ _AGAIN: Final = "nothing is lost: the next run delivers again"
 _HINTS: Final[Mapping[str, str]] = {
     "25006": "this is a standby: let POSTGRES_URI name the primary, or all hosts with target_session_attrs=read-write",
     "3D000": "make the database, or correct POSTGRES_URI",
-    "42501": "the user needs INSERT, SELECT, UPDATE and DELETE on the tables, USAGE on POSTGRES_SCHEMA, and CREATE on it "
-    "with POSTGRES_CREATE = true",
+    "42501": "the user needs INSERT, SELECT, UPDATE and DELETE on the tables, USAGE on POSTGRES_SCHEMA, and CREATE on "
+    "it with POSTGRES_CREATE = true",
     "42703": "the table was made for other columns: add those of POSTGRES_COLUMNS, or name another POSTGRES_TABLE",
     "42804": "the table was made for columns of other types: alter them, or name another POSTGRES_TABLE",
     "42P10": "the table has no primary key _id: make it as docs/targets.md has it",

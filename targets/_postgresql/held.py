@@ -49,8 +49,10 @@ class PostgresHoldings:
         self._write_of = write_of
         self._table_of = table_of
         self._is_own = is_own
-        shown = ", ".join(["_id", "_version", "_source", "_deleted_at IS NULL", *(each.shown for each in tables.columns)])
-        self._select = f"SELECT {shown} FROM"  # noqa: S608
+        shown = ", ".join(
+            ["_id", "_version", "_source", "_deleted_at IS NULL", *(each.shown for each in tables.columns)]
+        )
+        self._select = f"SELECT {shown} FROM"
 
     def expected(self, event: ChangeEvent) -> Held | None:
         """See Holdings."""
@@ -76,7 +78,7 @@ class PostgresHoldings:
             )
             found: dict[str, list[str]] = {}
             for (table,) in cursor.fetchall():
-                cursor.execute(f"SELECT DISTINCT _source FROM {self._tables.sql(table)}")  # noqa: S608
+                cursor.execute(f"SELECT DISTINCT _source FROM {self._tables.sql(table)}")
                 found[table] = [source for (source,) in cursor.fetchall()]
             return found
 

@@ -25,7 +25,8 @@ DROPPED: Final = "docdb_stream_dropped"
 _RESERVED: Final = "docdb_stream_"
 _NAME_BYTES: Final = 55
 """Of 63 (NAMEDATALEN - 1), without what view and index have after the table's name."""
-CURRENT, DELETED: Final = "_current", "_deleted"
+CURRENT: Final = "_current"
+DELETED: Final = "_deleted"
 _LOCK: Final = 0x646F636462  # "docdb"
 """An advisory lock: two that make one table at the same time would both fail."""
 _ANY_EVENT: Final = ChangeEvent(document={})

@@ -100,7 +100,7 @@ class Writer:
         """
         table, epoch = self.tables.sql(POSITIONS), current_run().lease_epoch()
         cursor.execute(
-            f"INSERT INTO {table} AS p (stream, epoch, position, updated_at) VALUES (%s, %s, %s, now()) "  # noqa: S608
+            f"INSERT INTO {table} AS p (stream, epoch, position, updated_at) VALUES (%s, %s, %s, now()) "
             "ON CONFLICT (stream) DO UPDATE SET epoch = coalesce(excluded.epoch, p.epoch), "
             "position = greatest(p.position, excluded.position), updated_at = excluded.updated_at "
             "WHERE p.epoch IS NULL OR excluded.epoch IS NULL OR p.epoch <= excluded.epoch",
@@ -127,7 +127,7 @@ class Writer:
                 self.pass_on(cursor)
                 name = self.tables.sql(table)
                 cursor.execute(
-                    f"DELETE FROM {name} WHERE _id IN (SELECT _id FROM {name} "  # noqa: S608
+                    f"DELETE FROM {name} WHERE _id IN (SELECT _id FROM {name} "
                     "WHERE _deleted_at < now() - make_interval(days => %s) LIMIT %s)",
                     [self._tombstone_days, PAGE_ROWS],
                 )
@@ -144,7 +144,7 @@ class Writer:
         values = [f"s.c{place}::{SQL_NAMES.get(each.type, each.type)}" for place, each in enumerate(columns)]
         # What is deleted goes first, as it may hold what others are to have in a unique index.
         cursor.execute(
-            f"INSERT INTO {self.tables.sql(table)} AS t "  # noqa: S608 - identifiers are quoted, all else is parameters
+            f"INSERT INTO {self.tables.sql(table)} AS t "
             f"(_id, _version, _deleted_at, _source, {', '.join(names)}) "
             f"SELECT s.id, s.version, CASE WHEN s.gone THEN now() END, s.source, {', '.join(values)} "
             f"FROM unnest(%s::text[], %s::bigint[], %s::boolean[], %s::text[]{', %s::text[]' * len(columns)}) "

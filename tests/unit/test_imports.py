@@ -28,6 +28,7 @@ HEAVY = [
     "kafka",
     "confluent_kafka",
     "opensearchpy",
+    "psycopg",
     "requests",
     "pytest",
     "fiftyone",
