@@ -54,8 +54,8 @@ def document_version(time: Timestamp) -> int:
     """The version of a document that changed at this cluster time: later changes have higher ones.
 
     Seconds above 31 bits of increment: seconds are 32 bits wide, so it fits the signed 64 bits that OpenSearch and
-    PostgreSQL have until the seconds themselves run out, in 2106. Only increments of 2^31 and more, in one second, would
-    not be told apart.
+    PostgreSQL have until the seconds themselves run out, in 2106. Only increments of 2^31 and more, in one second,
+    would not be told apart.
     """
     return time.time << 31 | min(time.inc, 2**31 - 1)
 

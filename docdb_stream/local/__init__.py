@@ -1,4 +1,4 @@
-"""Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, AWS.
+"""Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, PostgreSQL, AWS.
 
 They come from Python packages (the extra ``local``), listen on 127.0.0.1 alone, keep their data in
 temporary folders, and never outlive the process that started them. None of this is meant to hold data that matters.

@@ -56,7 +56,7 @@ class Column:
     @property
     def shown(self) -> str:
         """What to select, so that one text comes for one value, whatever the session's settings are."""
-        quoted = f'"{self.name}"'
+        quoted = '"' + self.name.replace("%", "%%") + '"'  # psycopg takes % for a parameter
         if self.type == "timestamptz":
             return f"""to_char({quoted} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
         return f"encode({quoted}, 'hex')" if self.type == "bytea" else f"{quoted}::text"

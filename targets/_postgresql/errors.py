@@ -15,11 +15,12 @@ NAME: Final = "postgresql"
 UNIQUE_VIOLATION: Final = "23505"
 NO_TABLE: Final = frozenset({"42P01", "3F000"})
 """undefined_table, invalid_schema_name."""
-_PASSING: Final = frozenset({"25006", "25P03", "25P04", "55006", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"})
-"""read_only_sql_transaction (a standby, or a primary that has just become one), idle and transaction time-outs,
-object_in_use, lock_not_available, query_canceled (a statement's time-out), and a server that shuts down or starts."""
-_PASSING_CLASSES: Final = ("08", "40", "53")
-"""Connection exceptions, transaction rollback (40001, 40P01), insufficient resources (53100: disk full)."""
+_PASSING: Final = frozenset({"25006", "25P03", "25P04", "42P07", "55006", "55P03", "57014"})
+"""read_only_sql_transaction (a standby, or a primary that was one), idle and transaction time-outs, duplicate_table,
+object_in_use, lock_not_available, query_canceled (a statement's time-out)."""
+_PASSING_CLASSES: Final = ("08", "40", "53", "57P")
+"""Connection exceptions, transaction rollback (40001, 40P01), insufficient resources (53100: disk full), and
+a server that shuts down or starts."""
 _REFUSED_CLASSES: Final = ("22", "23", "44", "54", "P0")
 """Data exceptions, constraints, check options of views, program limits (54000: too large for an index), triggers."""
 _CONFLICTS: Final = frozenset({"40001", "40P01"})

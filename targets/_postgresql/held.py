@@ -78,7 +78,7 @@ class PostgresHoldings:
             )
             found: dict[str, list[str]] = {}
             for (table,) in cursor.fetchall():
-                cursor.execute(f"SELECT DISTINCT _source FROM {self._tables.sql(table)}")
+                cursor.execute(f"SELECT DISTINCT _source FROM {self._tables.sql(table)}", [])
                 found[table] = [source for (source,) in cursor.fetchall()]
             return found
 

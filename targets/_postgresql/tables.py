@@ -33,20 +33,22 @@ _ANY_EVENT: Final = ChangeEvent(document={})
 
 
 def table_name(template: Template, namespace: Namespace) -> str:
-    """The table of a collection. One that is too long is cut, with a hash at its end.
+    """The table of a collection. A name that is too long, or that views or the target's own tables could have, gets a
+    hash at its end.
 
     Raises:
-        UnrenderableError: The name is one of the target's own.
+        UnrenderableError: PostgreSQL can have no such name.
     """
     name = template.render(_ANY_EVENT, namespace)
-    if name.startswith(_RESERVED) or "\0" in name or not name:
-        raise UnrenderableError(f"a table cannot have the name {name!r} here: set POSTGRES_TABLE")
-    return distinct_name(name, name, _NAME_BYTES)
+    if "\0" in name or not name:
+        raise UnrenderableError("a table cannot be called so: set POSTGRES_TABLE")
+    is_taken = name.startswith(_RESERVED) or name.endswith((CURRENT, DELETED))
+    return distinct_name(name, name + "_" if is_taken else name, _NAME_BYTES)
 
 
 def quoted(*names: str) -> str:
-    """An identifier, as SQL has it."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+    """An identifier, as SQL with parameters has it."""
+    return ".".join('"' + name.replace('"', '""').replace("%", "%%") + '"' for name in names)
 
 
 class Tables:
@@ -84,10 +86,10 @@ class Tables:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [self.schema])
         if cursor.fetchone() is None:
-            cursor.execute(f"CREATE SCHEMA {quoted(self.schema)}")
+            cursor.execute(f"CREATE SCHEMA {quoted(self.schema)}", [])
         for name in sorted(set(wanted) - self._found(cursor, wanted)):  # another may have made them meanwhile
             for statement in self.definition(name):
-                cursor.execute(statement)
+                cursor.execute(statement, [])
 
     def definition(self, name: str) -> list[str]:
         """The statements that make a table."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 from bson.binary import UuidRepresentation
@@ -29,7 +30,7 @@ from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
 from docdb_stream.event import ChangeEvent
-from docdb_stream.local import OpenSearchServer, ReplicaSet
+from docdb_stream.local import OpenSearchServer, PostgresServer, ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
@@ -187,13 +188,38 @@ class Mirror(Stream):
         return {str(each["_id"]) for each in self.there[coll].find({}, {"_id": 1})}
 
 
+class Rows(Stream):
+    def __init__(self, uri: str, mongo: Mongo, db_name: str, server: PostgresServer, **values: Any) -> None:
+        self.schema = f"v{uuid.uuid4().hex[:8]}"
+        own = {"postgres_uri": server.uri, "postgres_schema": self.schema, "postgres_table": "{coll}", **values}
+        super().__init__(uri, mongo, db_name, **own)
+        self._uri = server.uri
+
+    def ask(self, statement: str, *values: Any) -> Any:
+        with psycopg.connect(self._uri, options=f"-c search_path={self.schema}") as client:
+            cursor = client.execute(statement, values)
+            return cursor.fetchall() if cursor.description else cursor.rowcount
+
+    def spoil(self, coll: str, key: Any) -> None:
+        assert self.ask(f"""UPDATE {coll} SET document = '{{"spoilt": true}}' WHERE _id = %s""", str(key))
+
+    def lose(self, coll: str, key: Any) -> None:
+        assert self.ask(f"DELETE FROM {coll} WHERE _id = %s", str(key))
+
+    def keys(self, coll: str) -> set[str]:
+        return {key for (key,) in self.ask(f"SELECT _id FROM {coll}_current")}
+
+
 Make = Callable[..., Stream]
 
 
-@pytest.fixture(params=["opensearch", "mongodb"])
+@pytest.fixture(params=["opensearch", "mongodb", "postgresql"])
 def make(request: pytest.FixtureRequest, replica_set: ReplicaSet, mongo: Mongo, db_name: str) -> Make:
     if request.param == "mongodb":
         return lambda **values: Mirror(replica_set.uri, mongo, db_name, **values)
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres")
+        return lambda **values: Rows(replica_set.uri, mongo, db_name, database, **values)
     server = request.getfixturevalue("opensearch_server")
     return lambda **values: Indexes(replica_set.uri, mongo, db_name, server, **values)
 
