@@ -54,8 +54,8 @@ _WORDS: Final[Mapping[str, str]] = {
     "password authentication failed": "check POSTGRES_SECRET, or user and password in POSTGRES_URI",
     "no password supplied": "set POSTGRES_SECRET",
     "no pg_hba.conf entry": "the server does not let this user in from here, or not without TLS (sslmode=require)",
-    "role ": "check the user's name in POSTGRES_SECRET or POSTGRES_URI",
-    "database ": "make the database, or correct POSTGRES_URI",
+    'role "': "check the user's name in POSTGRES_SECRET or POSTGRES_URI",
+    'database "': "make the database, or correct POSTGRES_URI",
     "certificate": "check sslmode and sslrootcert in POSTGRES_URI",
     "server does not support SSL": "set up TLS at the server, or correct sslmode in POSTGRES_URI",
 }
@@ -113,8 +113,9 @@ def trouble(error: Any, place: str, *, creates: bool) -> TargetError:
         what = getattr(diagnostics, "message_primary", None) if code.startswith(("25", "42", "53", "57")) else None
         return TargetError(NAME, f"{place}: {what or 'failed'} (SQLSTATE {code})", hint=_HINTS.get(code, _AGAIN))
     word = _word(error)
-    said = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    return TargetError(NAME, f"{place}: {said[0]}", hint=_AGAIN if word is None else _WORDS[word])
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = next((line for line in lines if "FATAL:" in line), lines[-1])
+    return TargetError(NAME, f"{place}: {said}", hint=_AGAIN if word is None else _WORDS[word])
 
 
 def no_answer(place: str) -> TargetError:
