@@ -49,8 +49,9 @@ _LOCAL = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
 def _address(text: str) -> str:
-    if not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("expected postgresql://host:5432/database")
+    """What would be shown elsewhere: of an address only the user's part can be hidden."""
+    if "password=" in text.lower():
+        raise ValueError("give the password by postgres_secret, or as postgresql://user:password@host")
     return text
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_FORM: Final = "expected postgresql://host:5432/database"
+
 CONNECT_S: Final = 10
 """For one attempt to connect: a failover's next address gets its turn."""
 _CONNECT_LEAST_S: Final = 2
@@ -58,10 +60,12 @@ class Database:
 
     def __init__(self, uri: str, secret: str | None, *, creates: bool) -> None:
         self._psycopg = import_client("psycopg", "postgresql", "psycopg")
+        if not uri.startswith(("postgresql://", "postgres://")):
+            raise ConfigError("POSTGRES_URI is no connection string", hint=_FORM)
         try:
             self._parameters: dict[str, Any] = self._psycopg.conninfo.conninfo_to_dict(uri)
         except self._psycopg.Error:  # the error itself quotes the URI
-            raise ConfigError("POSTGRES_URI cannot be read", hint="expected postgresql://host:5432/database") from None
+            raise ConfigError("POSTGRES_URI cannot be read", hint=_FORM) from None
         self._secret = secret
         self._creates = creates
         self._connection: Connection[Any] | None = None

@@ -11,7 +11,7 @@ from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 from docdb_stream.targets._postgresql.columns import digest_of
 from docdb_stream.targets._postgresql.database import Database
-from docdb_stream.targets._postgresql.tables import Tables
+from docdb_stream.targets._postgresql.tables import COLLECTIONS, Tables
 from docdb_stream.targets._postgresql.writer import Write
 from docdb_stream.targets._versioned import document_key, version_time
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from psycopg import Cursor
 
 _PAGE_ROWS: Final = 500
+_ALL_ROWS: Final = 100_000
+"""Of so many rows a sample looks at each."""
 
 
 class PostgresHoldings:
@@ -67,27 +69,19 @@ class PostgresHoldings:
         return self._table_of(namespace)
 
     def places(self) -> Mapping[str, Sequence[Namespace]]:
-        """See Holdings: the sources that tables of the schema name."""
+        """See Holdings: what was ever written, also of collections that are gone."""
 
-        def body(cursor: Cursor[Any]) -> dict[str, list[str]]:
-            cursor.execute(
-                "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-                "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = '_source' AND NOT a.attisdropped "
-                "WHERE n.nspname = %s AND c.relkind IN ('r', 'p')",
-                [self._tables.schema],
-            )
-            found: dict[str, list[str]] = {}
-            for (table,) in cursor.fetchall():
-                cursor.execute(f"SELECT DISTINCT _source FROM {self._tables.sql(table)}", [])
-                found[table] = [source for (source,) in cursor.fetchall()]
-            return found
+        def body(cursor: Cursor[Any]) -> list[tuple[str, str]]:
+            if not self._tables.exists(cursor, COLLECTIONS):
+                return []
+            cursor.execute(f"SELECT place, source FROM {self._tables.sql(COLLECTIONS)}", [])
+            return cursor.fetchall()
 
-        found: dict[str, Sequence[Namespace]] = {}
-        for table, sources in self._database.transact(body, writes=False).items():
-            named = [Namespace(*source.split(".", 1)) for source in sources]
-            own = [each for each in named if self._settings.watches(each) and self._table_of(each) == table]
-            if own:
-                found[table] = own
+        found: dict[str, list[Namespace]] = {}
+        for table, source in self._database.transact(body, writes=False):
+            namespace = Namespace(*source.split(".", 1))
+            if self._settings.watches(namespace) and self._table_of(namespace) == table:
+                found.setdefault(table, []).append(namespace)
         return found
 
     def held(self, place: str) -> Iterator[Held]:
@@ -102,8 +96,23 @@ class PostgresHoldings:
             after = page[-1].key.decode()
 
     def sample(self, place: str, count: int) -> Sequence[Held]:
-        """See Holdings."""
-        return self._rows(place, "_deleted_at IS NULL ORDER BY random() LIMIT %s", [count])
+        """See Holdings. Of a large table by chance whole blocks, as looking at each row would take long."""
+
+        def body(cursor: Cursor[Any]) -> list[Any]:
+            if not self._tables.exists(cursor, place):
+                return []
+            cursor.execute(
+                "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [self._tables.sql(place).replace("%%", "%")]
+            )
+            rows = max(row[0] for row in cursor.fetchall())
+            part = f"TABLESAMPLE SYSTEM ({min(100.0, 1000.0 * count / rows):f})" if rows > _ALL_ROWS else ""
+            cursor.execute(
+                f"{self._select} {self._tables.sql(place)} {part} WHERE _deleted_at IS NULL ORDER BY random() LIMIT %s",
+                [count],
+            )
+            return cursor.fetchall()
+
+        return [self._held(place, row) for row in self._database.transact(body, writes=False)]
 
     def look(self, wanted: Sequence[Held]) -> Sequence[Held]:
         """See Holdings."""

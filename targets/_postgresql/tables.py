@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 POSITIONS: Final = "docdb_stream_positions"
 """By stream: the epoch of its last run, and the newest change that it has written."""
-DROPPED: Final = "docdb_stream_dropped"
-"""By table and collection: when the collection was dropped or renamed. What is older is not written any more."""
+COLLECTIONS: Final = "docdb_stream_collections"
+"""By table and collection: when that was dropped or renamed last, 0 where never. What is older is not written."""
 _RESERVED: Final = "docdb_stream_"
 _NAME_BYTES: Final = 55
 """Of 63 (NAMEDATALEN - 1), without what view and index have after the table's name."""
@@ -79,7 +79,7 @@ class Tables:
         Raises:
             RefusedError: Something else has the name.
         """
-        wanted = [POSITIONS, DROPPED, *names]
+        wanted = [POSITIONS, COLLECTIONS, *names]
         missing = set(wanted) - self._found(cursor, wanted)
         if not (missing and self.creates):
             return
@@ -99,9 +99,9 @@ class Tables:
                 f"CREATE TABLE {table} (stream text PRIMARY KEY, epoch bigint, position bigint NOT NULL, "
                 "updated_at timestamptz NOT NULL)"
             ]
-        if name == DROPPED:
+        if name == COLLECTIONS:
             return [
-                f"CREATE TABLE {table} (place text, source text, version bigint NOT NULL, PRIMARY KEY (place, source))"
+                f"CREATE TABLE {table} (place text, source text, since bigint NOT NULL, PRIMARY KEY (place, source))"
             ]
         own = ", ".join(f"{quoted(each.name)} {SQL_NAMES.get(each.type, each.type)}" for each in self.columns)
         shown = ", ".join(["_id", "_version", *(quoted(each.name) for each in self.columns)])

@@ -16,7 +16,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.targets._postgresql.columns import SQL_NAMES, Row
 from docdb_stream.targets._postgresql.database import Database
 from docdb_stream.targets._postgresql.errors import NAME
-from docdb_stream.targets._postgresql.tables import DROPPED, POSITIONS, Tables, quoted
+from docdb_stream.targets._postgresql.tables import COLLECTIONS, POSITIONS, Tables, quoted
 
 if TYPE_CHECKING:
     from psycopg import Cursor
@@ -86,6 +86,7 @@ class Writer:
                 self.tables.make(cursor, by_table)
             is_first = False
             self.pass_on(cursor, max(each.version for each in newest))
+            self.know(cursor, sorted({(each.table, each.source) for each in newest}))
             for table in sorted(by_table):  # always in one order, or two would wait for each other
                 self._upsert(cursor, table, by_table[table])
 
@@ -114,6 +115,16 @@ class Writer:
             f"a later run of stream {self._stream} has written here (this one has epoch {epoch})",
             hint="if one is running, all is well. If not, the stream's checkpoint was removed, or another deployment "
             f"has a stream of this name: give this one another STREAM_NAME, or delete its row from {POSITIONS}",
+        )
+
+    def know(self, cursor: Cursor[Any], places: Sequence[tuple[str, str]], since: int = 0) -> None:
+        """Note which collections tables hold, and since when these are what they are."""
+        table = self.tables.sql(COLLECTIONS)
+        cursor.execute(
+            f"INSERT INTO {table} AS c (place, source, since) "
+            "SELECT place, source, %s FROM unnest(%s::text[], %s::text[]) AS s (place, source) "
+            "ON CONFLICT (place, source) DO UPDATE SET since = excluded.since WHERE c.since < excluded.since",
+            [since, [place for place, _ in places], [source for _, source in places]],
         )
 
     def purge(self, tables: Iterable[str]) -> None:
@@ -149,8 +160,8 @@ class Writer:
             f"SELECT s.id, s.version, CASE WHEN s.gone THEN now() END, s.source, {', '.join(values)} "
             f"FROM unnest(%s::text[], %s::bigint[], %s::boolean[], %s::text[]{', %s::text[]' * len(columns)}) "
             f"AS s (id, version, gone, source{''.join(f', c{place}' for place in range(len(columns)))}) "
-            f"LEFT JOIN {self.tables.sql(DROPPED)} d ON d.place = %s AND d.source = s.source "
-            "WHERE d.version IS NULL OR s.version >= d.version ORDER BY s.gone DESC, s.id "
+            f"JOIN {self.tables.sql(COLLECTIONS)} c ON c.place = %s AND c.source = s.source "
+            "WHERE s.version >= c.since ORDER BY s.gone DESC, s.id "
             "ON CONFLICT (_id) DO UPDATE SET _version = excluded._version, _deleted_at = excluded._deleted_at, "
             f"_source = excluded._source, {', '.join(f'{name} = excluded.{name}' for name in names)} "
             "WHERE t._version <= excluded._version",

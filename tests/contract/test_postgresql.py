@@ -277,7 +277,7 @@ def test_odd_names_and_those_that_are_taken(database: Database, log: ChangeLog) 
         assert database.deliver(log.insert({"_id": 1, "n": 1}), view, own, long, odd) == []
     found = database.client.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [database.schema])
     names = {name for (name,) in found}
-    assert {"shop_orders", 'shop_Ord"ers.x; %s é', "docdb_stream_positions", "docdb_stream_dropped"} < names
+    assert {"shop_orders", 'shop_Ord"ers.x; %s é', "docdb_stream_positions", "docdb_stream_collections"} < names
     assert len(names) == 7
     assert database.mirrored() == {1: 1}
 
