@@ -294,6 +294,33 @@ def test_what_was_planted_is_found_and_repaired(make: Make) -> None:
     assert stream.keys("orders") == {f"k{number}" for number in range(300)} - {"k8", "k9"}
 
 
+def test_columns_of_a_table_are_compared(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, postgres: PostgresServer
+) -> None:
+    columns = "total=order.total numeric, ratio=ratio double, at=at timestamptz, raw=raw bytea, paid=paid boolean"
+    columns += ", 50% off=off text, tags=tags jsonb, n=n bigint"
+    stream = Rows(replica_set.uri, mongo, db_name, postgres, postgres_columns=columns)
+    stream.run()
+    document = {
+        "order": {"total": Decimal128("19.90")},
+        "ratio": 1e20,
+        "at": dt.datetime(1969, 12, 31, 23, 59, 59, 5000, tzinfo=dt.UTC),
+        "raw": b"\0",
+        "paid": False,
+        "off": "x",
+        "tags": [1.0, {"b": None}],
+        "n": Int64(2**60),
+    }
+    stream.db.orders.insert_many([{"_id": number, **document} for number in range(20)])
+    stream.db.orders.insert_many([{"_id": 20, "ratio": -0.0, "order": {"total": 5e-324}}, {"_id": 21}])
+    assert stream.run().rejections == 0
+    assert stream.verify().is_equal
+    stream.ask("UPDATE orders SET at = at + interval '1 ms' WHERE _id = '3'")
+    stream.ask("UPDATE orders SET raw = NULL WHERE _id = '4'")
+    assert count_of(stream.verify()) == {"differing": 2}
+    assert stream.verify(repair=True).is_equal
+
+
 def test_a_collection_that_was_dropped_unseen(make: Make) -> None:
     stream = make()
     stream.settings = stream.settings.model_copy(update={"namespaces": (f"{stream.db.name}.orders",)})
