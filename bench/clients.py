@@ -27,7 +27,7 @@ from docdb_stream.targets import s3 as s3_target
 from docdb_stream.targets._aws.client import client
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, message
 from docdb_stream.targets._client import import_client
-from docdb_stream.targets._opensearch.names import document_version
+from docdb_stream.targets._versioned import document_version
 from docdb_stream.targets.kinesis import REQUEST_RECORDS
 
 Destination = Mapping[str, Any]

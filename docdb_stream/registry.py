@@ -29,12 +29,13 @@ TARGETS: dict[str, str] = {
     "s3": "docdb_stream.targets.s3:S3Target",
     "iceberg": "docdb_stream.targets.iceberg:IcebergTarget",
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
+    "postgresql": "docdb_stream.targets.postgresql:PostgresTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",
 }
 """Target name -> where its class is. Each class has ``settings_model``, and ``from_settings(settings) -> Target``."""
 
-_OLDER_WORDS = {"msk": "kafka", "elasticsearch": "opensearch", "bucket": "s3"}
+_OLDER_WORDS = {"msk": "kafka", "elasticsearch": "opensearch", "bucket": "s3", "postgres": "postgresql"}
 """A key begins with the name of its target, or, as the AWS sample has it, with one of these words for it."""
 
 ENTRY_POINTS = "docdb_stream.targets"

@@ -26,7 +26,8 @@ from docdb_stream.targets._opensearch.bulk import BulkSender, Operation, operati
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
 from docdb_stream.targets._opensearch.drop import delete_older
 from docdb_stream.targets._opensearch.held import OpenSearchHoldings, Outcome
-from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
+from docdb_stream.targets._opensearch.names import index_name
+from docdb_stream.targets._versioned import document_id, document_version
 from docdb_stream.template import Template
 
 _ANY_EVENT = ChangeEvent(document={})

@@ -17,7 +17,7 @@ from pymongo import MongoClient
 
 from docdb_stream import registry
 from docdb_stream.config import environment_names
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet, Tls
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, ReplicaSet, Tls
 
 _numbers = itertools.count(1)
 
@@ -88,6 +88,13 @@ def aws_environment(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> dict[str
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return environment
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    with PostgresServer() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, AWS.
+"""Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, PostgreSQL, AWS.
 
 They come from Python packages (the extra ``local``), listen on 127.0.0.1 alone, keep their data in
 temporary folders, and never outlive the process that started them. None of this is meant to hold data that matters.
@@ -15,7 +15,7 @@ from docdb_stream.local.aws import AwsServer
 from docdb_stream.local.kafka import KafkaBroker
 from docdb_stream.local.mongod import Mongod, ReplicaSet, Tls
 from docdb_stream.local.opensearch import OpenSearchServer
-from docdb_stream.local.postgres import PostgresServer
+from docdb_stream.local.postgresql import PostgresServer
 from docdb_stream.local.process import ServerError
 
 __all__ = [

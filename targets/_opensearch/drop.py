@@ -10,8 +10,8 @@ from docdb_stream.retry import Backoff
 from docdb_stream.target import Rejection
 from docdb_stream.targets._opensearch.bulk import BulkSender, operation_of
 from docdb_stream.targets._opensearch.client import OpenSearchClient
-from docdb_stream.targets._opensearch.names import document_version
 from docdb_stream.targets._opensearch.pages import pages
+from docdb_stream.targets._versioned import document_version
 
 _PAGE_SIZE = 1000
 """Documents deleted at a time after a drop; OpenSearch's limit is 10,000 (index.max_result_window)."""

@@ -5,8 +5,6 @@ Owns the form in which contents are compared, and how they are read.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
@@ -19,9 +17,10 @@ from docdb_stream.event import ChangeEvent
 from docdb_stream.held import Held, IncompleteError
 from docdb_stream.position import Namespace
 from docdb_stream.retry import Backoff
+from docdb_stream.targets._canonical import canonical_json
 from docdb_stream.targets._opensearch.client import OpenSearchClient, ResponseError
-from docdb_stream.targets._opensearch.names import document_key, version_time
 from docdb_stream.targets._opensearch.pages import pages
+from docdb_stream.targets._versioned import document_key, version_time
 
 _DIGEST_BYTES: Final = 16
 _PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -31,9 +30,6 @@ _PAGE_MOST, _PAGE_LEAST, _PAGE_USUAL = 1000, 10, 100
 _SAMPLE_MOST: Final = 10_000
 """OpenSearch's limit for a search (index.max_result_window)."""
 
-_MAY_BE_WHOLE: Final = re.compile(rb"\.0(?![0-9])|[0-9]e[+-]?[0-9]")
-"""In JSON that orjson wrote: a float without a fraction, or a text that looks like one."""
-_INT64_LIMIT: Final = 1 << 63
 _NO_INDEX: Final = "index_not_found_exception"
 
 
@@ -167,25 +163,3 @@ class OpenSearchHoldings:
 
 def _digest(document: Any) -> bytes:
     return blake2b(canonical_json(document), digest_size=_DIGEST_BYTES).digest()
-
-
-def canonical_json(document: Any) -> bytes:
-    """One text for all that are the same document to OpenSearch: whatever the order of keys, and whether a number
-    without a fraction is written as 1, 1.0 or 1e0."""
-    try:
-        text = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-        if _MAY_BE_WHOLE.search(text) is None:
-            return text
-        return orjson.dumps(_with_ints(document), option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # what no target of ours has written: half a surrogate pair, a number of more than 64 bits
-        return json.dumps(_with_ints(document), sort_keys=True).encode()
-
-
-def _with_ints(value: Any) -> Any:
-    if type(value) is float and value.is_integer() and -_INT64_LIMIT <= value < _INT64_LIMIT:
-        return int(value)
-    if type(value) is int and not -_INT64_LIMIT <= value < _INT64_LIMIT:
-        return float(value) if abs(value) < 1 << 1023 else str(value)
-    if isinstance(value, dict):
-        return {key: _with_ints(inner) for key, inner in value.items()}
-    return [_with_ints(inner) for inner in value] if isinstance(value, list) else value

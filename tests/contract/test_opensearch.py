@@ -22,7 +22,8 @@ from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.local import OpenSearchServer
 from docdb_stream.settings import Settings
 from docdb_stream.target import Checkable, Rejection, Target
-from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
+from docdb_stream.targets._opensearch.names import index_name
+from docdb_stream.targets._versioned import document_id, document_version
 from docdb_stream.targets.opensearch import OpenSearchTarget
 from docdb_stream.testing.contract import Delivered, Faults, TargetContract
 from docdb_stream.testing.events import ChangeLog

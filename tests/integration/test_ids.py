@@ -17,7 +17,7 @@ from pymongo.errors import DuplicateKeyError, WriteError
 
 from docdb_stream.events import ChangeEvent, Events
 from docdb_stream.formats.reader import to_bson
-from docdb_stream.targets._opensearch.names import document_id
+from docdb_stream.targets._versioned import document_id
 
 pytestmark = pytest.mark.integration
 

@@ -31,12 +31,6 @@ UTC = dt.UTC
 OWN = {"_key", "_version", "_cluster_time", "_event_id"}
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as started:
-        yield started
-
-
 class Warehouse:
     """A stream over a database into Parquet, and a schema of PostgreSQL that is loaded from it, by the command line."""
 

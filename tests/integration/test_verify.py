@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 from bson.binary import UuidRepresentation
@@ -29,7 +30,7 @@ from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
 from docdb_stream.event import ChangeEvent
-from docdb_stream.local import OpenSearchServer, ReplicaSet
+from docdb_stream.local import OpenSearchServer, PostgresServer, ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
@@ -187,13 +188,38 @@ class Mirror(Stream):
         return {str(each["_id"]) for each in self.there[coll].find({}, {"_id": 1})}
 
 
+class Rows(Stream):
+    def __init__(self, uri: str, mongo: Mongo, db_name: str, server: PostgresServer, **values: Any) -> None:
+        self.schema = f"v{uuid.uuid4().hex[:8]}"
+        own = {"postgres_uri": server.uri, "postgres_schema": self.schema, "postgres_table": "{coll}", **values}
+        super().__init__(uri, mongo, db_name, **own)
+        self._uri = server.uri
+
+    def ask(self, statement: str, *values: Any) -> Any:
+        with psycopg.connect(self._uri, options=f"-c search_path={self.schema}") as client:
+            cursor = client.execute(statement, values)
+            return cursor.fetchall() if cursor.description else cursor.rowcount
+
+    def spoil(self, coll: str, key: Any) -> None:
+        assert self.ask(f"""UPDATE {coll} SET document = '{{"spoilt": true}}' WHERE _id = %s""", str(key))
+
+    def lose(self, coll: str, key: Any) -> None:
+        assert self.ask(f"DELETE FROM {coll} WHERE _id = %s", str(key))
+
+    def keys(self, coll: str) -> set[str]:
+        return {key for (key,) in self.ask(f"SELECT _id FROM {coll}_current")}
+
+
 Make = Callable[..., Stream]
 
 
-@pytest.fixture(params=["opensearch", "mongodb"])
+@pytest.fixture(params=["opensearch", "mongodb", "postgresql"])
 def make(request: pytest.FixtureRequest, replica_set: ReplicaSet, mongo: Mongo, db_name: str) -> Make:
     if request.param == "mongodb":
         return lambda **values: Mirror(replica_set.uri, mongo, db_name, **values)
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres")
+        return lambda **values: Rows(replica_set.uri, mongo, db_name, database, **values)
     server = request.getfixturevalue("opensearch_server")
     return lambda **values: Indexes(replica_set.uri, mongo, db_name, server, **values)
 
@@ -266,6 +292,33 @@ def test_what_was_planted_is_found_and_repaired(make: Make) -> None:
         wait_until(lambda: "k7" in stream.keys("orders"), "what comes after it wins", timeout_s=30)
         assert count_of(stream.verify()) == {}
     assert stream.keys("orders") == {f"k{number}" for number in range(300)} - {"k8", "k9"}
+
+
+def test_columns_of_a_table_are_compared(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, postgres: PostgresServer
+) -> None:
+    columns = "total=order.total numeric, ratio=ratio double, at=at timestamptz, raw=raw bytea, paid=paid boolean"
+    columns += ", 50% off=off text, tags=tags jsonb, n=n bigint"
+    stream = Rows(replica_set.uri, mongo, db_name, postgres, postgres_columns=columns)
+    stream.run()
+    document = {
+        "order": {"total": Decimal128("19.90")},
+        "ratio": 1e20,
+        "at": dt.datetime(1969, 12, 31, 23, 59, 59, 5000, tzinfo=dt.UTC),
+        "raw": b"\0",
+        "paid": False,
+        "off": "x",
+        "tags": [1.0, {"b": None}],
+        "n": Int64(2**60),
+    }
+    stream.db.orders.insert_many([{"_id": number, **document} for number in range(20)])
+    stream.db.orders.insert_many([{"_id": 20, "ratio": -0.0, "order": {"total": 5e-324}}, {"_id": 21}])
+    assert stream.run().rejections == 0
+    assert stream.verify().is_equal
+    stream.ask("UPDATE orders SET at = at + interval '1 ms' WHERE _id = '3'")
+    stream.ask("UPDATE orders SET raw = NULL WHERE _id = '4'")
+    assert count_of(stream.verify()) == {"differing": 2}
+    assert stream.verify(repair=True).is_equal
 
 
 def test_a_collection_that_was_dropped_unseen(make: Make) -> None:

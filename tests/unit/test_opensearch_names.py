@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from docdb_stream.events import Namespace
-from docdb_stream.targets._opensearch.names import document_id, document_version, index_name
+from docdb_stream.targets._opensearch.names import index_name
+from docdb_stream.targets._versioned import document_id, document_version
 
 CONTEXT = create_decimal128_context()
 INT64 = st.integers(-(2**63), 2**63 - 1)

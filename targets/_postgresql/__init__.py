@@ -1,0 +1,1 @@
+"""What the target postgresql is made of."""
