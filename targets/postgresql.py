@@ -8,12 +8,12 @@ Owns what each operation does. In ``_postgresql``, ``columns`` has values and th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field
 
-from docdb_stream.errors import ConfigError, TargetError, UnrenderableError
+from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN
@@ -28,13 +28,11 @@ from docdb_stream.targets._postgresql.drop import delete_older, move_older
 from docdb_stream.targets._postgresql.errors import NAME, RefusedError
 from docdb_stream.targets._postgresql.held import PostgresHoldings
 from docdb_stream.targets._postgresql.pending import Pending
+from docdb_stream.targets._postgresql.server import check_server
 from docdb_stream.targets._postgresql.tables import Tables, table_name
 from docdb_stream.targets._postgresql.writer import Write, Writer
 from docdb_stream.targets._versioned import document_id, document_version
 from docdb_stream.template import Template
-
-if TYPE_CHECKING:
-    from psycopg import Cursor
 
 _WRITING = frozenset({"insert", "update", "replace", "delete"})
 _OF_COLLECTIONS = frozenset({"drop", "rename"})
@@ -43,8 +41,6 @@ _WHOLE = frozenset({"update_lookup", "required"})
 TOMBSTONE_DAYS = 30
 """As the target mongodb: it has to outlive every change log that could bring a document back. DocumentDB keeps seven
 days at most, and an oplog of more than some days is rare."""
-_OLDEST = 120_000
-"""PostgreSQL 12: since then a double's text is its shortest exact one."""
 _LOCAL = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
@@ -248,41 +244,7 @@ class PostgresTarget:
         Raises:
             TargetError: It would not work.
         """
-        schema = self._tables.schema
-
-        def body(cursor: Cursor[Any]) -> Any:
-            cursor.execute(
-                "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
-                "current_setting('transaction_read_only') = 'on', "
-                "(SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s), "
-                "has_database_privilege(current_database(), 'CREATE')",
-                [schema],
-            )
-            return cursor.fetchone()
-
-        version, encoding, is_read_only, may_create, may_create_schema = self._database.transact(body, writes=False)
-        if version < _OLDEST:
-            raise TargetError(self.name, "the server is older than PostgreSQL 12", hint="use a newer one")
-        if encoding != "UTF8":
-            raise TargetError(self.name, f"the database's encoding is {encoding}", hint="make one with ENCODING 'UTF8'")
-        if is_read_only:
-            raise TargetError(
-                self.name,
-                "the server only lets itself be read",
-                hint="let POSTGRES_URI name the primary, or all hosts with target_session_attrs=read-write",
-            )
-        if self._tables.creates and not (may_create_schema if may_create is None else may_create):
-            raise TargetError(
-                self.name,
-                f"the user may not make tables in the schema {schema}",
-                hint="GRANT CREATE ON SCHEMA, or make them as docs/targets.md has them and set POSTGRES_CREATE = false",
-            )
-        if not self._tables.creates and may_create is None:
-            raise TargetError(
-                self.name,
-                f"there is no schema {schema}",
-                hint="make it and the tables as docs/targets.md has them, or set POSTGRES_CREATE = true",
-            )
+        check_server(self._database, self._tables)
 
     def holdings(self) -> PostgresHoldings:
         """See ``Verifiable``. Documents are compared as jsonb, or column by column.

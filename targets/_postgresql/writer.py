@@ -5,6 +5,7 @@ Owns the transaction: who wins, and in which order it is written.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.targets._postgresql.columns import SQL_NAMES, Row
 from docdb_stream.targets._postgresql.database import Database
-from docdb_stream.targets._postgresql.errors import NAME
+from docdb_stream.targets._postgresql.errors import NAME, RefusedError
 from docdb_stream.targets._postgresql.tables import COLLECTIONS, POSITIONS, Tables, quoted
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ PAGE_ROWS: Final = 10_000
 """Rows deleted or moved in one transaction: a second or so."""
 PURGE_S: Final = 3600.0
 """How often old tombstones are looked for."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +148,12 @@ class Writer:
                 )
                 return cursor.rowcount
 
-            if self.database.transact(body) < PAGE_ROWS:  # else the next batch goes on
-                self._purged_s[table] = now_s + PURGE_S
+            try:
+                if self.database.transact(body) == PAGE_ROWS:
+                    continue  # the next batch goes on
+            except RefusedError as error:  # what others have set up for the table is no reason to stop the stream
+                logger.warning("old tombstones of the table %s stay: %s", table, error)
+            self._purged_s[table] = now_s + PURGE_S
 
     def _upsert(self, cursor: Cursor[Any], table: str, writes: Sequence[Write]) -> None:
         columns = self.tables.columns

@@ -148,6 +148,21 @@ def test_a_tombstone_has_no_document_and_goes_when_it_is_old(database: Database,
     assert database.rows("_id", "shop_orders") == [("2",), ("3",)]
 
 
+def test_tombstones_that_others_hold_on_to_stay(
+    database: Database, log: ChangeLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.deliver(log.insert({"_id": 1, "n": 1}), log.delete(1))
+    database.execute("CREATE TABLE SCHEMA.notes (of text REFERENCES SCHEMA.shop_orders)")
+    database.execute("INSERT INTO SCHEMA.notes VALUES ('1')")
+    database.execute("UPDATE SCHEMA.shop_orders SET _deleted_at = now() - interval '31 days'")
+    assert database.deliver(log.insert({"_id": 2, "n": 2})) == []
+    assert "stay: refused: a foreign key" in caplog.text
+    assert database.mirrored() == {2: 2}
+    [rejection] = database.deliver(log.drop(), log.insert({"_id": 3, "n": 3}))
+    assert "23503" in rejection.reason
+    assert database.mirrored() == {2: 2, 3: 3}
+
+
 COLUMNS = (
     "status=status text",
     "Total=order.total numeric",
