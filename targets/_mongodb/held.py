@@ -110,17 +110,36 @@ class MongoHoldings:
         found: dict[tuple[str, bytes], Held] = {}
         for place in dict.fromkeys(each.place for each in wanted):
             elements = [each.id for each in wanted if each.place == place and each.id is not None]
-            with _told():
-                since = self._now()
-                for page in self._documents().find(_namespace(place), elements, since=since):
-                    found |= {(place, each.key): each for each in (_held(place, one) for one in page.documents)}
+            found |= self._found(place, elements)
             versions = self._versions(place, elements)
+            # What is there, and by its version is not this stream's, may have been deleted between the two looks.
+            doubtful = [
+                element
+                for element in elements
+                if (place, _key(element)) in found and versions.get(_key(element), (None, False))[1] is False
+            ]
+            if doubtful:
+                again = self._found(place, doubtful)
+                found |= {
+                    (place, _key(element)): again.get((place, _key(element)))
+                    or Held(place, _key(element), None, id=element)
+                    for element in doubtful
+                }
+                versions = {**versions, **self._versions(place, doubtful)}
             for element in elements:
                 key = _key(element)
                 there = found.get((place, key)) or Held(place, key, None, id=element)
                 version, is_own = versions.get(key, (None, False))
                 found[place, key] = there._replace(version=version, is_own=is_own)
         return [found[each.place, each.key] for each in wanted]
+
+    def _found(self, place: str, elements: Sequence[bytes]) -> dict[tuple[str, bytes], Held]:
+        """The documents of these that are there now."""
+        found: dict[tuple[str, bytes], Held] = {}
+        with _told():
+            for page in self._documents().find(_namespace(place), elements, since=self._now()):
+                found |= {(place, each.key): each for each in (_held(place, one) for one in page.documents)}
+        return found
 
     def id_of(self, held: Held) -> bytes | None:
         """See Holdings."""

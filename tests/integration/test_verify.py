@@ -10,7 +10,7 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ from docdb_stream.position import Position, ResumeToken
 from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.targets._mongodb.held import MongoHoldings
 from docdb_stream.targets._opensearch.client import OpenSearchClient
+from docdb_stream.targets.mongodb import MongoTarget
 from docdb_stream.testing.events import hostile_documents
 from docdb_stream.verify.result import SHOWN, VerifyResult
 
@@ -625,3 +627,36 @@ def test_a_collection_that_is_dropped_or_renamed_meanwhile(make: Make) -> None:
         wait_until(lambda: count_of(stream.verify()) == {"missing": missing}, "the stream is past it", timeout_s=60)
         result = stream.verify(repair=True)
         assert (count_of(result), result.repaired) == ({}, missing)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_what_the_stream_deletes_between_two_looks_is_nobody_elses(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    """The mirror's document is read, and then its version; the stream deletes the document in between."""
+    stream = Mirror(replica_set.uri, mongo, db_name)
+    stream.run()
+    stream.db.orders.insert_one({"_id": 1, "n": 1})
+    stream.run()
+    versions = MongoHoldings._versions
+    looks: list[int] = []
+
+    def late(self: MongoHoldings, place: str, elements: Any) -> Any:
+        looks.append(len(elements))
+        if len(looks) == 1:
+            stream.db.orders.delete_one({"_id": 1})
+            stream.run()
+            found = versions(self, place, elements)
+            if comes_back:
+                stream.db.orders.insert_one({"_id": 1, "n": 2})
+                stream.run()
+            return found
+        return versions(self, place, elements)
+
+    monkeypatch.setattr(MongoHoldings, "_versions", late)
+    with closing(MongoTarget.from_settings(stream.settings)) as target:
+        holdings = target.holdings()
+        [there] = holdings.held(f"{db_name}_mirror.orders")
+        [looked] = holdings.look([there])
+    assert (looked.digest is not None, looked.is_own) == (comes_back, comes_back)
+    assert looks == [1, 1]
