@@ -36,6 +36,8 @@ DELIVERED = "delivered before"
 """By what name events are counted that the stream meets again, having gone back for another collection."""
 NAMED_MOST = 5
 """New paths that an alert names."""
+_ORDERED = "82"
+"""The first byte of MongoDB's tokens, whose text has the order of their events; see ``position``."""
 
 
 class Schemas:
@@ -138,6 +140,8 @@ class Schemas:
 
     def left(self, batch: Batch) -> tuple[Batch, dict[str, int]]:
         """The batch without what is not to be delivered, and how much that is, by why."""
+        if not batch.events:
+            self._reached_position(batch)
         if not batch.events or not (self._stops or self._resumption):
             return batch, {}
         events = batch.events if isinstance(batch.events, Events) else Events(batch.events)
@@ -148,7 +152,7 @@ class Schemas:
             if namespace in self._stops:
                 counts[HELD_BACK] += 1
                 kept.append(False)
-            elif self._resumption is not None and namespace not in (None, self._resumption.namespace):
+            elif isinstance(facts, Facts) and self._was_delivered(facts):
                 counts[DELIVERED] += 1
                 kept.append(False)
             else:
@@ -160,16 +164,31 @@ class Schemas:
         counts = {name: count for name, count in counts.items() if count}
         return (batch if passing is events else replace(batch, events=passing)), counts
 
-    def _reached(self, facts: Facts) -> None:
-        """Whether this event is the last that was delivered before the stream went back."""
-        if self._resumption is None:
-            return
+    def _was_delivered(self, facts: Facts) -> bool:
+        """Whether an event was delivered before the stream went back. Where that cannot be told for certain it was not:
+        it comes again then."""
+        if self._resumption is None or facts.namespace == self._resumption.namespace:
+            return False
         until = self._resumption.until
-        if until.token is not None and facts.event_id == until.token.data:
+        data = "" if until.token is None else until.token.data
+        if until.operation_time is None:
+            return True  # up to the event with that token, whatever its time is
+        if facts.cluster_time != until.operation_time:
+            return facts.cluster_time < until.operation_time
+        # Of one time are the events of a transaction. MongoDB's tokens have their order (manual, "Resume Tokens").
+        return facts.event_id == data or (data[:2] == _ORDERED == facts.event_id[:2] and facts.event_id < data)
+
+    def _reached(self, facts: Facts) -> None:
+        """Whether this event is the last that was delivered before the stream went back, or one after it."""
+        until = None if self._resumption is None else self._resumption.until
+        if until is None:
+            return
+        is_last = until.token is not None and facts.event_id == until.token.data
+        if is_last or (until.operation_time is not None and facts.cluster_time > until.operation_time):
             self._resumption = None
 
     def _reached_position(self, batch: Batch) -> None:
-        """A position can be none of an event's, or of one that is not delivered any more."""
+        """Whether all of what was delivered before has been passed, by the position after a batch."""
         until = None if self._resumption is None else self._resumption.until.operation_time
         at = batch.position.operation_time
         if until is not None and at is not None and (at > until or (at == until and batch.drained)):
