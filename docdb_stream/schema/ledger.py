@@ -21,11 +21,11 @@ from docdb_stream.schema.shape import Shape, key_of, paths_in
 logger = logging.getLogger(__name__)
 
 PATHS_MOST: Final = 5_000
-"""Paths of one collection that are kept: with some 200 bytes each they are a megabyte. Documents whose keys are data
-would have more of them without end."""
-HISTORY_MOST: Final = 200
+"""Paths of one collection that are kept, each counted as often as it has types: with up to a kilobyte each, the ledger
+is far below the 16 MB of a document. Documents whose keys are data would have more of them without end."""
+HISTORY_MOST: Final = 100
 """Changes of a schema that are kept, the newest."""
-ADDED_MOST: Final = 100
+ADDED_MOST: Final = 50
 """Paths that are named of one change."""
 EVENT_ID_DIGITS: Final = 200
 """Of an event's id that are kept: it can be of megabytes."""
@@ -107,12 +107,12 @@ class Ledger:
         there is no room for."""
         if shape in self._known:
             return ()
-        has_room = len(self.paths) < PATHS_MOST
-        return [
+        found = [
             (path, kind)
             for path, kind in dict.fromkeys(paths_in(shape))
-            if kind != "null" and (kind not in self.paths[path] if path in self.paths else has_room)
+            if kind != "null" and kind not in self.paths.get(path, ())
         ]
+        return found[: self._room] if found else found
 
     def learn(self, shape: Shape, event: Moment, *, how: str = "learned", at: dt.datetime | None = None) -> bool:
         """Count a document, and know what it has from now on; whether that is a new version."""
@@ -143,10 +143,9 @@ class Ledger:
         """Know these paths and types, and count nothing; whether that is a new version."""
         added = []
         for path, kind in pairs:
-            if path not in self.paths and len(self.paths) >= PATHS_MOST:
-                continue
-            kinds = self.paths.setdefault(path, {})
-            if kind not in kinds:
+            kinds = self.paths.get(path, {})
+            if kind not in kinds and self._room:
+                self.paths[path] = kinds
                 kinds[kind] = TypeSeen(0, event, event)
                 added.append((path, kind))
         if not added:
@@ -175,17 +174,19 @@ class Ledger:
     def _count(self, pairs: Iterable[tuple[str, str]], documents: int, first: Moment, last: Moment) -> None:
         self.documents += documents
         for path, kind in pairs:
-            kinds = self.paths.get(path)
-            if kinds is None and len(self.paths) >= PATHS_MOST:
-                self._is_full_now()
-                continue
-            kinds = self.paths.setdefault(path, {})
-            seen = kinds.get(kind)
-            if seen is None:
-                kinds[kind] = TypeSeen(documents, first, last)
-            else:
+            seen = self.paths.get(path, {}).get(kind)
+            if seen is not None:
                 seen.count += documents
                 seen.last = last
+            elif self._room:
+                self.paths.setdefault(path, {})[kind] = TypeSeen(documents, first, last)
+            else:
+                self._is_full_now()
+
+    @property
+    def _room(self) -> int:
+        """How many more paths, or types of some, are kept."""
+        return 0 if self.is_full else max(0, PATHS_MOST - sum(map(len, self.paths.values())))
 
     def _is_full_now(self) -> None:
         if not self.is_full:

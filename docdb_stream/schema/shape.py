@@ -5,6 +5,7 @@ Owns the names of types. Which paths and types a collection has had so far is ``
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -121,13 +122,26 @@ def _paths(shape: Shape, prefix: str) -> Iterator[tuple[str, str]]:
         yield from _typed(f"{prefix}{path_of(key)}", kind)
 
 
+PATH_LENGTH_MOST: Final = 300
+"""Characters of a path that are kept; one that is longer, as where keys are data, is cut, with a hash of all of it."""
+_CUT: Final = "\N{HORIZONTAL ELLIPSIS}#"
+
+
+def _kept(path: str) -> str:
+    if len(path) <= PATH_LENGTH_MOST:
+        return path
+    return path[:PATH_LENGTH_MOST] + _CUT + hashlib.sha256(path.encode(errors="replace")).hexdigest()[:16]
+
+
 def path_of(key: str) -> str:
     """The path of a top-level key."""
     return _PATH_SIGNS.sub(r"\\\g<0>", key)
 
 
 def key_of(path: str) -> str | None:
-    """The top-level key of which this is the path; None for the path of something in it."""
+    """The top-level key of which this is the path; None for the path of something in it, and for one that is cut."""
+    if len(path) > PATH_LENGTH_MOST:
+        return None
     return _ESCAPED.sub(r"\1", path) if _ONE_KEY.fullmatch(path) else None
 
 
@@ -138,13 +152,13 @@ _ONE_KEY: Final = re.compile(r"(?:\\.|[^.\[\\])*", re.DOTALL)
 
 def _typed(path: str, kind: Hashable) -> Iterator[tuple[str, str]]:
     if isinstance(kind, tuple):
-        yield path, "object"
+        yield _kept(path), "object"
         yield from _paths(kind, f"{path}.")
     elif isinstance(kind, frozenset):
-        yield path, "array"
+        yield _kept(path), "array"
         for each in kind:
             yield from _typed(path + ELEMENT, each)
     elif isinstance(kind, str):
-        yield path, kind
+        yield _kept(path), kind
     else:
-        yield path, TYPES[kind]  # type: ignore[index]
+        yield _kept(path), TYPES[kind]  # type: ignore[index]

@@ -157,6 +157,20 @@ def test_five_thousand_keys_are_the_end(caplog: pytest.LogCaptureFixture) -> Non
     assert len(bson.encode(ledger_fields("s", ledger))) < 4_000_000
 
 
+def test_whatever_keys_and_types_there_are_a_ledger_fits_a_document() -> None:
+    ledger = Ledger(ORDERS)
+    values: list[Any] = [1, "x", 1.5, True, [1], {"a": 1}, ObjectId(), b"x", dt.datetime(2024, 1, 1), None, Int64(1)]
+    long = Moment.of("8" * 100_000, Timestamp(1, 1))
+    for number in range(120):
+        document = {f"{each}-{number % 10}-" + "k" * 10_000: values[number % 11] for each in range(100)}
+        ledger.learn(shape({"deep": document, **document}), long)
+    assert ledger.is_full
+    assert sum(map(len, ledger.paths.values())) == ledgers.PATHS_MOST
+    assert ledger.news(shape({"another": 1})) == []
+    assert len(bson.encode(ledger_fields("s", ledger))) < 12_000_000
+    assert [column for column in ledger.columns() if len(column.field) > 300] == []
+
+
 def test_a_type_that_changes_in_every_document_makes_two_columns() -> None:
     values: list[Any] = [1, "x", 1.5, True, [1], {"a": 1}, ObjectId(), b"x", dt.datetime(2024, 1, 1), Decimal128("1")]
     ledger = learned(*({"x": value} for value in values))
