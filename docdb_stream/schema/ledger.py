@@ -141,10 +141,11 @@ class Ledger:
         self, pairs: Iterable[tuple[str, str]], event: Moment, *, how: str = "learned", at: dt.datetime | None = None
     ) -> bool:
         """Know these paths and types, and count nothing; whether that is a new version."""
-        added = []
+        added: list[tuple[str, str]] = []
+        room = self._room
         for path, kind in pairs:
             kinds = self.paths.get(path, {})
-            if kind not in kinds and self._room:
+            if kind not in kinds and len(added) < room:
                 self.paths[path] = kinds
                 kinds[kind] = TypeSeen(0, event, event)
                 added.append((path, kind))
