@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from typing import Any, Final
 
 from docdb_stream.errors import ConfigError, TargetError
@@ -11,6 +13,12 @@ from docdb_stream.targets._iceberg.change_log import first_fields, partition_by
 
 NAME: Final = "default"
 """The catalog's own name, by which a SQL catalog tells its tables from others'; pyiceberg's, where none is given."""
+
+_AWKWARD: Final = re.compile(r"[^A-Za-z0-9_]")
+"""What stands in names of Glue and Athena only with quotes (Athena user guide, "Name databases, tables, and columns");
+and a ``?`` in a path is a query to pyiceberg, which then writes all files of a table to one place."""
+_NAME_LENGTH: Final = 120
+"""Characters: a folder's name has 255 bytes at most, Glue's names as many characters."""
 
 
 class Catalog:
@@ -96,8 +104,17 @@ class Catalog:
         """A collection's table. What is about a database, or about nothing, has one of its own."""
         coll = namespace.coll or "_"
         if self._namespace is None:
-            return namespace.db or "_", coll
-        return self._namespace, f"{namespace.db or '_'}_{coll}"
+            return self._accepted(namespace.db or "_"), self._accepted(coll)
+        return self._namespace, self._accepted(f"{namespace.db or '_'}_{coll}")
+
+    def _accepted(self, name: str) -> str:
+        """A name as every catalog, and every path, has it; one that has to be changed ends with a hash of all of it."""
+        accepted = _AWKWARD.sub("_", name)[:_NAME_LENGTH]
+        if self._properties["type"] == "glue":
+            accepted = accepted.lower()
+        if accepted == name:
+            return name
+        return f"{accepted}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
     def _catalog(self) -> Any:
         if self._made is None:

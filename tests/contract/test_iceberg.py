@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -250,6 +251,20 @@ def test_names_of_tables(lake: Lake) -> None:
     assert lake.target()._catalog.name_of(ORDERS) == ("shop", "orders")
     assert lake.target(namespace="lake")._catalog.name_of(ORDERS) == ("lake", "shop_orders")
     assert lake.target()._catalog.name_of(Namespace("")) == ("_", "_")
+    odd = ["a.b/c", "a?b", "a b", "Orders-1", "\x01", "\u8868" * 66, "x" * 255, "%2a"]
+    names = [lake.target()._catalog.name_of(Namespace("shop", name))[1] for name in odd]
+    assert len({*names}) == len(odd)
+    assert all(re.fullmatch("[A-Za-z0-9_]{1,130}", name) for name in names)
+    glue = IcebergTarget("glue")._catalog
+    assert glue.name_of(Namespace("shop", "Orders"))[1].startswith("orders_")
+
+
+def test_collections_with_odd_names_have_tables_of_their_own(lake: Lake) -> None:
+    logs = [ChangeLog("shop", name) for name in ("a?b", "a?c", "a", "a.b/c\\d")]
+    for number in range(2):
+        deliver(lake, [log.insert({"_id": number}) for log in logs], run(f"c{number}"))
+    for log in logs:
+        assert [row["_id"] for row in lake.rows(namespace=log.namespace)] == [0, 1]
 
 
 def test_a_catalog_that_is_away_fails_the_run(lake: Lake) -> None:

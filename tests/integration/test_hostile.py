@@ -22,7 +22,7 @@ from pymongo.database import Database
 
 from docdb_stream.dead_letters import Letter, event_of
 from docdb_stream.letters import dead_letters_for
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, ReplicaSet
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, ReplicaSet
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.result import RunResult
@@ -123,6 +123,7 @@ def test_no_document_stops_a_stream(
     aws: AwsServer,
     kafka_broker: KafkaBroker,
     opensearch_server: OpenSearchServer,
+    postgres: PostgresServer,
     tmp_path: Path,
     receiver: Receiver,
 ) -> None:
@@ -144,6 +145,10 @@ def test_no_document_stops_a_stream(
         mongodb_target_uri=replica_set.uri,
         mongodb_target_namespace="mirror_of_{db}.{coll}",
         mongodb_target_state=f"{db_name}_state.mirror",
+        postgres_uri=postgres.uri,
+        postgres_schema=f"hostile_{letters}_{db_name}",
+        iceberg_catalog=f"sqlite:///{tmp_path}/catalog.db",
+        iceberg_warehouse=f"file://{tmp_path}/warehouse",
         **places_of_targets(aws, fifo=letters == "fifo"),
     )
     run(settings)
