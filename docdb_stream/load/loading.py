@@ -9,15 +9,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from docdb_stream.context import Deadline, deadline
-from docdb_stream.errors import ConfigError
+from docdb_stream.context import Deadline, NoAnswerError, answer_in_time, current_deadline, deadline
+from docdb_stream.errors import ConfigError, OutOfTimeError
 from docdb_stream.load.manifest import Manifests
 from docdb_stream.load.warehouse import Loaded, Warehouse
 from docdb_stream.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LEAST_S = 1.0
 """How much time has to be left for another manifest to be begun."""
@@ -76,13 +78,19 @@ def load(
         into = warehouse or own
         assert into is not None
         try:
-            done = into.loaded(settings.stream_name)
+            done = _answered(lambda: into.loaded(settings.stream_name))
             waiting = [key for key in manifests.listed() if key not in done]
             result.waiting = len(waiting)
             for key in waiting:
                 if limit.stopping or limit.remaining_s < LEAST_S:
                     break
-                found = into.load(settings.stream_name, manifests.read(key), manifests.open)
+                manifest = manifests.read(key)
+                try:
+                    found = _answered(lambda: into.load(settings.stream_name, manifest, manifests.open))  # noqa: B023
+                except OutOfTimeError:
+                    if current_deadline().stopping:  # nothing of it is loaded; the next load begins with it
+                        break
+                    raise
                 result.waiting -= 1
                 if found is not None:
                     result.manifests += 1
@@ -92,10 +100,25 @@ def load(
                 progress(result)
         finally:
             manifests.close()
-            if own is not None:
-                own.close()
+            if own is not None and limit.remaining_s > 0 and not limit.stopping:
+                own.close()  # else the process ends, or somebody may still wait in it
     result.duration_s = round(time.monotonic() - began_s, 3)
     return result
+
+
+def _answered(ask: Callable[[], T]) -> T:
+    """What a warehouse answers, by the deadline or soon after a stop: a server that has stopped answering says nothing
+    of a connection that it holds open. What it does later is harmless: a manifest is loaded wholly, and once.
+
+    Raises:
+        OutOfTimeError: It has not answered.
+    """
+    try:
+        return answer_in_time(ask)
+    except NoAnswerError as error:
+        raise OutOfTimeError(
+            "warehouse", "it had not answered when the time was over", hint="nothing is lost: the next load goes on"
+        ) from error
 
 
 def warehouse_of(settings: Settings) -> Warehouse:

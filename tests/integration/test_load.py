@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import random
 import signal
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -333,6 +334,22 @@ def test_a_warehouse_that_is_down_is_waited_for_by_the_next_load(warehouse: Ware
         warehouse.done("run")
         warehouse.done("load", warehouse.name, code=4)
         own.restart()
+        warehouse.load()
+        assert warehouse.table("orders") == warehouse.collection("orders")
+
+
+def test_a_server_that_has_stopped_answering_is_given_up_in_time(warehouse: Warehouse) -> None:
+    with PostgresServer() as own:
+        warehouse.postgres = own
+        warehouse.environment["WAREHOUSE_URI"] = own.uri
+        warehouse.db.orders.insert_one({"_id": 1, "total": 1})
+        warehouse.done("run")
+        own.pause()
+        began_s = time.monotonic()
+        found = warehouse.done("load", warehouse.name, "--timeout", "5", code=4)
+        assert time.monotonic() - began_s < 30
+        assert "hint:" in found.stderr
+        own.resume()
         warehouse.load()
         assert warehouse.table("orders") == warehouse.collection("orders")
 
