@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from matrix.servers.kafka import ApacheKafka
@@ -21,3 +23,10 @@ def real_opensearch() -> Iterator[OpenSearch]:
     """An OpenSearch of one node."""
     with OpenSearch() as started:
         yield started
+
+
+@pytest.fixture
+def entered() -> Iterator[Callable[[Any], Any]]:
+    """Enters a context that lasts as long as the test."""
+    with ExitStack() as stack:
+        yield stack.enter_context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import bson
 import pytest
@@ -35,9 +36,9 @@ def progress(*ends: int | None) -> SnapshotProgress:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_page_that_was_committed_is_not_there_twice(real_kafka: KafkaBroker, client: Client) -> None:
+def test_a_page_that_was_committed_is_not_there_twice(real_kafka: KafkaBroker, client: Client, entered: Any) -> None:
     """Read again, it lacks what has changed since, and is cut otherwise; it stands beside changes and another range."""
-    topics, log = Committed(real_kafka, client), ChangeLog()
+    topics, log = entered(Committed(real_kafka, client)), ChangeLog()
     first, second = (log.snapshot(*({"_id": number} for number in range(start, start + COUNT))) for start in (0, COUNT))
     changes = log.inserts(10, first_id=10_000)
     lacking = [event for number, event in enumerate(first) if number not in (7, 100)]
