@@ -173,7 +173,7 @@ class Run:
         """Do what operators have asked for since; it is saved with the position."""
         self._pace.looked()
         if not self._schemas.has_stops:
-            self._snapshot.answer(self._store.asked(self._result.stream), self._position)
+            self._snapshot.answer(self._store.asked(self._result.stream))
         self._result.position = self._beside(self._position)
         self._result.snapshot = self._snapshot.progress
 
@@ -304,7 +304,7 @@ class Run:
         keeper.save(position, self._unsaved_events)
         if self._snapshot.answered:
             self._store.answered(keeper.lease, self._snapshot.answered)
-            self._snapshot.answered.clear()
+        self._snapshot.saved()
         self._saved = position
         self._pace.saved()
         self._result.checkpoints += 1

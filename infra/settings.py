@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
+from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
 from docdb_stream.settings.model import (
@@ -29,6 +30,7 @@ from docdb_stream.settings.model import (
 )
 from docdb_stream.settings.reference import explained
 from docdb_stream.settings.types import Words, words
+from docdb_stream.target import is_keyed
 from docdb_stream.targets import target_names
 
 DEPLOY_SECTION = "deploy"
@@ -88,6 +90,14 @@ class FunctionSettings(SettingsModel):
         default=(),
         description="Customer-managed KMS keys that targets, secrets or buckets are encrypted with: ARNs with commas.",
         examples=["arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"],
+    )
+    snapshot_parallel: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="How many invocations deliver the documents of a snapshot side by side, 0 to 1000 "
+        "(docs/snapshot.md); 0: the stream's own does, beside the changes. Only for targets that keep documents by "
+        "version.",
     )
     batch_window_seconds: int = Field(
         default=5,
@@ -297,6 +307,17 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
             f"[{DEPLOY_SECTION}] timeout_seconds: {function.timeout_seconds} is more than every_minutes = "
             f"{deploy.every_minutes} leaves for {settings.stream_name}"
         )
+    if function and function.snapshot_parallel:
+        logs = [name for name in target_names(settings) if not is_keyed(target_class(name))]
+        if logs:
+            problems.append(
+                f"[{DEPLOY_SECTION}] snapshot_parallel: {', '.join(logs)} of {settings.stream_name} keeps no versions, "
+                "and the order of what several invocations deliver would be lost there"
+            )
+        if deploy.trigger == "esm":
+            problems.append(f"[{DEPLOY_SECTION}] snapshot_parallel: an event source mapping has no snapshot")
+        if settings.schema_policy is not None:
+            problems.append(f"{where} schema_policy: a snapshot of several functions keeps no schema ledger")
     if deploy.trigger == "esm":
         if not settings.watched_db_name:
             problems.append(f"{where} watched_db_name: missing; an event source mapping watches one database")

@@ -14,6 +14,7 @@ from infra.dashboard import StreamDashboard
 from infra.function import StreamFunction
 from infra.plan import plans
 from infra.settings import Deployment, DeploySettings
+from infra.snapshots import SnapshotMachine
 from infra.trigger import Schedule, event_source_mapping
 
 _FAILURES_KEPT = Duration.days(14)
@@ -36,7 +37,7 @@ class DocdbStreamStack(Stack):
         alerts = _alert_topic(self, deploy)
         failures = _failure_queue(self)
         code = lambda_.Code.from_asset(package)
-        self.functions = [
+        made = [
             StreamFunction(
                 self,
                 plan,
@@ -48,6 +49,7 @@ class DocdbStreamStack(Stack):
             )
             for plan in plans(deployment)
         ]
+        self.functions = [each for each in made if each.plan.work == "runs"]
         if deploy.trigger == "schedule":
             schedule = Schedule(self, deploy, self.functions)
             CfnOutput(self, "TriggerTopicArn", value=schedule.topic.topic_arn, description="Starts every function")
@@ -55,9 +57,12 @@ class DocdbStreamStack(Stack):
         else:
             for function in self.functions:
                 event_source_mapping(function, deploy)
+        machines = [SnapshotMachine(each, deploy) for each in made if each.plan.work == "snapshots"]
         alarms = Alarms(deploy, alerts)
         for function in self.functions:
             alarms.watch_function(function)
+        for machine in machines:
+            alarms.watch_machine(machine)
         alarms.watch_failures(failures)
         StreamDashboard(self, name, self.functions, failures, Duration.minutes(deploy.every_minutes))
         CfnOutput(self, "AlertTopicArn", value=alerts.topic_arn, description="Hears of every failure: subscribe to it")

@@ -111,6 +111,11 @@ class Settings(ShapingSettings):
                 )
         if "snapshot" in (self.start_at, self.on_history_lost) and (problem := self.no_snapshot):
             raise ValueError(problem)
+        if self.snapshot_shared and self.schema_policy is not None:
+            raise ValueError(
+                "snapshot_shared: workers keep no schema ledger; leave schema_policy out, or have the stream's run "
+                "deliver the snapshot"
+            )
         if not self.stream_name:
             object.__setattr__(self, "stream_name", scope_name(self.scope))
         return self
@@ -245,6 +250,11 @@ class Settings(ShapingSettings):
     def schemas_collection(self) -> str:
         """The collection beside the checkpoints that keeps the schema ledgers."""
         return f"{self.state_collection}_schemas"
+
+    @property
+    def shares_collection(self) -> str:
+        """The collection beside the checkpoints that keeps how far workers have come with the ranges of snapshots."""
+        return f"{self.state_collection}_snapshots"
 
     @property
     def keeps_schemas(self) -> bool:
