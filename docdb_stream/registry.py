@@ -30,6 +30,7 @@ TARGETS: dict[str, str] = {
     "iceberg": "docdb_stream.targets.iceberg:IcebergTarget",
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "postgresql": "docdb_stream.targets.postgresql:PostgresTarget",
+    "redis": "docdb_stream.targets.redis:RedisTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",
 }

@@ -22,6 +22,7 @@ from bson.codec_options import CodecOptions
 from faults.standin import DocumentDB
 from pymongo import MongoClient
 from pymongo.errors import WriteError
+from redis import Redis
 from typer.testing import CliRunner
 
 from docdb_stream.admin.reset import reset
@@ -30,7 +31,7 @@ from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
 from docdb_stream.event import ChangeEvent
-from docdb_stream.local import OpenSearchServer, PostgresServer, ReplicaSet
+from docdb_stream.local import OpenSearchServer, PostgresServer, RedisServer, ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
@@ -212,16 +213,40 @@ class Rows(Stream):
         return {key for (key,) in self.ask(f"SELECT _id FROM {coll}_current")}
 
 
+class Keys(Stream):
+    def __init__(self, uri: str, mongo: Mongo, db_name: str, server: RedisServer, **values: Any) -> None:
+        self.prefix = f"v{uuid.uuid4().hex[:8]}"
+        own = {"redis_uri": server.uri, "redis_key": f"{self.prefix}:{{coll}}:{{id}}", **values}
+        super().__init__(uri, mongo, db_name, **own)
+        self._uri = server.uri
+
+    def ask(self, *command: Any) -> Any:
+        with closing(Redis.from_url(self._uri)) as client:
+            return client.execute_command(*command)
+
+    def spoil(self, coll: str, key: Any) -> None:
+        assert self.ask("SET", f"{self.prefix}:{coll}:{key}", '{"spoilt":true}', "XX")
+
+    def lose(self, coll: str, key: Any) -> None:
+        assert self.ask("DEL", f"{self.prefix}:{coll}:{key}")
+
+    def keys(self, coll: str) -> set[str]:
+        return {key.decode().rpartition(":")[2] for key in self.ask("KEYS", f"{self.prefix}:{coll}:*")}
+
+
 Make = Callable[..., Stream]
 
 
-@pytest.fixture(params=["opensearch", "mongodb", "postgresql"])
+@pytest.fixture(params=["opensearch", "mongodb", "postgresql", "redis"])
 def make(request: pytest.FixtureRequest, replica_set: ReplicaSet, mongo: Mongo, db_name: str) -> Make:
     if request.param == "mongodb":
         return lambda **values: Mirror(replica_set.uri, mongo, db_name, **values)
     if request.param == "postgresql":
         database = request.getfixturevalue("postgres")
         return lambda **values: Rows(replica_set.uri, mongo, db_name, database, **values)
+    if request.param == "redis":
+        cache = request.getfixturevalue("redis_server")
+        return lambda **values: Keys(replica_set.uri, mongo, db_name, cache, **values)
     server = request.getfixturevalue("opensearch_server")
     return lambda **values: Indexes(replica_set.uri, mongo, db_name, server, **values)
 
