@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from bson import Timestamp
 from bson.datetime_ms import DatetimeMS
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from docdb_stream.errors import Caution, ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
@@ -88,8 +88,8 @@ class RedisSettings(TargetSettings):
     redis_ttl_field: str | None = Field(
         default=None,
         min_length=1,
-        description="The field of documents, as a dotted path, whose date says when a document ends; those without one "
-        "stay. Instead of redis_ttl_seconds.",
+        description="The field of documents, as a dotted path, whose date says when a document ends; of those without "
+        "one redis_ttl_seconds does, if it is set.",
         examples=["expiresAt"],
     )
     redis_on_drop: Literal["delete", "keep"] = Field(
@@ -111,12 +111,6 @@ class RedisSettings(TargetSettings):
         description="How many replicas have to have a change before it counts as delivered (WAIT); 0: the primary "
         "alone. Not for clusters.",
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.redis_ttl_seconds is not None and self.redis_ttl_field is not None:
-            raise ValueError("redis_ttl_seconds and redis_ttl_field: one of them says when documents end")
-        return self
 
     def cautions(self, scope: Namespace | None) -> Iterable[str]:
         """See ``TargetSettings``."""
@@ -323,14 +317,12 @@ class RedisTarget:
 
     def _end_of(self, event: ChangeEvent) -> int | None:
         """When a document ends, in milliseconds since 1970; None where it does not."""
-        if self._ttl_ms is not None:
-            return event.cluster_time.time * 1000 + self._ttl_ms
-        if self._ttl_path is None:
-            return None
-        value: Any = event.full_document
-        for name in self._ttl_path:
-            value = value.get(name) if hasattr(value, "get") else None
+        value: Any = event.full_document if self._ttl_path else None
+        for name in self._ttl_path or ():
+            value = value.get(name) if isinstance(value, Mapping) else None
         found = _milliseconds(value)
+        if found is None and self._ttl_ms is not None:
+            found = event.cluster_time.time * 1000 + self._ttl_ms
         return None if found is None or found > _LATEST_MS else max(1, found)
 
     def _follow(self, event: ChangeEvent) -> None:
