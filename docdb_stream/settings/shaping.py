@@ -28,8 +28,9 @@ The others say what happened to it."""
 _EVENT_FIELDS: Final = STATE | {
     *("_id", "operationType", "clusterTime", "wallTime", "fullDocumentBeforeChange", "updateDescription"),
     *("lsid", "txnNumber", "to", "operationDescription", "collectionUUID"),
+    "dynamodb",
 }
-"""MongoDB manual, "Change Events"."""
+"""MongoDB manual, "Change Events"; and what handlers/dynamodb.py adds."""
 
 
 def _query(text: str) -> str:
