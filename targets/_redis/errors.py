@@ -21,8 +21,9 @@ _PASSING: Final[Mapping[str, str]] = {
     "LOADING": "the server reads its data; nothing is lost, the next run delivers again",
     "MASTERDOWN": "the replica has lost its primary: see INFO replication",
     "MISCONF": "the server cannot save to its disk and takes no writes: make room there, see INFO persistence",
-    "MOVED": _AGAIN,
-    "NOREPLICAS": "fewer replicas are there than min-replicas-to-write asks for",
+    "MOVED": "this is a node of a cluster, and did not say so: let the user run INFO (docs/targets.md)",
+    "NOREPLICAS": "fewer replicas are there than REDIS_WAIT_REPLICAS or the server's min-replicas-to-write asks for: "
+    "see INFO replication",
     "OOM": "the server is full: raise maxmemory, or have fewer documents there (OPERATIONS, MATCH, REDIS_TTL_SECONDS)",
     "READONLY": "this is a replica: let REDIS_URI name the primary, or a cluster's or service's own address",
     "TRYAGAIN": _AGAIN,

@@ -22,6 +22,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.local import RedisServer
 from docdb_stream.local.process import wait_until
 from docdb_stream.target import Rejection
+from docdb_stream.targets._redis.client import Client
 from docdb_stream.targets._redis.keys import version_key
 from docdb_stream.targets.redis import RedisTarget
 from docdb_stream.testing.contract import Delivered, TargetContract
@@ -50,6 +51,9 @@ class Cache:
 
     def found(self) -> list[str]:
         return sorted(key.decode() for key in self.client.scan_iter(match=f"{self.prefix}:*"))
+
+    def found_keys(self) -> list[bytes]:
+        return [key.encode() for key in self.found()]
 
     def documents(self, coll: str = "orders") -> dict[int, int]:
         keys = [key for key in self.found() if f":shop:{coll}:" in key]
@@ -196,6 +200,31 @@ def test_a_key_with_a_slot_of_its_own(cache: Cache, log: ChangeLog) -> None:
     assert len(cache.found()) == 9
 
 
+def test_names_that_hold_what_parts_the_fields(single: Cache) -> None:
+    one, other = ChangeLog(coll="a"), ChangeLog(coll="a:b")
+    assert single.deliver(one.insert({"_id": "b:1", "n": 1}), other.insert({"_id": "1x", "n": 2})) == []
+    assert single.deliver(other.insert({"_id": "1", "n": 2}), one.delete("b:1")) == []
+    assert len({*single.found()}) == 2
+    assert single.deliver(one.drop()) == []
+    assert len(single.found()) == 2
+
+
+def test_ids_that_are_keys_kept_for_something_else(single: Cache, log: ChangeLog) -> None:
+    sources = single.client.hgetall("docdb-stream:sources")
+    event = log.insert({"_id": "docdb-stream:sources"})
+    [rejection] = single.deliver(event, key="{id}")
+    assert "REDIS_KEY" in rejection.reason
+    assert sources.items() <= single.client.hgetall("docdb-stream:sources").items()
+    with pytest.raises(ConfigError, match="REDIS_KEY"):
+        single.deliver(ChangeLog(db="docdb-stream").insert({"_id": 1}), key="{db}:{id}")
+
+
+def test_a_tag_that_is_the_id(cache: Cache, log: ChangeLog) -> None:
+    options = {"key": f"{cache.prefix}:{{{{{{id}}}}}}:{{coll}}"}
+    assert cache.deliver(*log.inserts(20), log.insert({"_id": ""}), **options) == []
+    assert len(cache.found()) == 21
+
+
 def test_versions_above_53_bits_are_told_apart(single: Cache) -> None:
     newest = ChangeLog().insert({"_id": 1, "n": 2})
     older = ChangeLog().insert({"_id": 1, "n": 1})
@@ -289,6 +318,29 @@ def test_a_rename_moves_documents(cache: Cache, value: Any) -> None:
         assert cache.deliver(old, before[3], *before[-2:], value=value) == []
 
 
+def test_a_renamed_document_keeps_its_end(single: Cache, log: ChangeLog) -> None:
+    events = [log.insert({"_id": number, "n": number}) for number in range(3)]
+    assert single.deliver(*events, ttl_s=10**8) == []
+    ends_ms = {key.rpartition(b":")[2]: single.client.pttl(key) for key in single.found_keys()}
+    stranger = single.found_keys()[0]
+    single.client.delete(stranger)
+    single.client.rpush(stranger, "somebody else's")
+    assert single.deliver(log.rename("later"), ttl_s=10**8) == []
+    assert [*single.documents("later")] == [1, 2]
+    for key in single.found_keys():
+        assert abs(single.client.pttl(key) - ends_ms[key.rpartition(b":")[2]]) < 60_000
+        assert single.client.pttl(version_key(key.decode())) > single.client.pttl(key)
+
+
+def test_a_drop_that_takes_too_long_is_begun_again(single: Cache, log: ChangeLog) -> None:
+    assert single.deliver(*log.inserts(3)) == []
+    drop = log.drop()
+    with running(RunContext(Deadline.after(0.0))), pytest.raises(TargetError):
+        single.deliver(drop)
+    assert single.deliver(drop) == []
+    assert single.found() == []
+
+
 def test_nothing_else_is_touched_by_a_drop(single: Cache, log: ChangeLog) -> None:
     single.deliver(log.insert({"_id": 1, "n": 1}))
     single.client.set(f"{single.prefix}:shop:orders:mine", "x")
@@ -306,6 +358,28 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(cache: Cache, log:
         cache.client.script_flush()
         assert target.write([log.insert({"_id": 2, "n": 2})]) == []
     assert cache.documents() == {1: 1, 2: 2}
+
+
+def test_a_server_that_keeps_no_scripts_is_given_up_in_time(
+    single: Cache, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "_load", lambda client: None)
+    single.client.script_flush()
+    with running(RunContext(Deadline.after(1.0))), pytest.raises(TargetError, match="NOSCRIPT"):
+        single.deliver(log.insert({"_id": 1}))
+
+
+def test_a_wait_that_the_server_refuses_is_not_taken_for_one(log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RedisServer() as server, closing(redis.Redis.from_url(server.uri)) as client:
+        client.acl_setuser(
+            "hasty", enabled=True, passwords=["+swordfish"], keys=["*"], categories=["+@all"], commands=["-wait"]
+        )
+        monkeypatch.setenv("HASTY", '{"username": "hasty", "password": "swordfish"}')
+        with (
+            closing(RedisTarget(server.uri, secret="env:HASTY", replicas=1)) as target,
+            pytest.raises(TargetError, match=r"permissions|NOPERM"),
+        ):
+            target.write([log.insert({"_id": 1})])
 
 
 def test_a_full_server_is_waited_for(log: ChangeLog) -> None:
@@ -412,7 +486,11 @@ def test_check_changes_nothing_and_warns(single: Cache) -> None:
     with closing(single.target()) as target:
         target.check()
         assert single.client.dbsize() == before
-    for option, told in (("--maxmemory-policy allkeys-lru", "allkeys-lru"), ("--appendonly no", "persistence")):
+    for option, told in (
+        ("--maxmemory-policy allkeys-lru", "allkeys-lru"),
+        ("--appendonly no", "persistence"),
+        ("--proto-max-bulk-len 1mb", "1048576"),
+    ):
         with (
             RedisServer(*option.split()) as server,
             closing(RedisTarget(server.uri)) as target,
@@ -451,13 +529,15 @@ def test_two_that_write_the_same_at_the_same_time(cache: Cache, log: ChangeLog) 
     assert cache.documents() == {number: 550 + number for number in range(50)}
 
 
-@pytest.mark.parametrize("uri", ["true", "cache.example:6379", "http://cache.example", "redis://h:port/0"])
+@pytest.mark.parametrize(
+    "uri", ["true", "cache.example:6379", "http://cache.example", "redis://h:port/0", "redis://h?decode_responses=1"]
+)
 def test_what_is_no_address(uri: str) -> None:
     with pytest.raises(ConfigError):
         RedisTarget(uri)
 
 
-@pytest.mark.parametrize("key", ["{db}", "{id}{id}", "{document.a}:{id}", "docdb-stream:{id}"])
+@pytest.mark.parametrize("key", ["{db}", "{id}{id}", "{document.a}:{id}", "docdb-stream:{id}", "{{}}:{id}", "a}}:{id}"])
 def test_what_is_no_key(key: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|made of|for what"):
+    with pytest.raises(ValueError, match=r"expected|made of|for what|braces"):
         RedisTarget("redis://h", key=key)
