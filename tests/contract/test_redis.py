@@ -61,8 +61,8 @@ class Cache:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisServer]:
-    """Three nodes that share the slots; the first of them."""
+def nodes() -> Iterator[Sequence[RedisServer]]:
+    """A cluster of three that share the slots."""
     with ExitStack() as stack:
         nodes = [stack.enter_context(_node()) for _ in range(3)]
         clients = [stack.enter_context(closing(redis.Redis(port=node.port))) for node in nodes]
@@ -77,7 +77,13 @@ def cluster() -> Iterator[RedisServer]:
             return all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients)
 
         wait_until(is_whole, "the cluster is whole", timeout_s=60)
-        yield nodes[0]
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: Sequence[RedisServer]) -> RedisServer:
+    """The first of them."""
+    return nodes[0]
 
 
 def _bus_port(node: RedisServer) -> str:
@@ -431,6 +437,38 @@ def test_a_server_that_was_stopped_and_is_back(log: ChangeLog) -> None:
         timer.join()
         with closing(redis.Redis.from_url(server.uri)) as client:
             assert client.get("shop:orders:3") is not None
+
+
+def test_a_node_that_was_stopped_and_is_back(nodes: Sequence[RedisServer], log: ChangeLog) -> None:
+    key = f"t{next(_numbers)}:{{id}}"
+    with closing(RedisTarget(nodes[0].uri, key=key)) as target:
+        target.write(log.inserts(20))
+        nodes[1].kill()
+        try:
+            with running(RunContext(Deadline.after(1.0))), pytest.raises(TargetError) as caught:
+                target.write(log.inserts(20, first_id=20))
+            assert caught.value.hint
+        finally:
+            timer = threading.Timer(0.3, nodes[1].restart)
+            timer.start()
+        assert target.write(log.inserts(40)) == []
+        timer.join()
+    with closing(redis.RedisCluster.from_url(nodes[0].uri)) as client:
+        assert len([*client.scan_iter(match=key.replace("{id}", "*"))]) == 40
+
+
+def test_a_node_that_falls_silent_is_given_up_in_time(nodes: Sequence[RedisServer], log: ChangeLog) -> None:
+    with closing(RedisTarget(nodes[0].uri, key=f"t{next(_numbers)}:{{id}}")) as target:
+        target.write(log.inserts(20))
+        nodes[2].pause()
+        try:
+            began_s = time.monotonic()
+            with running(RunContext(Deadline.after(1.0))), pytest.raises(TargetError):
+                target.write(log.inserts(20, first_id=20))
+            assert time.monotonic() - began_s < 5
+        finally:
+            nodes[2].resume()
+        assert target.write(log.inserts(20, first_id=20)) == []
 
 
 @pytest.mark.parametrize("stops", [False, True])
