@@ -5,6 +5,7 @@ The words before an error's text are its code (Redis, "RESP protocol specificati
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -39,6 +40,11 @@ _HINTS: Final[Mapping[str, str]] = {
     "NOPERM": _RIGHTS,
     "WRONGPASS": "check user and password in REDIS_SECRET, or REDIS_URI",
 }
+_IN_SCRIPT: Final = re.compile(r"Error running script .*?: -?([A-Z]{2,}) ")
+"""Redis 6 tells a script's error so, and the code of the command in it is not the answer's; later ones give the code
+itself (scripting.c, luaCallFunction of 6.2)."""
+_NO_RIGHT: Final = ("The user executing the script can't", "ACL failure in script")
+"""What Redis 6 says, and 7, where the user may not do what the script does."""
 _REFUSED: Final = ("string exceeds maximum allowed size", "Protocol error: invalid bulk length")
 
 
@@ -71,6 +77,10 @@ def code_of(error: Any) -> str:
     ):
         if isinstance(error, kind):
             return code
+    if any(text in str(error) for text in _NO_RIGHT):
+        return "NOPERM"
+    if found := _IN_SCRIPT.search(str(error)):
+        return found[1]
     word = str(error).partition(" ")[0].rstrip(":")
     if isinstance(error, redis.AuthenticationError):
         return "NOAUTH" if "required" in str(error).lower() else "WRONGPASS"

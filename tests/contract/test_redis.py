@@ -23,6 +23,7 @@ from docdb_stream.local import RedisServer
 from docdb_stream.local.process import wait_until
 from docdb_stream.target import Rejection
 from docdb_stream.targets._redis.client import Client
+from docdb_stream.targets._redis.errors import code_of
 from docdb_stream.targets._redis.keys import version_key
 from docdb_stream.targets.redis import RedisTarget
 from docdb_stream.testing.contract import Delivered, TargetContract
@@ -401,6 +402,21 @@ def test_a_full_server_is_waited_for(log: ChangeLog) -> None:
             assert target.write([log.insert({"_id": 2, "n": 2})]) == []
             timer.join()
         assert client.get("shop:orders:2") is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("-OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        ("-READONLY You can't write against a read only replica.", "READONLY"),
+        ("-MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("The user executing the script can't access at least one of the keys mentioned", "NOPERM"),
+        ("Write commands are not allowed", "ERR"),
+    ],
+)
+def test_what_a_command_in_a_script_met_on_redis_6(said: str, code: str) -> None:
+    wrapped = f"Error running script (call to f_0123): @user_script:4: @user_script: 4: {said}"
+    assert code_of(redis.ResponseError(wrapped)) == code
 
 
 def test_a_replica_takes_nothing_and_is_waited_for(log: ChangeLog) -> None:
