@@ -146,7 +146,7 @@ class RedisTarget:
         key: Template of a document's key.
         value: ``json`` or ``hash``.
         ttl_s: Seconds after its last change that a document stays; None: until it is deleted.
-        ttl_field: The dotted path of the date at which a document ends.
+        ttl_field: The dotted path of the date at which a document ends; without one, ``ttl_s`` says.
         on_drop: ``delete`` or ``keep`` the keys of a dropped or renamed collection.
         tombstone_days: How long versions of documents that are gone are remembered.
         replicas: How many replicas have to have a change.

@@ -286,6 +286,13 @@ def test_a_field_says_when_a_document_ends(single: Cache, log: ChangeLog, value:
     assert single.documents() == {2: 1}
 
 
+def test_a_document_without_a_date_ends_after_its_last_change(single: Cache, log: ChangeLog) -> None:
+    dated = log.insert({"_id": 1, "n": 1, "ends": dt.datetime(1969, 1, 1, tzinfo=dt.UTC)})
+    assert single.deliver(dated, log.insert({"_id": 2, "n": 2}), ttl_field="ends", ttl_s=10**8) == []
+    assert single.documents() == {2: 2}
+    assert single.client.pttl(single.found()[0]) > 0
+
+
 def test_the_version_of_a_deleted_document_is_forgotten_at_last(single: Cache, log: ChangeLog) -> None:
     single.deliver(log.insert({"_id": 1, "n": 1}))
     [key] = single.found()
