@@ -43,6 +43,8 @@ TOMBSTONE_DAYS = 30
 """As the targets mongodb and postgresql."""
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _LOCAL = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
+_LEAST_BULK_BYTES: Final = 64 * 1024 * 1024
+"""More than a document of 16 MB, MongoDB's limit, becomes as JSON, unless it is full of control characters."""
 _LATEST_MS: Final = (1 << 53) - 1
 """The latest time of an end; beyond it there is none. Redis takes 63 bits, and adds to them."""
 
@@ -144,7 +146,7 @@ class RedisTarget:
         key: Template of a document's key.
         value: ``json`` or ``hash``.
         ttl_s: Seconds after its last change that a document stays; None: until it is deleted.
-        ttl_field: The dotted path of the date at which a document ends.
+        ttl_field: The dotted path of the date at which a document ends; without one, ``ttl_s`` says.
         on_drop: ``delete`` or ``keep`` the keys of a dropped or renamed collection.
         tombstone_days: How long versions of documents that are gone are remembered.
         replicas: How many replicas have to have a change.
@@ -250,11 +252,17 @@ class RedisTarget:
         """
         key = f"{PREFIX}doctor"
         self._client.do([script(WRITE, [key, version_key(key)], version_text(0), "", "gone", "", "1")])
-        policy = self._client.config("maxmemory-policy")
+        policy = self._client.info("memory").get("maxmemory_policy")
         if policy not in (None, "noeviction"):
             raise Caution(
                 f"maxmemory-policy is {policy}: a full server throws documents away, and versions with them",
                 hint="set maxmemory-policy noeviction",
+            )
+        largest = self._client.config("proto-max-bulk-len")
+        if largest is not None and int(largest) < _LEAST_BULK_BYTES:
+            raise Caution(
+                f"proto-max-bulk-len is {largest}: a larger document ends the connection, and stops the stream",
+                hint=f"set proto-max-bulk-len to {_LEAST_BULK_BYTES} at least",
             )
         saves = self._client.config("appendonly") == "yes" or bool(self._client.config("save"))
         if self._client.config("appendonly") is not None and not saves:

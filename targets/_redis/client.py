@@ -10,14 +10,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from docdb_stream.context import NoAnswerError, answer_in_time, check_lease, current_deadline
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.retry import Backoff
 from docdb_stream.secret import read_credentials
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._redis.errors import (
+    NAME,
     NO_SCRIPT,
     RefusedError,
     code_of,
@@ -33,6 +34,16 @@ Command = tuple[Any, ...]
 
 _FORM: Final = "expected redis://host:6379/0, or rediss:// with TLS"
 _SCHEMES: Final = ("redis", "rediss")
+_OPTIONS: Final = (
+    "db",
+    "client_name",
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+)
+"""What a URI may say after its question mark, as redis-py has it."""
 CONNECT_S: Final = 10
 _SCANNED: Final = 1_000
 """Keys that a server looks at for one answer to SCAN: a millisecond or so, in which it does nothing else."""
@@ -66,8 +77,11 @@ class Client:
         try:
             self.place = f"{parts.hostname}:{parts.port or 6379}"
             self._redis.connection.parse_url(uri)
+            options = parse_qsl(parts.query, strict_parsing=bool(parts.query))
         except ValueError:  # the error itself may quote the URI
             raise ConfigError("REDIS_URI cannot be read", hint=_FORM) from None
+        if any(name not in _OPTIONS for name, _ in options):  # others would change what answers look like
+            raise ConfigError("REDIS_URI has an option that is not known", hint=f"expected {', '.join(_OPTIONS)}")
         self._uri = uri
         self._secret = secret
         self._replicas = replicas
@@ -85,7 +99,7 @@ class Client:
         """
         answers: list[Any] = [None] * len(commands)
         left = [*range(len(commands))]
-        backoff = Backoff()
+        backoff, scripts_sent = Backoff(), 0
         while left:
             if writes:
                 check_lease()
@@ -102,17 +116,27 @@ class Client:
                 backoff.progress()
             if not (passes(error) and all(passes(answers[index]) for index in again)):
                 raise trouble(error, self.place) from None
-            if code_of(error) != NO_SCRIPT and not backoff.wait():
+            is_first = code_of(error) == NO_SCRIPT and not scripts_sent
+            scripts_sent += is_first
+            if not (is_first or backoff.wait()):
                 raise trouble(error, self.place) from None
             left = left if met is not None else again
         return answers
 
     def scan(self, pattern: str) -> Iterator[list[str]]:
         """The keys that match, a page at a time; one can come twice. Of a cluster's nodes one after the other. Keys
-        that move between nodes meanwhile may be missed. Raises TargetError."""
+        that move between nodes meanwhile may be missed. Raises TargetError, also when the time is over."""
+        limit = current_deadline()
+        began_s = limit.clock()
         for node in self._call(self._nodes):
             cursor: Any = 0
             while True:
+                if limit.clock() >= limit.give_up_at_s(began_s):
+                    raise TargetError(
+                        NAME,
+                        f"{self.place}: not all keys could be gone through in time",
+                        hint="nothing is lost: the next run begins again with them: give it more time",
+                    )
                 cursor, keys = self._call(partial(self._scanned, node, cursor, pattern))
                 if keys:
                     yield [key.decode() for key in keys if _is_text(key)]
@@ -156,9 +180,12 @@ class Client:
             for command in commands:
                 pipeline.execute_command(*command)
             if waits := writes and self._replicas:
-                pipeline.execute_command("WAIT", self._replicas, int(1000 * self._left_s()))
+                # Half of the time, so that it is the server who says that replicas are missing.
+                pipeline.execute_command("WAIT", self._replicas, int(500 * self._left_s()))
             found: list[Any] = pipeline.execute(raise_on_error=False)
-            if waits and not isinstance(found[-1], Exception) and found.pop() < self._replicas:
+            if waits and isinstance(found[-1], Exception):
+                raise next(each for each in found if isinstance(each, Exception))
+            if waits and found.pop() < self._replicas:
                 raise self._redis.ResponseError(f"NOREPLICAS fewer than {self._replicas} have it")
             return found
 

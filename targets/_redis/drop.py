@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
 from docdb_stream.targets._redis.client import Client, Command, script
 from docdb_stream.targets._redis.keys import SOURCES, Place, field_of, version_key
 from docdb_stream.targets._redis.script import FLOOR, TAKE_AWAY, WRITE, Known, version_text
+from docdb_stream.targets._redis.values import READS, type_of
+
+_PAGE_KEYS: Final = 100
+"""Documents of so many keys are in memory at a time."""
 
 
 def delete_older(client: Client, place: Place, source: str, before: int) -> None:
@@ -36,43 +44,46 @@ def move_older(client: Client, old: tuple[Place, str], new: tuple[Place, str], a
     (place, source), (to, renamed) = old, new
     delete_older(client, to, renamed, at)
     for keys in client.scan(place.pattern):
-        moved = [(key, id) for key in keys if (id := place.id(key)) is not None]
-        versions = client.do([("GET", version_key(key)) for key, _ in moved], writes=False)
-        known = [
-            (key, to.key(id))
-            for (key, id), stored in zip(moved, versions, strict=True)
-            if (found := Known.of(stored)) is not None and found.source == source and found.version < at
-        ]
-        kinds = client.do([("TYPE", key) for key, _ in known], writes=False)
-        values = client.do([_read(key, kind) for (key, _), kind in zip(known, kinds, strict=True)], writes=False)
-        ends = client.do([("PTTL", key) for key, _ in known], writes=False)
-        client.do(
-            [
-                _moved(goal, renamed, at, kind, value)
-                for (_, goal), kind, value in zip(known, kinds, values, strict=True)
-                if value
-            ]
-        )
-        ending = [(goal, left_ms) for (_, goal), left_ms in zip(known, ends, strict=True) if left_ms > 0]
-        client.do([("PEXPIRE", goal, left_ms) for goal, left_ms in ending])
-        client.do([("PEXPIRE", version_key(goal), left_ms + tombstone_ms) for goal, left_ms in ending])
-        client.do([_take_away(key, source, at) for key, goal in known if key != goal])
+        moved = [(key, to.key(id)) for key in keys if (id := place.id(key)) is not None]
+        for first in range(0, len(moved), _PAGE_KEYS):
+            _move(client, moved[first : first + _PAGE_KEYS], source, renamed, at, tombstone_ms)
     client.do([script(FLOOR, [SOURCES], field_of(place, source), version_text(at))])
+
+
+def _move(
+    client: Client, keys: Sequence[tuple[str, str]], source: str, renamed: str, at: int, tombstone_ms: int
+) -> None:
+    versions = client.do([("GET", version_key(key)) for key, _ in keys], writes=False)
+    older = [
+        pair
+        for pair, stored in zip(keys, versions, strict=True)
+        if (known := Known.of(stored)) is not None and known.source == source and known.version < at
+    ]
+    types = map(type_of, client.do([("TYPE", key) for key, _ in older], writes=False))
+    # Nothing is there of what is deleted; what is of another kind, somebody else has put there.
+    there = [(key, goal, READS[type]) for (key, goal), type in zip(older, types, strict=True) if type in READS]
+    values = client.do([(command, key) for key, _, command in there], writes=False)
+    lefts_ms = client.do([("PTTL", key) for key, *_ in there], writes=False)
+    client.do(
+        [
+            _moved(goal, renamed, at, value, left_ms, tombstone_ms)
+            for (_, goal, _), value, left_ms in zip(there, values, lefts_ms, strict=True)
+            if value
+        ]
+    )
+    client.do([_take_away(key, source, at) for key, goal in older if key != goal])
 
 
 def _take_away(key: str, source: str, before: int) -> Command:
     return script(TAKE_AWAY, [key, version_key(key)], version_text(before), source)
 
 
-def _read(key: str, kind: object) -> Command:
-    return ("HGETALL", key) if _is_hash(kind) else ("GET", key)
-
-
-def _is_hash(kind: object) -> bool:
-    return kind in (b"hash", "hash")
-
-
-def _moved(key: str, source: str, at: int, kind: object, value: object) -> Command:
-    parts = [part for pair in value.items() for part in pair] if isinstance(value, dict) else [value]
-    form = "hash" if _is_hash(kind) else "json"
-    return script(WRITE, [key, version_key(key)], version_text(at), source, form, "", "", *parts)
+def _moved(key: str, source: str, at: int, value: Any, left_ms: int, tombstone_ms: int) -> Command:
+    is_hash = isinstance(value, dict)
+    parts = [part for pair in value.items() for part in pair] if is_hash else [value]
+    # Less than none: it does not end by itself. The end is in the same step: a run may die after any.
+    end_ms = None if left_ms < 0 else int(time.time() * 1000) + left_ms
+    ends = ("", "") if end_ms is None else (end_ms, end_ms + tombstone_ms)
+    return script(
+        WRITE, [key, version_key(key)], version_text(at), source, "hash" if is_hash else "json", *ends, *parts
+    )

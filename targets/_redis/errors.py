@@ -5,6 +5,7 @@ The words before an error's text are its code (Redis, "RESP protocol specificati
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,8 +22,9 @@ _PASSING: Final[Mapping[str, str]] = {
     "LOADING": "the server reads its data; nothing is lost, the next run delivers again",
     "MASTERDOWN": "the replica has lost its primary: see INFO replication",
     "MISCONF": "the server cannot save to its disk and takes no writes: make room there, see INFO persistence",
-    "MOVED": _AGAIN,
-    "NOREPLICAS": "fewer replicas are there than min-replicas-to-write asks for",
+    "MOVED": "this is a node of a cluster, and did not say so: let the user run INFO (docs/targets.md)",
+    "NOREPLICAS": "fewer replicas are there than REDIS_WAIT_REPLICAS or the server's min-replicas-to-write asks for: "
+    "see INFO replication",
     "OOM": "the server is full: raise maxmemory, or have fewer documents there (OPERATIONS, MATCH, REDIS_TTL_SECONDS)",
     "READONLY": "this is a replica: let REDIS_URI name the primary, or a cluster's or service's own address",
     "TRYAGAIN": _AGAIN,
@@ -38,6 +40,11 @@ _HINTS: Final[Mapping[str, str]] = {
     "NOPERM": _RIGHTS,
     "WRONGPASS": "check user and password in REDIS_SECRET, or REDIS_URI",
 }
+_IN_SCRIPT: Final = re.compile(r"Error running script .*?: -?([A-Z]{2,}) ")
+"""Redis 6 tells a script's error so, and the code of the command in it is not the answer's; later ones give the code
+itself (scripting.c, luaCallFunction of 6.2)."""
+_NO_RIGHT: Final = ("The user executing the script can't", "ACL failure in script")
+"""What Redis 6 says, and 7, where the user may not do what the script does."""
 _REFUSED: Final = ("string exceeds maximum allowed size", "Protocol error: invalid bulk length")
 
 
@@ -70,6 +77,10 @@ def code_of(error: Any) -> str:
     ):
         if isinstance(error, kind):
             return code
+    if any(text in str(error) for text in _NO_RIGHT):
+        return "NOPERM"
+    if found := _IN_SCRIPT.search(str(error)):
+        return found[1]
     word = str(error).partition(" ")[0].rstrip(":")
     if isinstance(error, redis.AuthenticationError):
         return "NOAUTH" if "required" in str(error).lower() else "WRONGPASS"

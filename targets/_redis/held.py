@@ -14,11 +14,11 @@ from docdb_stream.settings import Settings
 from docdb_stream.targets._redis.client import Client
 from docdb_stream.targets._redis.keys import SOURCES, Place, field_of, source_of, version_key
 from docdb_stream.targets._redis.script import Known
-from docdb_stream.targets._redis.values import Form, digest_of
+from docdb_stream.targets._redis.values import READS, Form, digest_of, type_of
 from docdb_stream.targets._redis.write import Write
 from docdb_stream.targets._versioned import document_key, version_time
 
-_PAGE_KEYS: Final = 500
+_PAGE_KEYS: Final = 100
 
 
 class RedisHoldings:
@@ -58,7 +58,8 @@ class RedisHoldings:
             return None
         place = self._named(event.namespace)
         is_there = write.value is not None and (write.expires_ms is None or write.expires_ms > time.time() * 1000)
-        digest = digest_of(self._form, write.value) if is_there and write.value is not None else None
+        # A hash without fields is not there either.
+        digest = digest_of(self._form, write.value) if is_there and write.value else None
         return Held(place, write.key.encode(), digest, event.cluster_time)
 
     def place_of(self, namespace: Namespace) -> str | None:
@@ -108,11 +109,11 @@ class RedisHoldings:
 
     def _read(self, place: str, keys: Sequence[str]) -> list[Held]:
         ours = [key for key in keys if self._places[place].id(key) is not None]
-        kinds = self._client.do([("TYPE", key) for key in ours], writes=False)
-        asked = [(_COMMANDS.get(_text(kind), "TYPE"), key) for key, kind in zip(ours, kinds, strict=True)]
+        kinds = [*map(type_of, self._client.do([("TYPE", key) for key in ours], writes=False))]
+        asked = [(READS.get(kind, "TYPE"), key) for key, kind in zip(ours, kinds, strict=True)]
         values = self._client.do([*asked, *(("GET", version_key(key)) for key in ours)], writes=False)
         return [
-            self._held(place, key, _text(kind), value, known)
+            self._held(place, key, kind, value, known)
             for key, kind, value, known in zip(ours, kinds, values, values[len(ours) :], strict=False)
         ]
 
@@ -128,14 +129,6 @@ class RedisHoldings:
         is_own = known is not None and digest is not None and self._settings.watches(_namespace(known.source))
         version = None if known is None else version_time(known.version)
         return Held(place, key.encode(), digest, version, self._is_own if is_own else False)
-
-
-_COMMANDS: Final = {"hash": "HGETALL", "string": "GET"}
-"""By the type of a key, how its value is asked for; of others it is not."""
-
-
-def _text(kind: Any) -> str:
-    return kind.decode() if isinstance(kind, bytes) else str(kind)
 
 
 def _namespace(source: str) -> Namespace:

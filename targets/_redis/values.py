@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
 Form = Literal["json", "hash"]
 _DIGEST_BYTES: Final = 16
+READS: Final = {"hash": "HGETALL", "string": "GET"}
+"""By the type of a key, the command that asks for its value; documents are of no other type."""
+
+
+def type_of(answer: Any) -> str:
+    """What a server says to TYPE; ``none`` where nothing is there."""
+    return answer.decode() if isinstance(answer, bytes) else str(answer)
 
 
 def value_of(form: Form, payload: bytes) -> list[bytes]:

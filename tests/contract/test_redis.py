@@ -22,6 +22,8 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.local import RedisServer
 from docdb_stream.local.process import wait_until
 from docdb_stream.target import Rejection
+from docdb_stream.targets._redis.client import Client
+from docdb_stream.targets._redis.errors import code_of
 from docdb_stream.targets._redis.keys import version_key
 from docdb_stream.targets.redis import RedisTarget
 from docdb_stream.testing.contract import Delivered, TargetContract
@@ -51,14 +53,17 @@ class Cache:
     def found(self) -> list[str]:
         return sorted(key.decode() for key in self.client.scan_iter(match=f"{self.prefix}:*"))
 
+    def found_keys(self) -> list[bytes]:
+        return [key.encode() for key in self.found()]
+
     def documents(self, coll: str = "orders") -> dict[int, int]:
         keys = [key for key in self.found() if f":shop:{coll}:" in key]
         return {int(key.rpartition(":")[2]): orjson.loads(self.client.get(key))["n"] for key in keys}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisServer]:
-    """Three nodes that share the slots; the first of them."""
+def nodes() -> Iterator[Sequence[RedisServer]]:
+    """A cluster of three that share the slots."""
     with ExitStack() as stack:
         nodes = [stack.enter_context(_node()) for _ in range(3)]
         clients = [stack.enter_context(closing(redis.Redis(port=node.port))) for node in nodes]
@@ -73,7 +78,13 @@ def cluster() -> Iterator[RedisServer]:
             return all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients)
 
         wait_until(is_whole, "the cluster is whole", timeout_s=60)
-        yield nodes[0]
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: Sequence[RedisServer]) -> RedisServer:
+    """The first of them."""
+    return nodes[0]
 
 
 def _bus_port(node: RedisServer) -> str:
@@ -196,6 +207,31 @@ def test_a_key_with_a_slot_of_its_own(cache: Cache, log: ChangeLog) -> None:
     assert len(cache.found()) == 9
 
 
+def test_names_that_hold_what_parts_the_fields(single: Cache) -> None:
+    one, other = ChangeLog(coll="a"), ChangeLog(coll="a:b")
+    assert single.deliver(one.insert({"_id": "b:1", "n": 1}), other.insert({"_id": "1x", "n": 2})) == []
+    assert single.deliver(other.insert({"_id": "1", "n": 2}), one.delete("b:1")) == []
+    assert len({*single.found()}) == 2
+    assert single.deliver(one.drop()) == []
+    assert len(single.found()) == 2
+
+
+def test_ids_that_are_keys_kept_for_something_else(single: Cache, log: ChangeLog) -> None:
+    sources = single.client.hgetall("docdb-stream:sources")
+    event = log.insert({"_id": "docdb-stream:sources"})
+    [rejection] = single.deliver(event, key="{id}")
+    assert "REDIS_KEY" in rejection.reason
+    assert sources.items() <= single.client.hgetall("docdb-stream:sources").items()
+    with pytest.raises(ConfigError, match="REDIS_KEY"):
+        single.deliver(ChangeLog(db="docdb-stream").insert({"_id": 1}), key="{db}:{id}")
+
+
+def test_a_tag_that_is_the_id(cache: Cache, log: ChangeLog) -> None:
+    options = {"key": f"{cache.prefix}:{{{{{{id}}}}}}:{{coll}}"}
+    assert cache.deliver(*log.inserts(20), log.insert({"_id": ""}), **options) == []
+    assert len(cache.found()) == 21
+
+
 def test_versions_above_53_bits_are_told_apart(single: Cache) -> None:
     newest = ChangeLog().insert({"_id": 1, "n": 2})
     older = ChangeLog().insert({"_id": 1, "n": 1})
@@ -250,6 +286,13 @@ def test_a_field_says_when_a_document_ends(single: Cache, log: ChangeLog, value:
     assert single.documents() == {2: 1}
 
 
+def test_a_document_without_a_date_ends_after_its_last_change(single: Cache, log: ChangeLog) -> None:
+    dated = log.insert({"_id": 1, "n": 1, "ends": dt.datetime(1969, 1, 1, tzinfo=dt.UTC)})
+    assert single.deliver(dated, log.insert({"_id": 2, "n": 2}), ttl_field="ends", ttl_s=10**8) == []
+    assert single.documents() == {2: 2}
+    assert single.client.pttl(single.found()[0]) > 0
+
+
 def test_the_version_of_a_deleted_document_is_forgotten_at_last(single: Cache, log: ChangeLog) -> None:
     single.deliver(log.insert({"_id": 1, "n": 1}))
     [key] = single.found()
@@ -289,6 +332,29 @@ def test_a_rename_moves_documents(cache: Cache, value: Any) -> None:
         assert cache.deliver(old, before[3], *before[-2:], value=value) == []
 
 
+def test_a_renamed_document_keeps_its_end(single: Cache, log: ChangeLog) -> None:
+    events = [log.insert({"_id": number, "n": number}) for number in range(3)]
+    assert single.deliver(*events, ttl_s=10**8) == []
+    ends_ms = {key.rpartition(b":")[2]: single.client.pttl(key) for key in single.found_keys()}
+    stranger = single.found_keys()[0]
+    single.client.delete(stranger)
+    single.client.rpush(stranger, "somebody else's")
+    assert single.deliver(log.rename("later"), ttl_s=10**8) == []
+    assert [*single.documents("later")] == [1, 2]
+    for key in single.found_keys():
+        assert abs(single.client.pttl(key) - ends_ms[key.rpartition(b":")[2]]) < 60_000
+        assert single.client.pttl(version_key(key.decode())) > single.client.pttl(key)
+
+
+def test_a_drop_that_takes_too_long_is_begun_again(single: Cache, log: ChangeLog) -> None:
+    assert single.deliver(*log.inserts(3)) == []
+    drop = log.drop()
+    with running(RunContext(Deadline.after(0.0))), pytest.raises(TargetError):
+        single.deliver(drop)
+    assert single.deliver(drop) == []
+    assert single.found() == []
+
+
 def test_nothing_else_is_touched_by_a_drop(single: Cache, log: ChangeLog) -> None:
     single.deliver(log.insert({"_id": 1, "n": 1}))
     single.client.set(f"{single.prefix}:shop:orders:mine", "x")
@@ -308,6 +374,28 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(cache: Cache, log:
     assert cache.documents() == {1: 1, 2: 2}
 
 
+def test_a_server_that_keeps_no_scripts_is_given_up_in_time(
+    single: Cache, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "_load", lambda client: None)
+    single.client.script_flush()
+    with running(RunContext(Deadline.after(1.0))), pytest.raises(TargetError, match="NOSCRIPT"):
+        single.deliver(log.insert({"_id": 1}))
+
+
+def test_a_wait_that_the_server_refuses_is_not_taken_for_one(log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RedisServer() as server, closing(redis.Redis.from_url(server.uri)) as client:
+        client.acl_setuser(
+            "hasty", enabled=True, passwords=["+swordfish"], keys=["*"], categories=["+@all"], commands=["-wait"]
+        )
+        monkeypatch.setenv("HASTY", '{"username": "hasty", "password": "swordfish"}')
+        with (
+            closing(RedisTarget(server.uri, secret="env:HASTY", replicas=1)) as target,
+            pytest.raises(TargetError, match=r"permissions|NOPERM"),
+        ):
+            target.write([log.insert({"_id": 1})])
+
+
 def test_a_full_server_is_waited_for(log: ChangeLog) -> None:
     with RedisServer() as server, closing(redis.Redis.from_url(server.uri)) as client:
         with closing(RedisTarget(server.uri)) as target:
@@ -321,6 +409,21 @@ def test_a_full_server_is_waited_for(log: ChangeLog) -> None:
             assert target.write([log.insert({"_id": 2, "n": 2})]) == []
             timer.join()
         assert client.get("shop:orders:2") is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("-OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        ("-READONLY You can't write against a read only replica.", "READONLY"),
+        ("-MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("The user executing the script can't access at least one of the keys mentioned", "NOPERM"),
+        ("Write commands are not allowed", "ERR"),
+    ],
+)
+def test_what_a_command_in_a_script_met_on_redis_6(said: str, code: str) -> None:
+    wrapped = f"Error running script (call to f_0123): @user_script:4: @user_script: 4: {said}"
+    assert code_of(redis.ResponseError(wrapped)) == code
 
 
 def test_a_replica_takes_nothing_and_is_waited_for(log: ChangeLog) -> None:
@@ -357,6 +460,38 @@ def test_a_server_that_was_stopped_and_is_back(log: ChangeLog) -> None:
         timer.join()
         with closing(redis.Redis.from_url(server.uri)) as client:
             assert client.get("shop:orders:3") is not None
+
+
+def test_a_node_that_was_stopped_and_is_back(nodes: Sequence[RedisServer], log: ChangeLog) -> None:
+    key = f"t{next(_numbers)}:{{id}}"
+    with closing(RedisTarget(nodes[0].uri, key=key)) as target:
+        target.write(log.inserts(20))
+        nodes[1].kill()
+        try:
+            with running(RunContext(Deadline.after(1.0))), pytest.raises(TargetError) as caught:
+                target.write(log.inserts(20, first_id=20))
+            assert caught.value.hint
+        finally:
+            timer = threading.Timer(0.3, nodes[1].restart)
+            timer.start()
+        assert target.write(log.inserts(40)) == []
+        timer.join()
+    with closing(redis.RedisCluster.from_url(nodes[0].uri)) as client:
+        assert len([*client.scan_iter(match=key.replace("{id}", "*"))]) == 40
+
+
+def test_a_node_that_falls_silent_is_given_up_in_time(nodes: Sequence[RedisServer], log: ChangeLog) -> None:
+    with closing(RedisTarget(nodes[0].uri, key=f"t{next(_numbers)}:{{id}}")) as target:
+        target.write(log.inserts(20))
+        nodes[2].pause()
+        try:
+            began_s = time.monotonic()
+            with running(RunContext(Deadline.after(1.0))), pytest.raises(TargetError):
+                target.write(log.inserts(20, first_id=20))
+            assert time.monotonic() - began_s < 5
+        finally:
+            nodes[2].resume()
+        assert target.write(log.inserts(20, first_id=20)) == []
 
 
 @pytest.mark.parametrize("stops", [False, True])
@@ -412,7 +547,11 @@ def test_check_changes_nothing_and_warns(single: Cache) -> None:
     with closing(single.target()) as target:
         target.check()
         assert single.client.dbsize() == before
-    for option, told in (("--maxmemory-policy allkeys-lru", "allkeys-lru"), ("--appendonly no", "persistence")):
+    for option, told in (
+        ("--maxmemory-policy allkeys-lru", "allkeys-lru"),
+        ("--appendonly no", "persistence"),
+        ("--proto-max-bulk-len 1mb", "1048576"),
+    ):
         with (
             RedisServer(*option.split()) as server,
             closing(RedisTarget(server.uri)) as target,
@@ -451,13 +590,15 @@ def test_two_that_write_the_same_at_the_same_time(cache: Cache, log: ChangeLog) 
     assert cache.documents() == {number: 550 + number for number in range(50)}
 
 
-@pytest.mark.parametrize("uri", ["true", "cache.example:6379", "http://cache.example", "redis://h:port/0"])
+@pytest.mark.parametrize(
+    "uri", ["true", "cache.example:6379", "http://cache.example", "redis://h:port/0", "redis://h?decode_responses=1"]
+)
 def test_what_is_no_address(uri: str) -> None:
     with pytest.raises(ConfigError):
         RedisTarget(uri)
 
 
-@pytest.mark.parametrize("key", ["{db}", "{id}{id}", "{document.a}:{id}", "docdb-stream:{id}"])
+@pytest.mark.parametrize("key", ["{db}", "{id}{id}", "{document.a}:{id}", "docdb-stream:{id}", "{{}}:{id}", "a}}:{id}"])
 def test_what_is_no_key(key: str) -> None:
-    with pytest.raises(ValueError, match=r"expected|made of|for what"):
+    with pytest.raises(ValueError, match=r"expected|made of|for what|braces"):
         RedisTarget("redis://h", key=key)
