@@ -63,7 +63,7 @@ class Alarms:
         headroom = stream_metric(stream, "RetentionHeadroom", "Minimum", self._period)
         why = f"{stream}: in danger of losing its position; raise the change log's retention or the pace"
         self._add(function, "RetentionHeadroom", headroom, _BELOW, HEADROOM_PERCENT, why, periods=1)
-        if self._deploy.trigger == "schedule":
+        if self._deploy.trigger == "schedule" and function.plan.work == "runs":
             runs = lambda_.metric_invocations(period=self._period, statistic="Sum")
             alarm = self._add(
                 function, "NotRun", runs, _BELOW, 1, f"{stream}: did not run for {PERIODS} periods", _LOUD_WHEN_MISSING

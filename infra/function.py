@@ -14,7 +14,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from docdb_stream.permissions import Permission
-from infra.permissions import esm_permissions, filled_in, network_permissions, permissions
+from infra.permissions import dynamodb_permission, esm_permissions, filled_in, network_permissions, permissions
 from infra.plan import FunctionPlan
 from infra.settings import DeploySettings, NetworkSettings
 
@@ -22,6 +22,8 @@ _HANDLERS = {
     ("schedule", "runs"): "docdb_stream.handlers.poller.handler",
     ("esm", "runs"): "docdb_stream.handlers.esm.handler",
     ("schedule", "snapshots"): "docdb_stream.handlers.snapshot.handler",
+    ("schedule", "records"): "docdb_stream.handlers.dynamodb.handler",
+    ("esm", "records"): "docdb_stream.handlers.dynamodb.handler",
 }
 
 _RETRIES = 1
@@ -115,7 +117,10 @@ class StreamFunction(Construct):
             self._allow(permission)
         if network.subnets:
             self._join_network()
-        if deploy.trigger == "esm" and deploy.cluster_arn:
+        if plan.function.dynamodb_stream_arn:
+            self._allow(dynamodb_permission(plan.function.dynamodb_stream_arn))
+            self._allow(Permission(("sqs:SendMessage",), (failures.queue_arn,)))
+        elif deploy.trigger == "esm" and deploy.cluster_arn:
             for permission in esm_permissions(deploy.cluster_arn):
                 self._allow(permission)
             if not network.subnets:  # Lambda reads the cluster from the cluster's own network

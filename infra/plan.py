@@ -35,14 +35,14 @@ class FunctionPlan:
         settings: What the function reads and where it writes.
         function: Its size and limits.
         targets: Names of the targets that are switched on.
-        work: What it does: the stream's runs, or that of its snapshots' workers.
+        work: What it does: the stream's runs, that of its snapshots' workers, or the records of a DynamoDB stream.
     """
 
     stream: str
     settings: Settings
     function: FunctionSettings
     targets: tuple[str, ...]
-    work: Literal["runs", "snapshots"] = "runs"
+    work: Literal["runs", "snapshots", "records"] = "runs"
 
     @property
     def name(self) -> str:
@@ -52,12 +52,13 @@ class FunctionPlan:
     @property
     def id(self) -> str:
         """What it is called within the stack."""
-        return self.stream if self.work == "runs" else f"{self.stream} {self.work}"
+        return f"{self.stream} {self.work}" if self.work == "snapshots" else self.stream
 
     @property
-    def concurrency(self) -> int:
-        """How many invocations there may be at a time: a stream has one run, its lease would turn a second one away."""
-        return 1 if self.work == "runs" else self.function.snapshot_parallel
+    def concurrency(self) -> int | None:
+        """How many invocations there may be at a time: a stream has one run, its lease would turn a second one away. Of
+        a DynamoDB stream there is one for each shard, however many those are."""
+        return {"runs": 1, "snapshots": self.function.snapshot_parallel, "records": None}[self.work]
 
     def environment(self) -> dict[str, str]:
         """The settings that were set, as the environment variables that set them."""
@@ -117,8 +118,11 @@ def _isolated(settings: Settings, function: FunctionSettings) -> Iterator[Functi
 
 
 def _with_workers(plan: FunctionPlan) -> Iterator[FunctionPlan]:
-    """The function, and that of its snapshots' workers, where it has some."""
+    """The function, and that of its snapshots' workers, where it has some; or that of a DynamoDB stream."""
     count = plan.function.snapshot_parallel
+    if plan.function.dynamodb_stream_arn:
+        yield replace(plan, work="records")
+        return
     if not count:
         yield plan
         return

@@ -15,7 +15,7 @@ from infra.function import StreamFunction
 from infra.plan import plans
 from infra.settings import Deployment, DeploySettings
 from infra.snapshots import SnapshotMachine
-from infra.trigger import Schedule, event_source_mapping
+from infra.trigger import Schedule, dynamodb_mapping, event_source_mapping
 
 _FAILURES_KEPT = Duration.days(14)
 """The longest that SQS keeps a message. They are records for the operator, not data: no event is in them."""
@@ -49,13 +49,16 @@ class DocdbStreamStack(Stack):
             )
             for plan in plans(deployment)
         ]
-        self.functions = [each for each in made if each.plan.work == "runs"]
-        if deploy.trigger == "schedule":
-            schedule = Schedule(self, deploy, self.functions)
+        self.functions = [each for each in made if each.plan.work != "snapshots"]
+        by_stream = [each for each in self.functions if each.plan.work == "runs"]
+        if deploy.trigger == "schedule" and by_stream:
+            schedule = Schedule(self, deploy, by_stream)
             CfnOutput(self, "TriggerTopicArn", value=schedule.topic.topic_arn, description="Starts every function")
             CfnOutput(self, "RuleName", value=schedule.rule.rule_name, description="The schedule")
-        else:
-            for function in self.functions:
+        for function in self.functions:
+            if function.plan.work == "records":
+                dynamodb_mapping(function, deploy, failures)
+            elif deploy.trigger == "esm":
                 event_source_mapping(function, deploy)
         machines = [SnapshotMachine(each, deploy) for each in made if each.plan.work == "snapshots"]
         alarms = Alarms(deploy, alerts)

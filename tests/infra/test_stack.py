@@ -28,6 +28,7 @@ NETWORK = (
 )
 CLUSTER_ARN = f"arn:aws:rds:eu-central-1:{ACCOUNT}:cluster:shop"
 SECRET_ARN = f"arn:aws:secretsmanager:eu-central-1:{ACCOUNT}:secret:reader-AbCdEf"
+DYNAMODB_ARN = f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/Orders/stream/2026-01-31T12:00:00.000"
 OPENSEARCH = (
     "elasticsearch_uri = https://vpc-shop-search-abcdefghij0123456789klmnop.eu-central-1.es.amazonaws.com\n"
     "documentdb_secret = docdb/reader\n"
@@ -474,6 +475,43 @@ def test_snapshots_that_several_functions_cannot_share(template: Synthesize, str
     assert any(told in problem for problem in caught.value.problems)
 
 
+# The stream of a table
+
+
+def test_a_tables_stream_starts_its_function(template: Synthesize):
+    made = template(
+        stream=OPENSEARCH, deploy=f"dynamodb_stream_arn = {DYNAMODB_ARN}\ndynamodb_parallel = 4\nenabled = true"
+    )
+    function = only(made, "AWS::Lambda::Function")
+    assert function["Handler"] == "docdb_stream.handlers.dynamodb.handler"
+    assert "ReservedConcurrentExecutions" not in function
+    mapping = only(made, "AWS::Lambda::EventSourceMapping")
+    queue = reference(made, "AWS::SQS::Queue", "Arn")
+    assert text(mapping.pop("FunctionName")) == reference(made, "AWS::Lambda::Function")
+    assert text(mapping.pop("DestinationConfig")["OnFailure"]["Destination"]) == queue
+    assert mapping == {
+        "EventSourceArn": DYNAMODB_ARN,
+        "Enabled": True,
+        "BatchSize": 1000,
+        "MaximumBatchingWindowInSeconds": 5,
+        "ParallelizationFactor": 4,
+        "StartingPosition": "LATEST",
+        "BisectBatchOnFunctionError": True,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+    }
+    assert allowed(made)["dynamodb:GetRecords"] == {DYNAMODB_ARN}
+    assert queue in allowed(made)["sqs:SendMessage"]
+    assert every(made, "AWS::Events::Rule") == []
+    assert not any("NotRun" in each["AlarmName"] for each in every(made, "AWS::CloudWatch::Alarm"))
+
+
+@pytest.mark.parametrize("start", ["snapshot", "2026-01-31T12:00:00Z"])
+def test_a_tables_stream_begins_at_no_time(template: Synthesize, start: str):
+    with pytest.raises(ConfigError) as caught:
+        template(stream=f"{OPENSEARCH}start_at = {start}", deploy=f"dynamodb_stream_arn = {DYNAMODB_ARN}")
+    assert any("now or earliest" in problem for problem in caught.value.problems)
+
+
 # As others judge it
 
 SHAPES: dict[str, dict[str, str]] = {
@@ -484,6 +522,7 @@ SHAPES: dict[str, dict[str, str]] = {
         "deploy": f"trigger = esm\ncluster_arn = {CLUSTER_ARN}",
         "rest": NETWORK,
     },
+    "records": {"stream": OPENSEARCH, "deploy": f"dynamodb_stream_arn = {DYNAMODB_ARN}"},
     "snapshots": {"stream": OPENSEARCH, "deploy": "snapshot_parallel = 4", "rest": NETWORK},
 }
 
