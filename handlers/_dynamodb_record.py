@@ -158,11 +158,11 @@ def _number(text: str) -> Any:
         return text
 
 
-def sequence_of(record: Mapping[str, Any]) -> int | None:
-    """By which Lambda is told where to go on; None where the record has none."""
+def sequence_of(record: Mapping[str, Any]) -> str | None:
+    """By which Lambda is told where to go on, digit by digit; None where the record has none."""
     change = record.get("dynamodb")
     number = change.get("SequenceNumber") if isinstance(change, Mapping) else None
-    return int(number) if isinstance(number, str) and number.isascii() and number.isdigit() else None
+    return number if isinstance(number, str) and number.isascii() and number.isdigit() else None
 
 
 def parts_known(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         left = [number for each in records[pushed.settled :] if (number := sequence_of(each)) is not None]
         if not pushed.settled or not left:
             raise pushed.error
-        failures = [{"itemIdentifier": str(min(left))}]
+        failures = [{"itemIdentifier": min(left, key=int)}]
     return {**pushed.as_dict(), "batchItemFailures": failures}
 
 

@@ -216,6 +216,12 @@ def test_the_lowest_is_named_in_whatever_order_records_are(target: ListTarget, m
     assert failed(handle(record(1), record(9), record(3))) == ["100000000000000000003"]
 
 
+def test_a_number_is_named_digit_by_digit(target: ListTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "1")
+    target.fails_at = "e009"
+    assert failed(handle(record(1), record(9, SequenceNumber="0042"))) == ["0042"]
+
+
 def test_where_nothing_is_durable_the_batch_fails(target: ListTarget) -> None:
     target.fails_at = "e001"
     with pytest.raises(TargetError, match="no room"):
