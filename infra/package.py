@@ -81,11 +81,18 @@ def extras(streams: Iterable[Settings]) -> str:
         needed.append("parquet")
     if any(stream.of(IcebergSettings).is_on for stream in streams):
         needed.append("iceberg")
-    if any(stream.of(PostgresSettings).is_on or stream.warehouse_uri for stream in streams):
+    warehouses = [stream.warehouse_uri for stream in streams if stream.warehouse_uri]
+    if any(stream.of(PostgresSettings).is_on for stream in streams) or any(map(_is_postgresql, warehouses)):
         needed.append("postgresql")
     if any(stream.of(RedisSettings).is_on for stream in streams):
         needed.append("redis")
+    if not all(map(_is_postgresql, warehouses)):
+        needed.append("redshift")
     return ",".join(needed)
+
+
+def _is_postgresql(warehouse_uri: str) -> bool:
+    return not warehouse_uri.startswith("redshift://")
 
 
 def build_package(

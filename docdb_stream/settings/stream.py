@@ -70,7 +70,8 @@ class Settings(ShapingSettings):
     warehouse_uri: Annotated[str | None, Address("warehouse_secret")] = Field(
         default=None,
         description="Database that docdb-stream load loads the stream's Parquet files into: postgresql://HOST/DATABASE "
-        "(docs/tables.md; pip install 'docdb-stream[parquet,postgresql]'). Absent: none.",
+        "or redshift://HOST:5439/DATABASE (docs/tables.md; pip install 'docdb-stream[parquet,postgresql]' or "
+        "'docdb-stream[parquet,redshift]'). Absent: none.",
         examples=["postgresql://warehouse.example/analytics"],
     )
     warehouse_secret: SecretReference = Field(
@@ -80,6 +81,12 @@ class Settings(ShapingSettings):
     )
     warehouse_schema: str = Field(
         default="public", min_length=1, description="Schema of the tables, which are db_coll; it is made where need be."
+    )
+    warehouse_copy_role: str | None = Field(
+        default=None,
+        pattern=r"^arn:[^'\\]+$",
+        description="ARN of the IAM role by which Redshift reads the bucket. Absent: the cluster's default role.",
+        examples=["arn:aws:iam::123456789012:role/redshift-copy"],
     )
     extra_targets: Words = Field(
         default=(),
