@@ -30,6 +30,7 @@ TARGETS: dict[str, str] = {
     "iceberg": "docdb_stream.targets.iceberg:IcebergTarget",
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "postgresql": "docdb_stream.targets.postgresql:PostgresTarget",
+    "dynamodb": "docdb_stream.targets.dynamodb:DynamoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",
 }
