@@ -69,7 +69,7 @@ class DynamoSettings(TargetSettings):
         "Absent: off.",
         examples=["{db}-{coll}"],
     )
-    dynamodb_key: Annotated[str, AfterValidator(_key)] = Field(
+    dynamodb_key_name: Annotated[str, AfterValidator(_key)] = Field(
         default="_id",
         min_length=1,
         max_length=255,
@@ -169,7 +169,7 @@ class DynamoTarget:
         own = settings.of(DynamoSettings)
         return cls(
             own.where,
-            key=own.dynamodb_key,
+            key=own.dynamodb_key_name,
             create=own.dynamodb_create,
             on_drop=own.dynamodb_on_drop,
             tombstone_days=own.dynamodb_tombstone_days,

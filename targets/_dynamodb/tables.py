@@ -198,7 +198,7 @@ class Tables:
             raise TargetError(
                 NAME,
                 f"DynamoDB table {table} has the key {told}, not {self.key} (HASH, S) alone",
-                hint="set DYNAMODB_KEY to the name of a partition key of type S, or make another table: "
+                hint="set DYNAMODB_KEY_NAME to the name of a partition key of type S, or make another table: "
                 + destination_of(table, self.key).create,
             )
 

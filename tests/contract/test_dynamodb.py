@@ -322,7 +322,7 @@ def test_tables_that_are_missing_or_do_not_fit(place: Place, log: ChangeLog) -> 
     place.create(key="id", kind="N")
     with pytest.raises(TargetError, match=r"has the key id \(HASH, N\)") as caught:
         place.deliver(event)
-    assert "DYNAMODB_KEY" in caught.value.hint
+    assert "DYNAMODB_KEY_NAME" in caught.value.hint
     assert place.items() == []
 
 
