@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from docdb_stream.errors import UnrenderableError
 from docdb_stream.event import ChangeEvent
 from docdb_stream.held import Held
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws.attributes import Attribute, digest_of
-from docdb_stream.targets._dynamodb.item import DELETED, SOURCE, VERSION, Item, document_of
+from docdb_stream.targets._dynamodb.item import DELETED, ITEM_BYTES, SOURCE, VERSION, Item, document_of
 from docdb_stream.targets._dynamodb.tables import Tables
 from docdb_stream.targets._versioned import document_key, version_time
 
@@ -60,6 +61,8 @@ class DynamoHoldings:
         item = self._item_of(event)
         if item is None:
             return None
+        if item.record.size_bytes > ITEM_BYTES:
+            raise UnrenderableError("larger than an item can be")
         digest = None if item.attributes is None else digest_of(item.attributes)
         return Held(item.table, item.id.encode(), digest, event.cluster_time)
 
