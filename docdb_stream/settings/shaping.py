@@ -68,7 +68,7 @@ class ShapingSettings(ReadingSettings):
         default=None,
         description="What becomes of an update or replacement after which the document does not match: delete (a "
         "delete of its key is delivered), or ignore. Absent: delete where match is about the document alone and a "
-        "target keeps documents by their key (OpenSearch, MongoDB, PostgreSQL), else ignore.",
+        "target keeps documents by their key (OpenSearch, MongoDB, PostgreSQL, DynamoDB), else ignore.",
         examples=["ignore"],
     )
     filter_at: Literal["auto", "server", "client"] = Field(

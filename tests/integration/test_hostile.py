@@ -206,6 +206,8 @@ def places_of_targets(aws: AwsServer, *, fifo: bool) -> dict[str, Any]:
         "sns_topic_arn_event": aws.client("sns").create_topic(Name=name + suffix, Attributes=attributes)["TopicArn"],
         "eventbridge_bus": name,
         "bucket_name": new_bucket(aws),
+        "dynamodb_table": name + "-{db}-{coll}",
+        "dynamodb_create": True,
     }
 
 
