@@ -51,6 +51,9 @@ _FIRST_DATE_MS: Final = -210_866_803_200_000
 _LAST_DATE_MS: Final = 9_224_318_015_999_999
 """PostgreSQL's manual, "Date/Time Types": 4713 BC to 294276 AD. What is beyond is null."""
 
+_TAKEN: Final = frozenset({"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin", "_place"})
+"""PostgreSQL's manual, "System Columns": no column may have these names, nor that of the place of a staged row."""
+
 _SET_UP: Final = (
     """CREATE TABLE IF NOT EXISTS {schema}.docdb_stream_loads (
         stream text NOT NULL, manifest text NOT NULL, rows bigint NOT NULL,
@@ -64,10 +67,20 @@ _SET_UP: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A column of a file."""
+    """A column of a file.
 
-    name: str
+    Attributes:
+        source: Its name there.
+        type: What it holds.
+    """
+
+    source: str
     type: ColumnType
+
+    @property
+    def name(self) -> str:
+        """The column's name in a table."""
+        return f"{self.source}__field" if self.source in _TAKEN else self.source
 
     @property
     def sql_type(self) -> str:
@@ -187,8 +200,8 @@ class Postgres:
             "CREATE TEMPORARY TABLE staged "
             f"(_place bigint, _operation text, _has_document boolean, {_plain(definitions)}) ON COMMIT DROP"
         )
-        names = ["_operation", "_has_document", *(field.name for field in fields)]
-        listed = ", ".join(["_place", *map(quoted, names)])
+        names = ["_operation", "_has_document", *(field.source for field in fields)]
+        listed = ", ".join(["_place", '"_operation"', '"_has_document"', *(quoted(field.name) for field in fields)])
         place = 0
         with self._cursor().copy(f"COPY staged ({listed}) FROM STDIN") as copy:
             for batch in file.iter_batches(_COPIED_ROWS, columns=names):
@@ -336,7 +349,7 @@ def _plain(text: str) -> str:
 
 def _values(column: Any, name: str, fields: Sequence[_Field]) -> list[Any]:
     """A column's values as COPY takes them."""
-    kind = next((field.type for field in fields if field.name == name), None)
+    kind = next((field.type for field in fields if field.source == name), None)
     if kind == "timestamp":
         return cast("list[Any]", column.cast("int64").to_pylist())
     values = cast("list[Any]", column.to_pylist())
