@@ -218,6 +218,7 @@ def test_a_snapshot_under_way_is_kept_shown_and_dropped_by_a_reset(stream: Strea
         "documents": 3,
         "estimate": 10,
         "paused": True,
+        "shared": False,
         "began_at": None,
         "match": None,
         "targets": [],
