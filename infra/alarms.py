@@ -10,12 +10,12 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
+from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from docdb_stream.metrics import NAMESPACE
 from infra.function import StreamFunction
 from infra.settings import DeploySettings
-from infra.snapshots import SnapshotMachine
 
 HEADROOM_PERCENT = 50
 """Half of the change log's retention is left to react in."""
@@ -73,11 +73,11 @@ class Alarms:
                 assert isinstance(child, cloudwatch.CfnAlarm)
                 child.actions_enabled = False
 
-    def watch_machine(self, machine: SnapshotMachine) -> None:
-        """Executions that failed: a snapshot stands still."""
-        failed = machine.machine.metric_failed(period=self._period, statistic="Sum")
-        stream = machine.workers.plan.stream
-        self._add(machine.workers, "SnapshotFailed", failed, _ABOVE, 0, f"{stream}: its snapshot fails", periods=1)
+    def watch_machine(self, function: StreamFunction, machine: sfn.StateMachine, what: str) -> None:
+        """Executions that failed."""
+        failed = machine.metric_failed(period=self._period, statistic="Sum")
+        told = f"{function.plan.stream}: {what.lower()} fails"
+        self._add(function, f"{what}Failed", failed, _ABOVE, 0, told, periods=1)
 
     def watch_failures(self, queue: sqs.Queue) -> None:
         """The on-failure queue: invocations that were given up."""

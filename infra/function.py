@@ -22,6 +22,7 @@ _HANDLERS = {
     ("schedule", "runs"): "docdb_stream.handlers.poller.handler",
     ("esm", "runs"): "docdb_stream.handlers.esm.handler",
     ("schedule", "snapshots"): "docdb_stream.handlers.snapshot.handler",
+    ("schedule", "loads"): "docdb_stream.handlers.load.handler",
     ("schedule", "records"): "docdb_stream.handlers.dynamodb.handler",
     ("esm", "records"): "docdb_stream.handlers.dynamodb.handler",
 }
@@ -81,7 +82,7 @@ class StreamFunction(Construct):
         group = log_group.node.default_child
         assert isinstance(group, logs.CfnLogGroup)
         group.retention_in_days = plan.function.log_retention_days  # the construct takes names for numbers of days
-        by_schedule = deploy.trigger == "schedule" and plan.work == "runs"
+        by_schedule = deploy.trigger == "schedule" and plan.work == "runs" and not plan.is_extracted
         self.function = lambda_.Function(
             self,
             "Function",

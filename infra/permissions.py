@@ -28,6 +28,7 @@ from docdb_stream.permissions import (
 from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.settings.model import Reference
+from docdb_stream.targets.s3 import S3Settings
 from infra.plan import FunctionPlan
 from infra.settings import FunctionSettings, marked_values
 
@@ -42,12 +43,12 @@ def permissions(plan: FunctionPlan) -> list[Permission]:
         ConfigError: A setting does not tell which resource it is about.
     """
     settings = plan.settings
+    if plan.work == "loads":
+        return [*_of_load(settings), *_keys(plan)]
     found = [*_secrets(settings), *_certificate(settings), *_dead_letters(settings)]
     for target in plan.targets:
         found += _of_target(target, settings)
-    if plan.function.kms_keys:
-        found.append(Permission(("kms:Decrypt", "kms:GenerateDataKey"), plan.function.kms_keys))
-    return found
+    return [*found, *_keys(plan)]
 
 
 def filled_in(permission: Permission, plan: FunctionPlan) -> Permission:
@@ -137,6 +138,26 @@ def _of_target(name: str, settings: Settings) -> list[Permission]:
     model = getattr(found, "settings_model", None)
     is_elsewhere = model is not None and model.switch and not settings.of(model).is_on
     return [] if is_elsewhere or not hasattr(found, "permissions") else list(found.permissions(settings))
+
+
+def _of_load(settings: Settings) -> Iterator[Permission]:
+    """What a load does: read manifests and files, and, for Redshift, put what it copies beside them for a moment."""
+    own = settings.of(S3Settings)
+    path = own.bucket_path
+    why = "Names of objects hold times and checkpoints; those below the stream's own path are meant."
+    yield Permission(("s3:ListBucket",), (bucket_arn(own.where),))
+    yield Permission(("s3:GetObject",), (bucket_arn(f"{own.where}/{path}*"),), why)
+    if (settings.warehouse_uri or "").startswith("redshift"):
+        copied = (bucket_arn(f"{own.where}/{path}_load/*"),)
+        yield Permission(("s3:PutObject", "s3:DeleteObject"), copied, why)
+    if settings.warehouse_secret:
+        ends = "Secrets Manager ends an ARN with six random characters; ?????? stands for exactly these."
+        yield Permission(("secretsmanager:GetSecretValue",), secret_arns(settings.warehouse_secret), ends)
+
+
+def _keys(plan: FunctionPlan) -> Iterator[Permission]:
+    if plan.function.kms_keys:
+        yield Permission(("kms:Decrypt", "kms:GenerateDataKey"), plan.function.kms_keys)
 
 
 def _secrets(settings: Settings) -> Iterator[Permission]:

@@ -35,14 +35,15 @@ class FunctionPlan:
         settings: What the function reads and where it writes.
         function: Its size and limits.
         targets: Names of the targets that are switched on.
-        work: What it does: the stream's runs, that of its snapshots' workers, or the records of a DynamoDB stream.
+        work: What it does: the stream's runs, that of its snapshots' workers, that of its loads,
+            or the records of a DynamoDB stream.
     """
 
     stream: str
     settings: Settings
     function: FunctionSettings
     targets: tuple[str, ...]
-    work: Literal["runs", "snapshots", "records"] = "runs"
+    work: Literal["runs", "snapshots", "records", "loads"] = "runs"
 
     @property
     def name(self) -> str:
@@ -52,13 +53,18 @@ class FunctionPlan:
     @property
     def id(self) -> str:
         """What it is called within the stack."""
-        return f"{self.stream} {self.work}" if self.work == "snapshots" else self.stream
+        return f"{self.stream} {self.work}" if self.work in ("snapshots", "loads") else self.stream
 
     @property
     def concurrency(self) -> int | None:
         """How many invocations there may be at a time: a stream has one run, its lease would turn a second one away. Of
         a DynamoDB stream there is one for each shard, however many those are."""
-        return {"runs": 1, "snapshots": self.function.snapshot_parallel, "records": None}[self.work]
+        return {"runs": 1, "snapshots": self.function.snapshot_parallel, "records": None, "loads": 1}[self.work]
+
+    @property
+    def is_extracted(self) -> bool:
+        """Whether a pipeline's state machine starts the stream's runs, and the schedule does not."""
+        return self.work == "runs" and self.function.pipeline == "true" and "s3" in self.targets
 
     def environment(self) -> dict[str, str]:
         """The settings that were set, as the environment variables that set them."""
@@ -123,6 +129,8 @@ def _with_workers(plan: FunctionPlan) -> Iterator[FunctionPlan]:
     if plan.function.dynamodb_stream_arn:
         yield replace(plan, work="records")
         return
+    if plan.function.pipeline != "false" and "s3" in plan.targets:
+        yield replace(plan, work="loads")
     if not count:
         yield plan
         return

@@ -32,6 +32,7 @@ from docdb_stream.settings.reference import explained
 from docdb_stream.settings.types import Words, words
 from docdb_stream.target import is_keyed
 from docdb_stream.targets import target_names
+from docdb_stream.targets.s3 import S3Settings
 
 DEPLOY_SECTION = "deploy"
 NETWORK_SECTION = "network"
@@ -45,6 +46,11 @@ LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 
 def _number(value: object) -> object:
     """A Literal of numbers takes no text by itself."""
     return int(value) if isinstance(value, str) and value.strip().isdigit() else value
+
+
+def _word(value: object) -> object:
+    """True and false are words here, beside others."""
+    return str(value).lower() if isinstance(value, bool | str) else value
 
 
 def _words_of(pattern: str) -> Any:
@@ -90,6 +96,12 @@ class FunctionSettings(SettingsModel):
         default=(),
         description="Customer-managed KMS keys that targets, secrets or buckets are encrypted with: ARNs with commas.",
         examples=["arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"],
+    )
+    pipeline: Annotated[Literal["false", "true", "events"], BeforeValidator(_word)] = Field(
+        default="false",
+        description="What loads what the stream extracts to S3 as Parquet into its warehouse. true: a state machine, "
+        "which extracts until the stream has caught up and then loads, every every_minutes; events: the stream runs by "
+        "the schedule, and S3's event of each manifest starts the load; false: nothing (docs/tables.md).",
     )
     dynamodb_stream_arn: str | None = Field(
         default=None,
@@ -159,6 +171,13 @@ class DeploySettings(FunctionSettings):
     )
     architecture: Literal["arm64", "x86_64"] = Field(
         default="arm64", description="The functions' processor: arm64 or x86_64."
+    )
+    bucket: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="A bucket to be made for what is extracted: with versions, encryption, logs of access, TLS alone, "
+        "and EventBridge told of new objects. bucket_name of a stream names it. Absent: none is made.",
+        examples=["shop-changes"],
     )
     python: Literal["3.11", "3.12", "3.13", "3.14"] = Field(
         default="3.13", description="The functions' Python: 3.11, 3.12, 3.13 or 3.14."
@@ -332,6 +351,15 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
         if settings.schema_policy is not None:
             problems.append(f"{where} schema_policy: of a DynamoDB stream no schema ledger is kept")
         return problems
+    if function and function.pipeline != "false":
+        s3 = settings.of(S3Settings)
+        if not (s3.is_on and s3.s3_format == "parquet" and settings.warehouse_uri):
+            problems.append(
+                f"[{DEPLOY_SECTION}] pipeline: {settings.stream_name} needs bucket_name, s3_format = parquet and "
+                "warehouse_uri"
+            )
+        if deploy.trigger == "esm":
+            problems.append(f"[{DEPLOY_SECTION}] pipeline: an event source mapping leaves no manifests")
     if function and function.snapshot_parallel:
         logs = [name for name in target_names(settings) if not is_keyed(target_class(name))]
         if logs:

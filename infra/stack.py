@@ -10,8 +10,10 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.alarms import Alarms
+from infra.bucket import data_bucket
 from infra.dashboard import StreamDashboard
 from infra.function import StreamFunction
+from infra.pipeline import PipelineMachine, load_by_event
 from infra.plan import plans
 from infra.settings import Deployment, DeploySettings
 from infra.snapshots import SnapshotMachine
@@ -49,8 +51,11 @@ class DocdbStreamStack(Stack):
             )
             for plan in plans(deployment)
         ]
-        self.functions = [each for each in made if each.plan.work != "snapshots"]
-        by_stream = [each for each in self.functions if each.plan.work == "runs"]
+        if deploy.bucket:
+            data_bucket(self, deploy.bucket)
+        loads = {each.plan.stream: each for each in made if each.plan.work == "loads"}
+        self.functions = [each for each in made if each.plan.work in ("runs", "records")]
+        by_stream = [each for each in self.functions if each.plan.work == "runs" and not each.plan.is_extracted]
         if deploy.trigger == "schedule" and by_stream:
             schedule = Schedule(self, deploy, by_stream)
             CfnOutput(self, "TriggerTopicArn", value=schedule.topic.topic_arn, description="Starts every function")
@@ -61,11 +66,19 @@ class DocdbStreamStack(Stack):
             elif deploy.trigger == "esm":
                 event_source_mapping(function, deploy)
         machines = [SnapshotMachine(each, deploy) for each in made if each.plan.work == "snapshots"]
+        pipelines = []
+        for function in self.functions:
+            if function.plan.is_extracted:
+                pipelines.append(PipelineMachine(function, loads[function.plan.stream], deploy, alerts))
+            elif function.plan.stream in loads:
+                load_by_event(loads[function.plan.stream], failures)
         alarms = Alarms(deploy, alerts)
         for function in self.functions:
             alarms.watch_function(function)
         for machine in machines:
-            alarms.watch_machine(machine)
+            alarms.watch_machine(machine.workers, machine.machine, "Snapshot")
+        for pipeline in pipelines:
+            alarms.watch_machine(pipeline.loads, pipeline.machine, "Pipeline")
         alarms.watch_failures(failures)
         StreamDashboard(self, name, self.functions, failures, Duration.minutes(deploy.every_minutes))
         CfnOutput(self, "AlertTopicArn", value=alerts.topic_arn, description="Hears of every failure: subscribe to it")

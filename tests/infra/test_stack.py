@@ -28,6 +28,14 @@ NETWORK = (
 )
 CLUSTER_ARN = f"arn:aws:rds:eu-central-1:{ACCOUNT}:cluster:shop"
 SECRET_ARN = f"arn:aws:secretsmanager:eu-central-1:{ACCOUNT}:secret:reader-AbCdEf"
+PIPELINE = """\
+bucket_name = shop-changes
+bucket_path = lake/
+s3_format = parquet
+warehouse_uri = redshift://cluster.example:5439/shop
+warehouse_secret = warehouse/loader
+documentdb_secret = docdb/reader
+"""
 DYNAMODB_ARN = f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/Orders/stream/2026-01-31T12:00:00.000"
 OPENSEARCH = (
     "elasticsearch_uri = https://vpc-shop-search-abcdefghij0123456789klmnop.eu-central-1.es.amazonaws.com\n"
@@ -475,6 +483,95 @@ def test_snapshots_that_several_functions_cannot_share(template: Synthesize, str
     assert any(told in problem for problem in caught.value.problems)
 
 
+# The pipeline into a warehouse
+
+
+def states_of(template: Template) -> dict[str, Any]:
+    found = text(only(template, "AWS::StepFunctions::StateMachine")["DefinitionString"])
+    states: dict[str, Any] = json.loads(re.sub(r"<[^>]*>", "x", found))["States"]
+    return states
+
+
+def test_a_pipeline_extracts_then_loads(template: Synthesize):
+    made = template(stream=PIPELINE, deploy="pipeline = true\nenabled = true")
+    handlers = {each["Handler"].split(".")[-2] for each in every(made, "AWS::Lambda::Function")}
+    assert handlers == {"poller", "load"}
+    assert {each["ReservedConcurrentExecutions"] for each in every(made, "AWS::Lambda::Function")} == {1}
+    states = states_of(made)
+    extract, load = states["Extract"], states["Load"]
+    assert [each["Next"] for each in (*extract["Catch"], *load["Catch"])] == ["Tell", "Tell"]
+    assert states["Tell"]["Next"] == "Failed"
+    more = states[extract["Next"]]
+    assert more["Default"] == "Load"
+    assert [each["StringEquals"] for each in more["Choices"][0]["Or"]] == ["max-loop", "deadline"]
+    assert more["Choices"][0]["Next"] == "Extract"
+    assert states[load["Next"]]["Choices"][0] == {"Variable": "$.waiting", "NumericGreaterThan": 0, "Next": "Load"}
+    [rule] = every(made, "AWS::Events::Rule")
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(2 minutes)", "ENABLED")
+    assert every(made, "AWS::SNS::Subscription") == []  # no other clock starts the run
+    assert any("PipelineFailed" in each["AlarmName"] for each in every(made, "AWS::CloudWatch::Alarm"))
+
+
+def test_each_manifest_starts_the_load(template: Synthesize):
+    made = template(stream=PIPELINE, deploy="pipeline = events")
+    [rule] = [each for each in every(made, "AWS::Events::Rule") if "EventPattern" in each]
+    assert rule["EventPattern"] == {
+        "source": ["aws.s3"],
+        "detail-type": ["Object Created"],
+        "detail": {
+            "bucket": {"name": ["shop-changes"]},
+            "object": {"key": [{"prefix": "lake/_manifests/shop.orders/"}]},
+        },
+    }
+    [target] = rule["Targets"]
+    assert text(target["DeadLetterConfig"]["Arn"]) == reference(made, "AWS::SQS::Queue", "Arn")
+    assert len(every(made, "AWS::SNS::Subscription")) == 1  # the run is started by the clock as ever
+
+
+def test_a_load_may_read_what_is_extracted_and_no_more(template: Synthesize):
+    made = template(stream=PIPELINE, deploy="pipeline = true")
+    found = allowed(made, of="loads")
+    bucket = "arn:<AWS::Partition>:s3:::shop-changes"
+    assert found["s3:GetObject"] == {f"{bucket}/lake/*"}
+    assert found["s3:ListBucket"] == {bucket}
+    assert found["s3:PutObject"] == found["s3:DeleteObject"] == {f"{bucket}/lake/_load/*"}
+    [secret] = found["secretsmanager:GetSecretValue"]
+    assert secret.endswith(":secret:warehouse/loader-??????")
+
+
+def test_the_bucket_keeps_what_it_has_to_itself(template: Synthesize):
+    made = template(stream=PIPELINE, deploy="pipeline = true\nbucket = shop-changes")
+    [data] = [each for each in every(made, "AWS::S3::Bucket") if each.get("BucketName") == "shop-changes"]
+    assert data["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert data["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert set(data["PublicAccessBlockConfiguration"].values()) == {True}
+    assert "DestinationBucketName" in data["LoggingConfiguration"]
+    policies = [each["PolicyDocument"]["Statement"] for each in every(made, "AWS::S3::BucketPolicy")]
+    assert all(
+        any(
+            each["Effect"] == "Deny" and each["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+            for each in part
+        )
+        for part in policies
+    )
+    kept = [each for each in made["Resources"].values() if each["Type"] == "AWS::S3::Bucket"]
+    assert {each["DeletionPolicy"] for each in kept} == {"Retain"}
+
+
+@pytest.mark.parametrize(
+    ("stream", "deploy"),
+    [
+        ("kinesis_stream = changes", "pipeline = true"),
+        ("bucket_name = b\ns3_format = parquet", "pipeline = events"),
+        (f"{PIPELINE}", f"pipeline = true\ntrigger = esm\ncluster_arn = {CLUSTER_ARN}"),
+    ],
+)
+def test_what_is_no_pipeline(template: Synthesize, stream: str, deploy: str):
+    with pytest.raises(ConfigError) as caught:
+        template(stream=stream, deploy=deploy)
+    assert any("pipeline" in problem for problem in caught.value.problems)
+
+
 # The stream of a table
 
 
@@ -522,6 +619,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "deploy": f"trigger = esm\ncluster_arn = {CLUSTER_ARN}",
         "rest": NETWORK,
     },
+    "pipeline": {"stream": PIPELINE, "deploy": "pipeline = true\nbucket = shop-changes", "rest": NETWORK},
+    "events": {"stream": PIPELINE, "deploy": "pipeline = events\nbucket = shop-changes"},
     "records": {"stream": OPENSEARCH, "deploy": f"dynamodb_stream_arn = {DYNAMODB_ARN}"},
     "snapshots": {"stream": OPENSEARCH, "deploy": "snapshot_parallel = 4", "rest": NETWORK},
 }
