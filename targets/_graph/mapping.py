@@ -7,7 +7,7 @@ Owns the notation: ``users: User(id=_id, name=name)`` for nodes,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -111,8 +111,15 @@ class GraphMapping:
     @property
     def identities(self) -> Mapping[str, str]:
         """Each label, with the property that tells its nodes apart: unique in the database."""
-        ends = (end for edge in self.edges for end in (edge.start, edge.end))
-        return {one.label: one.identity for one in (*self.nodes, *ends)}
+        return dict(self.labelled())
+
+    def labelled(self) -> Iterator[tuple[str, str]]:
+        """Label and identity of every rule, also of one label several times."""
+        for node in self.nodes:
+            yield node.label, node.identity
+        for edge in self.edges:
+            yield edge.start.label, edge.start.identity
+            yield edge.end.label, edge.end.identity
 
 
 def mapping_of(nodes: str, edges: str) -> GraphMapping:
@@ -129,12 +136,11 @@ def mapping_of(nodes: str, edges: str) -> GraphMapping:
     )
     if not found.nodes and not found.edges:
         raise ValueError("there is neither a node nor a relationship to make")
-    ends = (end for edge in found.edges for end in (edge.start, edge.end))
-    for one in (*found.nodes, *ends):
-        if found.identities[one.label] != one.identity:
+    for label, identity in found.labelled():
+        if found.identities[label] != identity:
             raise ValueError(
-                f"{one.label}: nodes of a label have one identity, and {one.identity} and "
-                f"{found.identities[one.label]} are said to be it"
+                f"{label}: nodes of a label have one identity, and {identity} and {found.identities[label]} are said "
+                "to be it"
             )
     said = [(rule.collection, rule.label) for rule in found.nodes]
     if len(set(said)) < len(said):
