@@ -23,9 +23,9 @@ from bench.source import BATCH_SIZE, COLLECTION, DB, NAME
 from docdb_stream import Settings
 from docdb_stream.events import ChangeEvent
 from docdb_stream.formats.decoded import field_of
-from docdb_stream.targets import s3 as s3_target
 from docdb_stream.targets._aws.client import client
 from docdb_stream.targets._aws.messages import REQUEST_MESSAGES, message
+from docdb_stream.targets._aws.objects import compressor
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._versioned import document_version
 from docdb_stream.targets.kinesis import REQUEST_RECORDS
@@ -139,8 +139,8 @@ def _s3(destination: Destination) -> Iterator[Send]:
 
         def send(payloads: Sequence[Any]) -> None:
             for number, lines in enumerate(chunks(payloads, FLUSHED_TOGETHER)):
-                compressor = s3_target._compressor()
-                body = compressor.compress(b"".join(lines)) + compressor.flush()
+                gzip = compressor()
+                body = gzip.compress(b"".join(lines)) + gzip.flush()
                 s3.put_object(Bucket=destination["bucket_name"], Key=f"{number:06}.jsonl.gz", Body=body)
 
         yield send

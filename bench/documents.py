@@ -1,8 +1,13 @@
-"""What is read of documents: a snapshot beside a raw find of the same, and verify beside a raw read of both sides."""
+"""What is read of documents: a snapshot beside a raw find of the same, its cost as it grows and what changes wait for
+beside it; and verify beside a raw read of both sides."""
 
 from __future__ import annotations
 
 import contextlib
+import queue
+import statistics
+import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,23 +15,30 @@ from pymongo.collection import Collection
 
 from bench import command
 from bench.command import Discard
+from bench.follow import following, latencies
 from bench.report import Figure
 from bench.rounds import Meter, Plan, interleaved, rate_of
 from bench.servers import MIRROR, Servers
 from bench.source import BATCH_SIZE, COLLECTION, DB, NAME, Source, order_16_kb
-from docdb_stream import Settings
+from docdb_stream import Poller, Settings
 from docdb_stream.admin.verify import verify as compare
+from docdb_stream.events import ChangeEvent
+from docdb_stream.target import Rejection
 
 SNAPSHOT_DOCUMENTS = 100_000
 LOGGED_DOCUMENTS = 60_000
 LARGE_DOCUMENTS = 20_000
+GROWN_DOCUMENTS = (10_000, 1_000_000)
+BESIDE_DOCUMENTS, BESIDE_SAMPLES = 1_000_000, 100
 VERIFIED_DOCUMENTS = {"mongodb": 50_000, "opensearch": 10_000}
 AS_A_STREAM = ("kafka", "s3")
 
 
 def snapshot(plan: Plan) -> list[Figure]:
-    """Discarded, beside a raw find; into Kafka and S3, beside the same documents as changes; and its memory."""
-    return [_discarded(plan), *(_delivered(plan, target) for target in AS_A_STREAM), _memory(plan)]
+    """Discarded, beside a raw find; into Kafka and S3, beside the same documents as changes; its memory, its cost as it
+    grows, and how long changes take meanwhile."""
+    delivered = [_delivered(plan, target) for target in AS_A_STREAM]
+    return [_discarded(plan), *delivered, _memory(plan), _growth(plan), _latency(plan)]
 
 
 def _discarded(plan: Plan) -> Figure:
@@ -76,6 +88,70 @@ def _memory(plan: Plan) -> Figure:
         wanted="< 256",
         details={"documents": documents},
         note="ru_maxrss of docdb-stream run",
+    )
+
+
+def _growth(plan: Plan) -> Figure:
+    rates = {}
+    for documents in (GROWN_DOCUMENTS[0], plan.pick(GROWN_DOCUMENTS[1], 2 * GROWN_DOCUMENTS[0])):
+        plan.say(f"snapshot growth: inserting {documents:,} documents")
+        with Source(documents) as source:
+            rounds = plan.pick(GROWN_DOCUMENTS[1] // documents if documents < GROWN_DOCUMENTS[1] else 1, 1)
+            found = [source.deliver([Discard()], start_at="snapshot")[0] for _ in range(min(rounds, plan.rounds) + 1)]
+        rates[documents] = statistics.median(found[1:])
+    few, many = rates
+    return Figure(
+        f"a snapshot of {many:,} documents",
+        rates[many],
+        "events/s",
+        wanted=">= 0.90",
+        of=f"of {few:,}",
+        of_value=rates[few],
+        ratio=rates[many] / rates[few],
+        note="the cost of a document does not grow with their number",
+    )
+
+
+class _Changes(Discard):
+    """Discards, and notes when changes came."""
+
+    def __init__(self, arrivals: queue.Queue[float]) -> None:
+        super().__init__()
+        self.documents = 0
+        self._arrivals = arrivals
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        super().write(events)
+        arrived = time.perf_counter()
+        for event in events:
+            if event.snapshot_id is None:
+                self._arrivals.put(arrived)
+            else:
+                self.documents += 1
+        return ()
+
+
+def _latency(plan: Plan) -> Figure:
+    documents, samples = plan.pick(BESIDE_DOCUMENTS, 100_000), plan.pick(BESIDE_SAMPLES, 10)
+    plan.say(f"snapshot latency: inserting {documents:,} documents")
+    arrivals: queue.Queue[float] = queue.Queue()
+    target = _Changes(arrivals)
+    with (
+        Source(documents) as source,
+        Poller.from_settings(source.settings(start_at="snapshot"), [target]) as poller,
+        following(poller),
+    ):
+        found = latencies(source, arrivals, samples)
+        if target.documents >= documents:
+            raise RuntimeError("the snapshot was over before the changes were: no latency beside it can be told")
+    most_ms = 1000 * statistics.quantiles(found, n=100, method="inclusive")[98]
+    return Figure(
+        "commit to delivered while a snapshot runs, 99 of 100 within",
+        most_ms,
+        "ms",
+        wanted="< 1000",
+        details={"samples": len(found), "half_ms": 1000 * statistics.median(found)},
+        note=f"one insert at a time beside a snapshot of {documents:,} documents that is read at full speed",
     )
 
 

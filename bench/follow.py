@@ -69,11 +69,12 @@ def _measured(plan: Plan) -> Iterator[tuple[str, list[float]]]:
             else:
                 targets = [Watched(each, arrivals) for each in targets]
                 arriving = contextlib.nullcontext()
-            with arriving, Poller.from_settings(settings, targets) as poller, _following(poller):
-                yield target, _latencies(source, arrivals, plan.pick(SAMPLES, 30))
+            with arriving, Poller.from_settings(settings, targets) as poller, following(poller):
+                yield target, latencies(source, arrivals, plan.pick(SAMPLES, 30))
 
 
-def _latencies(source: Source, arrivals: queue.Queue[float], samples: int) -> list[float]:
+def latencies(source: Source, arrivals: queue.Queue[float], samples: int) -> list[float]:
+    """Seconds from commit to arrival of so many inserts, one at a time; some before them do not count."""
     chance = random.Random(1)
     latencies = []
     for number in range(WARM_UP + samples):
@@ -89,7 +90,7 @@ def _latencies(source: Source, arrivals: queue.Queue[float], samples: int) -> li
 
 
 @contextlib.contextmanager
-def _following(poller: Poller) -> Iterator[None]:
+def following(poller: Poller) -> Iterator[None]:
     """Run the poller in a thread, from before the block until after it."""
     limit = Deadline()
     started = threading.Event()

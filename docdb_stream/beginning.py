@@ -79,7 +79,7 @@ class Beginning:
         position = self._source.start_position("now" if start_at == "snapshot" else start_at)
         logger.info("stream %s is new and starts at %s", name, position.time)
         if start_at == "snapshot":
-            self._snapshot.begin(position)
+            self._snapshot.begin()
         return self._snapshot.beside(position)
 
     def after_loss(self, error: HistoryLostError, saved: Position | None) -> Position:
@@ -105,7 +105,7 @@ class Beginning:
             raise error
         position = self._source.start_position("now" if choice == "snapshot" else choice)
         if choice == "snapshot":
-            entry = self._snapshot.heal(position, entry)
+            entry = self._snapshot.heal(entry)
         else:
             self._snapshot.goes_on_at(position)
         logger.error("%s; ON_HISTORY_LOST=%s: going on at %s", error, choice, position.time)

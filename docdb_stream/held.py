@@ -84,6 +84,16 @@ class Holdings(Protocol):
 
 
 @runtime_checkable
+class AsTheyAre(Protocol):
+    """Holdings of a target that keeps documents as the source has them: where no step has a say, no events need be made
+    of documents to know what it has of them."""
+
+    def as_they_are(self, namespace: Namespace, documents: Sequence[bytes]) -> Sequence[Held]:
+        """What ``Holdings.expected`` says of the inserts of these documents of a collection; it rejects none."""
+        ...
+
+
+@runtime_checkable
 class Verifiable(Protocol):
     """A target of which can be said whether it equals the source."""
 

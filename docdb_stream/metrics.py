@@ -37,6 +37,7 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
 
     CheckpointAge is the age of the position, by the cluster's clock. RetentionHeadroom is what is left, in percent of
     the change log's retention, before the position leaves the log; at 0 the next run finds its history lost.
+    Documents, Bytes and Failures are by collection, of what was delivered of each.
     SchemaStops is how many collections have stopped for their schema, while any has. VerifiedAge
     is how long ago a target was last proven equal to the source (``docdb-stream verify``).
     """
@@ -67,6 +68,13 @@ def run_metrics(result: RunResult, settings: Settings, now: dt.datetime) -> list
             Metric("CheckpointAge", "Seconds", age_s),
             Metric("RetentionHeadroomSeconds", "Seconds", left_s),
             Metric("RetentionHeadroom", "Percent", 100.0 * left_s / settings.change_log_retention_seconds),
+        ]
+    for name, of_collection in result.collections.items():
+        own = {"collection": name}
+        metrics += [
+            Metric("Documents", "Count", of_collection.documents, own),
+            Metric("Bytes", "Bytes", of_collection.bytes, own),
+            Metric("Failures", "Count", of_collection.failures, own),
         ]
     for name, through in result.verified.items():
         age_s = max(0.0, (now - through.as_datetime()).total_seconds())

@@ -25,10 +25,11 @@ from docdb_stream.run import Run
 from docdb_stream.schemas import Schemas
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.beside import Snapshot
+from docdb_stream.snapshot.shares import Shares, ShareStore
 from docdb_stream.source import ChangeSource, DocumentSource
 from docdb_stream.step import Step, told_apart
 from docdb_stream.steps import steps_for
-from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.stores.mongodb import MongoCheckpointStore, share_store
 from docdb_stream.target import Target, announced, distinct
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Poller:
         alerts: Who tells people of a failure. Default: one that asks no shared state whether it was told already.
         documents: Where a snapshot's documents come from; None: the stream can have none.
         schemas: Where schema ledgers are kept; None: none are.
+        shares: Where workers keep how far they have come with a shared snapshot; None: there are none.
         connection: Closed with the poller.
 
     Raises:
@@ -66,6 +68,7 @@ class Poller:
         alerts: Alerts | None = None,
         documents: DocumentSource | None = None,
         schemas: SchemaStore | None = None,
+        shares: ShareStore | None = None,
         connection: Connection | None = None,
     ) -> None:
         self.settings = settings
@@ -76,8 +79,8 @@ class Poller:
         self._delivery = Delivery(targets, stream=settings.stream_name, write_letters=dead_letters.write)
         self._documents = documents
         self._schemas = schemas
-        self._wanted = announced(targets)
-        self._target_names = [target.name for target in targets]
+        self._shares = None if shares is None else Shares(shares, settings.stream_name)
+        self._targets = targets
         self._connection = connection
 
     @classmethod
@@ -120,6 +123,7 @@ class Poller:
             alerts=Alerts(settings, store.alert_is_due),
             documents=MongoDocuments(settings, connection, blocks=True),
             schemas=_schema_store(settings, connection),
+            shares=share_store(settings, connection),
             connection=own,
         )
 
@@ -168,8 +172,9 @@ class Poller:
                 raise
 
     def _run(self, follow: bool, progress: Callable[[RunResult], None]) -> RunResult:
-        snapshot = Snapshot(self.settings, self._documents, self._target_names, self._source.operation_time)
-        schemas = Schemas(self.settings, self._schemas, self._wanted, self.alerts.send)
+        time = self._source.operation_time
+        snapshot = Snapshot(self.settings, self._documents, self._targets, time, self._shares)
+        schemas = Schemas(self.settings, self._schemas, announced(self._targets), self.alerts.send)
         beginning = Beginning(
             self.settings,
             source=self._source,

@@ -87,6 +87,10 @@ class SnapshotRange:
         until: The key that it ends with, which belongs to it; None is the collection's end.
         done: All of it has been delivered.
         documents: How many have been delivered, or were left to the stream because they changed meanwhile.
+        identity: What the collection is known by, whatever its name is; None where nobody else reads the range (see
+            ``DocumentSource.identity``).
+        renamed_at: When the collection was given its name, where that was after the snapshot began: whoever takes the
+            rename for the end of what had the name before takes nothing older.
     """
 
     namespace: Namespace
@@ -94,6 +98,8 @@ class SnapshotRange:
     until: bytes | None = field(default=None, repr=False)
     done: bool = False
     documents: int = 0
+    identity: bytes | None = field(default=None, repr=False)
+    renamed_at: Timestamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class SnapshotProgress:
         is_paused: Nothing is read of it until an operator says so.
         began_at: When it began.
         estimate: About how many documents the collections held then; None where it is not known.
+        is_shared: Workers read and deliver the ranges (see ``snapshot.worker``), and the stream's run does not.
     """
 
     id: str
@@ -122,6 +129,11 @@ class SnapshotProgress:
     is_paused: bool = False
     began_at: dt.datetime | None = None
     estimate: int | None = None
+    is_shared: bool = False
+
+    def time_of(self, range: SnapshotRange) -> Timestamp | None:
+        """The cluster time of a range's events."""
+        return max(filter(None, (self.time, range.renamed_at)), default=None)
 
     @property
     def documents(self) -> int:
@@ -140,6 +152,7 @@ class SnapshotProgress:
             "documents": self.documents,
             "estimate": self.estimate,
             "paused": self.is_paused,
+            "shared": self.is_shared,
             "began_at": None if self.began_at is None else self.began_at.isoformat(),
             "match": self.match,
             "targets": [*self.targets],

@@ -30,6 +30,8 @@ TARGETS: dict[str, str] = {
     "iceberg": "docdb_stream.targets.iceberg:IcebergTarget",
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "postgresql": "docdb_stream.targets.postgresql:PostgresTarget",
+    "redis": "docdb_stream.targets.redis:RedisTarget",
+    "dynamodb": "docdb_stream.targets.dynamodb:DynamoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",
 }

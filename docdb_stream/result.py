@@ -33,6 +33,27 @@ class TargetFigures:
 
 
 @dataclass(slots=True)
+class CollectionFigures:
+    """What a run delivered of one collection.
+
+    Attributes:
+        documents: Its events that every target was given.
+        bytes: Their size as BSON.
+        failures: Events of it that a target or a step refused, and that are in the dead letters.
+    """
+
+    documents: int = 0
+    bytes: int = 0
+    failures: int = 0
+
+    def plus(self, other: CollectionFigures) -> CollectionFigures:
+        """The sum."""
+        return CollectionFigures(
+            self.documents + other.documents, self.bytes + other.bytes, self.failures + other.failures
+        )
+
+
+@dataclass(slots=True)
 class RunResult:
     """What a run did.
 
@@ -60,6 +81,7 @@ class RunResult:
         snapshot: How far the snapshot beside the stream has come; None where none is under way.
         snapshot_documents: Documents of a snapshot among the events read.
         stopped: The collections that have stopped for their schema, with what was new in them.
+        collections: Figures per collection, of what checkpoints cover; of a hundred, and ``other`` of the rest.
         verified: The cluster time up to which each target was proven equal when it was compared last, by its name.
     """
 
@@ -84,6 +106,7 @@ class RunResult:
     snapshot: SnapshotProgress | None = None
     snapshot_documents: int = 0
     stopped: dict[str, str] = field(default_factory=dict)
+    collections: dict[str, CollectionFigures] = field(default_factory=dict)
     verified: dict[str, Timestamp] = field(default_factory=dict)
 
     def took(self, read: int, filtered: Mapping[str, int]) -> None:
@@ -117,15 +140,27 @@ class RunResult:
             )
             for name in {**earlier.targets, **self.targets}
         }
+        collections = dict(earlier.collections)
+        for name, figures in self.collections.items():
+            collections[name] = collections.get(name, CollectionFigures()).plus(figures)
         by = added(earlier.filtered_by, self.filtered_by)
         began_at = earlier.began_at or self.began_at
         rules = list(dict.fromkeys([*earlier.filtered_on_server, *self.filtered_on_server]))
-        return replace(self, **counts, filtered_by=by, filtered_on_server=rules, targets=targets, began_at=began_at)
+        return replace(
+            self,
+            **counts,
+            filtered_by=by,
+            filtered_on_server=rules,
+            targets=targets,
+            began_at=began_at,
+            collections=collections,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values, ready for JSON."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["targets"] = {name: asdict(figures) for name, figures in self.targets.items()}
+        values["collections"] = {name: asdict(figures) for name, figures in self.collections.items()}
         values["snapshot"] = None if self.snapshot is None else self.snapshot.as_dict()
         values["verified"] = {name: time.as_datetime().isoformat() for name, time in self.verified.items()}
         time_ = self.position.time if self.position else None

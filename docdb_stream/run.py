@@ -29,6 +29,7 @@ from docdb_stream.snapshot.beside import Snapshot, told_of
 from docdb_stream.snapshot.pages import is_past
 from docdb_stream.source import SLOW_OPEN_HINT, ChangeSource
 from docdb_stream.step import Step
+from docdb_stream.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Run:
         self._pace = Pace(self._limit)
         self._result = RunResult(settings.stream_name)
         self._unsaved_events = self._unsaved_loops = 0
+        self._tally = Tally(settings.scope)
         self._saved: Position | None = None
         self._is_open = self._is_drained = False
         self._gaps: list[LedgerEntry] = []
@@ -173,7 +175,7 @@ class Run:
         """Do what operators have asked for since; it is saved with the position."""
         self._pace.looked()
         if not self._schemas.has_stops:
-            self._snapshot.answer(self._store.asked(self._result.stream), self._position)
+            self._snapshot.answer(self._store.asked(self._result.stream))
         self._result.position = self._beside(self._position)
         self._result.snapshot = self._snapshot.progress
 
@@ -264,7 +266,9 @@ class Run:
             made = step.apply(self._steps, events)
             admitted = self._schemas.admit(made.events, events if is_of_stream else ())
             if admitted:
-                delivery.write(admitted, size_bytes if admitted is events else made.size_bytes, only)
+                size_bytes = size_bytes if admitted is events else made.size_bytes
+                delivery.write(admitted, size_bytes, only)
+                self._tally.took(admitted, size_bytes)
             delivery.reject(made.rejected)
         self._result.took(len(events), made.filtered)
         self._unsaved_events += len(admitted)
@@ -291,7 +295,9 @@ class Run:
             return
         with self._pace.saving():
             keeper.announce(position, self._unsaved_events)
-            result.rejections += len(delivery.settle())
+            refused = delivery.settle()
+            result.rejections += len(refused)
+            self._tally.refused(refused)
             for entry in self._gaps:
                 self._store.record(entry)
             self._gaps.clear()
@@ -304,15 +310,17 @@ class Run:
         keeper.save(position, self._unsaved_events)
         if self._snapshot.answered:
             self._store.answered(keeper.lease, self._snapshot.answered)
-            self._snapshot.answered.clear()
+        self._snapshot.saved()
         self._saved = position
         self._pace.saved()
         self._result.checkpoints += 1
         self._result.events += self._unsaved_events
+        self._tally.save(self._result.collections)
         self._forget_unsaved()
 
     def _forget_unsaved(self) -> None:
         self._unsaved_events = self._unsaved_loops = self._result.unsaved = 0
+        self._tally.forget()
 
     def _out_of_time(self, error: DocdbStreamError) -> None:
         """The deadline, or a stop, came before everything read was durable: what is saved stands, the next run reads

@@ -87,6 +87,21 @@ _FULL_DOCUMENT: Final = b"\0\x03fullDocument\0"
 """After the key's last element."""
 
 
+def delete_event(snapshot: str, namespace: Namespace, element: bytes, time: Timestamp) -> bytes:
+    """The delete of a document with this element ``_id`` at a cluster time, as a server sends it.
+
+    Args:
+        snapshot: In whose name: its own id, or that of a repair.
+        namespace: The document's collection.
+        element: Its ``_id``.
+        time: Whatever is newer stays.
+    """
+    token = {"_data": f"{PREFIX}{snapshot}/{sha256(element).hexdigest()[:_DIGITS]}"}
+    ns = {"db": namespace.db, "coll": namespace.coll}
+    head = bson.encode({"_id": token, "operationType": "delete", "clusterTime": time, "ns": ns})[4:-1]
+    return rawbson.joined([head, b"\x03documentKey\0" + rawbson.joined([element])])
+
+
 def snapshot_of(event_id: str) -> str | None:
     """The snapshot's id in the id of an event; None where that is a change's."""
     return event_id.split("/")[1] if event_id.startswith(PREFIX) else None

@@ -105,6 +105,11 @@ class DocumentSource(Protocol):
         """About how many documents it holds; None where the server does not say."""
         ...
 
+    def identity(self, namespace: Namespace) -> bytes | None:
+        """What a collection is known by, under whatever name: after a drop or a rename the name stands for another one,
+        or for none (None). Empty where the server does not tell, or not to this user."""
+        ...
+
     def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
         """The next documents of a range.
 

@@ -15,6 +15,7 @@ from docdb_stream import step
 from docdb_stream.alerts import Alerts
 from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.delivery import Delivery
+from docdb_stream.derived_update import derived_in
 from docdb_stream.errors import CheckpointConflictError, ConfigError
 from docdb_stream.events import ChangeEvent, Rejection
 from docdb_stream.handlers._runtime import emit, end_of, log_failure, logger, now, run_deadline
@@ -62,15 +63,19 @@ class Pushed:
         return {**found, "filtered": self.filtered, "filtered_by": self.filtered_by} if self.filtered else found
 
 
-def push(read: Callable[[], Sequence[ChangeEvent]], context: Any, *, in_parts: bool = False) -> Pushed:
+def push(
+    read: Callable[[], Sequence[ChangeEvent | Rejection]], context: Any, *, in_parts: bool = False, derived: bool = True
+) -> Pushed:
     """Deliver what ``read`` finds in the payload, within the invocation's time, and tell of it: log, metrics, alert.
 
     Args:
-        read: Returns the events, in order. Called before anything is built, so that a payload which cannot be read
-            reaches no target.
+        read: Returns the events, in order, and a rejection in the place of each that cannot be read. Called before
+            anything is built, so that a payload which cannot be read reaches no target.
         context: Lambda's.
         in_parts: Settle after every BATCH_SIZE events, for a trigger that can be told what failed first and then sends
             only the rest again. Otherwise once, at the end: either everything is settled, or nothing counts as such.
+        derived: Whether there may be derived updates: they are told apart by the stream's times, so that what several
+            shards push side by side, each with times of its own, would be taken for done.
 
     Returns:
         What is durable, and the error if that is not everything. A handler that cannot name a part in its answer raises
@@ -87,7 +92,7 @@ def push(read: Callable[[], Sequence[ChangeEvent]], context: Any, *, in_parts: b
         log_failure(error)
         _discard(end)
         raise
-    pushed = kept.deliver(events, run_deadline(end, kept.settings), in_parts)
+    pushed = kept.deliver(events, run_deadline(end, kept.settings), in_parts, derived)
     if pushed.error is not None:
         log_failure(pushed.error)  # before anything that could take the time which is left
         with deadline(end):
@@ -131,7 +136,9 @@ class _Parts:
         self._state_events = StateEvents(self.settings)
         self._connection: Connection | None = None
 
-    def deliver(self, events: Sequence[ChangeEvent], limit: Deadline, in_parts: bool) -> Pushed:
+    def deliver(
+        self, events: Sequence[ChangeEvent | Rejection], limit: Deadline, in_parts: bool, derived: bool
+    ) -> Pushed:
         """Deliver the events by ``limit``; see ``push``."""
         pushed = Pushed(self.settings.stream_name)
         size = self.settings.batch_size
@@ -140,7 +147,7 @@ class _Parts:
                 with self._delivery as delivery:
                     unsettled = _Unsettled()
                     for start in range(0, len(events), size):
-                        self._write(events[start : start + size], delivery, unsettled)
+                        self._write(events[start : start + size], delivery, unsettled, derived)
                         if in_parts:
                             _settle(delivery, unsettled, pushed)
                             unsettled = _Unsettled()
@@ -152,14 +159,23 @@ class _Parts:
         pushed.retries = run.retries
         return pushed
 
-    def _write(self, events: Sequence[ChangeEvent], delivery: Delivery, unsettled: _Unsettled) -> None:
+    def _write(
+        self, pushed: Sequence[ChangeEvent | Rejection], delivery: Delivery, unsettled: _Unsettled, derived: bool
+    ) -> None:
         """Send events through the steps to the targets, and add them up."""
+        events = [event for event in pushed if isinstance(event, ChangeEvent)]
         wanted = [event for event in events if not self._state_events.has(event)]
+        delivery.reject(step.redacted(self._steps, [each for each in pushed if isinstance(each, Rejection)]))
         made = step.apply(self._steps, wanted)
+        if not derived and derived_in(made.events):
+            raise ConfigError(
+                "a step makes derived updates, which are not for what several shards push side by side",
+                hint="take the function out of TRANSFORM; deliver to the mirror, and derive there",
+            )
         if made.events:
             delivery.write(made.events, made.size_bytes)
         delivery.reject(made.rejected)
-        unsettled.pushed += len(events)
+        unsettled.pushed += len(pushed)
         unsettled.events += len(made.events)
         unsettled.filtered = added(unsettled.filtered, made.filtered)
         if wanted:

@@ -15,6 +15,7 @@ from constructs import Construct
 from docdb_stream.metrics import NAMESPACE
 from infra.function import StreamFunction
 from infra.settings import DeploySettings
+from infra.snapshots import SnapshotMachine
 
 HEADROOM_PERCENT = 50
 """Half of the change log's retention is left to react in."""
@@ -62,7 +63,7 @@ class Alarms:
         headroom = stream_metric(stream, "RetentionHeadroom", "Minimum", self._period)
         why = f"{stream}: in danger of losing its position; raise the change log's retention or the pace"
         self._add(function, "RetentionHeadroom", headroom, _BELOW, HEADROOM_PERCENT, why, periods=1)
-        if self._deploy.trigger == "schedule":
+        if self._deploy.trigger == "schedule" and function.plan.work == "runs":
             runs = lambda_.metric_invocations(period=self._period, statistic="Sum")
             alarm = self._add(
                 function, "NotRun", runs, _BELOW, 1, f"{stream}: did not run for {PERIODS} periods", _LOUD_WHEN_MISSING
@@ -71,6 +72,12 @@ class Alarms:
                 child = alarm.node.default_child
                 assert isinstance(child, cloudwatch.CfnAlarm)
                 child.actions_enabled = False
+
+    def watch_machine(self, machine: SnapshotMachine) -> None:
+        """Executions that failed: a snapshot stands still."""
+        failed = machine.machine.metric_failed(period=self._period, statistic="Sum")
+        stream = machine.workers.plan.stream
+        self._add(machine.workers, "SnapshotFailed", failed, _ABOVE, 0, f"{stream}: its snapshot fails", periods=1)
 
     def watch_failures(self, queue: sqs.Queue) -> None:
         """The on-failure queue: invocations that were given up."""

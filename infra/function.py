@@ -14,11 +14,17 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from docdb_stream.permissions import Permission
-from infra.permissions import esm_permissions, filled_in, network_permissions, permissions
+from infra.permissions import dynamodb_permission, esm_permissions, filled_in, network_permissions, permissions
 from infra.plan import FunctionPlan
 from infra.settings import DeploySettings, NetworkSettings
 
-_HANDLERS = {"schedule": "docdb_stream.handlers.poller.handler", "esm": "docdb_stream.handlers.esm.handler"}
+_HANDLERS = {
+    ("schedule", "runs"): "docdb_stream.handlers.poller.handler",
+    ("esm", "runs"): "docdb_stream.handlers.esm.handler",
+    ("schedule", "snapshots"): "docdb_stream.handlers.snapshot.handler",
+    ("schedule", "records"): "docdb_stream.handlers.dynamodb.handler",
+    ("esm", "records"): "docdb_stream.handlers.dynamodb.handler",
+}
 
 _RETRIES = 1
 """Lambda repeats a failed run once, a minute later; after that the next run of the schedule is the retry. A run that
@@ -61,7 +67,7 @@ class StreamFunction(Construct):
         alerts: sns.ITopic,
         failures: sqs.IQueue,
     ) -> None:
-        super().__init__(scope, plan.stream)
+        super().__init__(scope, plan.id)
         self.plan = plan
         self._network = network
         self._role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
@@ -75,14 +81,14 @@ class StreamFunction(Construct):
         group = log_group.node.default_child
         assert isinstance(group, logs.CfnLogGroup)
         group.retention_in_days = plan.function.log_retention_days  # the construct takes names for numbers of days
-        by_schedule = deploy.trigger == "schedule"
+        by_schedule = deploy.trigger == "schedule" and plan.work == "runs"
         self.function = lambda_.Function(
             self,
             "Function",
             function_name=plan.name,
             description=f"docdb-stream: {plan.stream} to {', '.join(plan.targets)}",
             code=code,
-            handler=_HANDLERS[deploy.trigger],
+            handler=_HANDLERS[deploy.trigger, plan.work],
             runtime=lambda_.Runtime(f"python{deploy.python}", lambda_.RuntimeFamily.PYTHON),
             architecture=lambda_.Architecture.ARM_64 if deploy.architecture == "arm64" else lambda_.Architecture.X86_64,
             memory_size=plan.function.memory_mb,
@@ -90,10 +96,10 @@ class StreamFunction(Construct):
             environment={**_ALLOCATOR, "SNS_TOPIC_ARN_ALERT": alerts.topic_arn, **plan.environment()},
             role=self._role,
             log_group=log_group,
-            # A stream has one run at a time: its lease would turn a second one away, at the price of an invocation.
-            reserved_concurrent_executions=1,
+            reserved_concurrent_executions=plan.concurrency,
             # These three are about asynchronous invocations. An event source mapping invokes synchronously, and repeats
-            # a batch until it succeeds: DocumentDB's has neither a limit of retries nor a failure destination.
+            # a batch until it succeeds: DocumentDB's has neither a limit of retries nor a failure destination. So do
+            # the steps of a state machine, which repeat by themselves.
             retry_attempts=_RETRIES if by_schedule else None,
             # What waited for a whole period has been overtaken by the next run.
             max_event_age=Duration.seconds(max(_MIN_EVENT_AGE_S, deploy.every_minutes * 60)) if by_schedule else None,
@@ -111,7 +117,10 @@ class StreamFunction(Construct):
             self._allow(permission)
         if network.subnets:
             self._join_network()
-        if deploy.trigger == "esm" and deploy.cluster_arn:
+        if plan.function.dynamodb_stream_arn:
+            self._allow(dynamodb_permission(plan.function.dynamodb_stream_arn))
+            self._allow(Permission(("sqs:SendMessage",), (failures.queue_arn,)))
+        elif deploy.trigger == "esm" and deploy.cluster_arn:
             for permission in esm_permissions(deploy.cluster_arn):
                 self._allow(permission)
             if not network.subnets:  # Lambda reads the cluster from the cluster's own network

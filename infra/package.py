@@ -21,6 +21,7 @@ from docdb_stream.settings import Settings
 from docdb_stream.targets.iceberg import IcebergSettings
 from docdb_stream.targets.kafka import KafkaSettings
 from docdb_stream.targets.postgresql import PostgresSettings
+from docdb_stream.targets.redis import RedisSettings
 from docdb_stream.targets.s3 import S3Settings
 from infra.own_code import IN_THE_RUNTIME, OwnCode, check_transforms, distribution_name, needed_by
 from infra.settings import DeploySettings, read_deployment
@@ -80,9 +81,18 @@ def extras(streams: Iterable[Settings]) -> str:
         needed.append("parquet")
     if any(stream.of(IcebergSettings).is_on for stream in streams):
         needed.append("iceberg")
-    if any(stream.of(PostgresSettings).is_on or stream.warehouse_uri for stream in streams):
+    warehouses = [stream.warehouse_uri for stream in streams if stream.warehouse_uri]
+    if any(stream.of(PostgresSettings).is_on for stream in streams) or any(map(_is_postgresql, warehouses)):
         needed.append("postgresql")
+    if any(stream.of(RedisSettings).is_on for stream in streams):
+        needed.append("redis")
+    if not all(map(_is_postgresql, warehouses)):
+        needed.append("redshift")
     return ",".join(needed)
+
+
+def _is_postgresql(warehouse_uri: str) -> bool:
+    return not warehouse_uri.startswith("redshift://")
 
 
 def build_package(

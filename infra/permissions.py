@@ -108,6 +108,15 @@ def esm_permissions(cluster_arn: str) -> list[Permission]:
     ]
 
 
+def dynamodb_permission(stream_arn: str) -> Permission:
+    """What Lambda needs of the role to read a DynamoDB stream by itself.
+
+    See the Lambda developer guide, "Using AWS Lambda with Amazon DynamoDB".
+    """
+    read = ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator", "dynamodb:ListStreams")
+    return Permission(read, (stream_arn,))
+
+
 def secret_arns(reference: str) -> tuple[str, ...]:
     """The ARN, or its pattern: Secrets Manager ends each with a hyphen and six random characters that a name does not
     tell. Where they are left out of an ARN it can still end like that (``...:secret:shop-reader``), so then it is both.

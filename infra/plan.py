@@ -9,8 +9,8 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.registry import switches
@@ -35,17 +35,30 @@ class FunctionPlan:
         settings: What the function reads and where it writes.
         function: Its size and limits.
         targets: Names of the targets that are switched on.
+        work: What it does: the stream's runs, that of its snapshots' workers, or the records of a DynamoDB stream.
     """
 
     stream: str
     settings: Settings
     function: FunctionSettings
     targets: tuple[str, ...]
+    work: Literal["runs", "snapshots", "records"] = "runs"
 
     @property
     def name(self) -> str:
         """The function's name."""
-        return function_name(self.stream)
+        return function_name(self.id)
+
+    @property
+    def id(self) -> str:
+        """What it is called within the stack."""
+        return f"{self.stream} {self.work}" if self.work == "snapshots" else self.stream
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many invocations there may be at a time: a stream has one run, its lease would turn a second one away. Of
+        a DynamoDB stream there is one for each shard, however many those are."""
+        return {"runs": 1, "snapshots": self.function.snapshot_parallel, "records": None}[self.work]
 
     def environment(self) -> dict[str, str]:
         """The settings that were set, as the environment variables that set them."""
@@ -70,7 +83,7 @@ def plans(deployment: Deployment) -> list[FunctionPlan]:
             f"no target: {', '.join(idle)}",
             hint="switch one on in config.ini with " + ", ".join(switches().values()),
         )
-    return found
+    return [each for plan in found for each in _with_workers(plan)]
 
 
 def function_name(stream: str) -> str:
@@ -102,6 +115,21 @@ def _isolated(settings: Settings, function: FunctionSettings) -> Iterator[Functi
         stream = f"{settings.stream_name}@{name}"
         alone = _with(settings, **{**off, **own, "extra_targets": extra, "stream_name": stream})
         yield FunctionPlan(stream, alone, function, (name,))
+
+
+def _with_workers(plan: FunctionPlan) -> Iterator[FunctionPlan]:
+    """The function, and that of its snapshots' workers, where it has some; or that of a DynamoDB stream."""
+    count = plan.function.snapshot_parallel
+    if plan.function.dynamodb_stream_arn:
+        yield replace(plan, work="records")
+        return
+    if not count:
+        yield plan
+        return
+    ranges = max(count, plan.settings.snapshot_ranges)
+    shared = replace(plan, settings=_with(plan.settings, snapshot_shared=True, snapshot_ranges=ranges))
+    yield shared
+    yield replace(shared, work="snapshots")
 
 
 def _with(settings: Settings, **changes: Any) -> Settings:

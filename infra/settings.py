@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
+from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
 from docdb_stream.settings.model import (
@@ -29,6 +30,7 @@ from docdb_stream.settings.model import (
 )
 from docdb_stream.settings.reference import explained
 from docdb_stream.settings.types import Words, words
+from docdb_stream.target import is_keyed
 from docdb_stream.targets import target_names
 
 DEPLOY_SECTION = "deploy"
@@ -88,6 +90,27 @@ class FunctionSettings(SettingsModel):
         default=(),
         description="Customer-managed KMS keys that targets, secrets or buckets are encrypted with: ARNs with commas.",
         examples=["arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"],
+    )
+    dynamodb_stream_arn: str | None = Field(
+        default=None,
+        pattern=r"^arn:[\w-]+:dynamodb:[^:]+:\d+:table/[^/]+/stream/.+$",
+        description="ARN of a DynamoDB table's stream, instead of a change stream of the cluster: an event source "
+        "mapping starts the function (docs/dynamodb-streams.md). The table's stream has to be of NEW_AND_OLD_IMAGES.",
+        examples=["arn:aws:dynamodb:eu-central-1:123456789012:table/Orders/stream/2026-01-31T12:00:00.000"],
+    )
+    dynamodb_parallel: int = Field(
+        default=1,
+        ge=1,
+        le=10,
+        description="Batches of one shard of it that are delivered side by side, 1 to 10; each item keeps its order.",
+    )
+    snapshot_parallel: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="How many invocations deliver the documents of a snapshot side by side, 0 to 1000 "
+        "(docs/snapshot.md); 0: the stream's own does, beside the changes. Only for targets that keep documents by "
+        "version.",
     )
     batch_window_seconds: int = Field(
         default=5,
@@ -290,13 +313,36 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
     """What of a stream does not go with the trigger."""
     where = f"[{STREAM_PREFIX}{settings.stream_name}]"
     problems = []
-    if deploy.trigger == "schedule" and function and function.timeout_seconds > deploy.every_minutes * 60:
+    is_pushed = function is not None and function.dynamodb_stream_arn is not None
+    if (
+        deploy.trigger == "schedule"
+        and function
+        and not is_pushed
+        and (function.timeout_seconds > deploy.every_minutes * 60)
+    ):
         # Each function has a concurrency of 1: runs longer than the period would queue up behind each other, expire,
         # and look like failures.
         problems.append(
             f"[{DEPLOY_SECTION}] timeout_seconds: {function.timeout_seconds} is more than every_minutes = "
             f"{deploy.every_minutes} leaves for {settings.stream_name}"
         )
+    if function and function.dynamodb_stream_arn:
+        if settings.start_at not in ("now", "earliest"):
+            problems.append(f"{where} start_at: a DynamoDB stream is read from now or earliest")
+        if settings.schema_policy is not None:
+            problems.append(f"{where} schema_policy: of a DynamoDB stream no schema ledger is kept")
+        return problems
+    if function and function.snapshot_parallel:
+        logs = [name for name in target_names(settings) if not is_keyed(target_class(name))]
+        if logs:
+            problems.append(
+                f"[{DEPLOY_SECTION}] snapshot_parallel: {', '.join(logs)} of {settings.stream_name} keeps no versions, "
+                "and the order of what several invocations deliver would be lost there"
+            )
+        if deploy.trigger == "esm":
+            problems.append(f"[{DEPLOY_SECTION}] snapshot_parallel: an event source mapping has no snapshot")
+        if settings.schema_policy is not None:
+            problems.append(f"{where} schema_policy: a snapshot of several functions keeps no schema ledger")
     if deploy.trigger == "esm":
         if not settings.watched_db_name:
             problems.append(f"{where} watched_db_name: missing; an event source mapping watches one database")

@@ -14,7 +14,8 @@ from infra.dashboard import StreamDashboard
 from infra.function import StreamFunction
 from infra.plan import plans
 from infra.settings import Deployment, DeploySettings
-from infra.trigger import Schedule, event_source_mapping
+from infra.snapshots import SnapshotMachine
+from infra.trigger import Schedule, dynamodb_mapping, event_source_mapping
 
 _FAILURES_KEPT = Duration.days(14)
 """The longest that SQS keeps a message. They are records for the operator, not data: no event is in them."""
@@ -36,7 +37,7 @@ class DocdbStreamStack(Stack):
         alerts = _alert_topic(self, deploy)
         failures = _failure_queue(self)
         code = lambda_.Code.from_asset(package)
-        self.functions = [
+        made = [
             StreamFunction(
                 self,
                 plan,
@@ -48,16 +49,23 @@ class DocdbStreamStack(Stack):
             )
             for plan in plans(deployment)
         ]
-        if deploy.trigger == "schedule":
-            schedule = Schedule(self, deploy, self.functions)
+        self.functions = [each for each in made if each.plan.work != "snapshots"]
+        by_stream = [each for each in self.functions if each.plan.work == "runs"]
+        if deploy.trigger == "schedule" and by_stream:
+            schedule = Schedule(self, deploy, by_stream)
             CfnOutput(self, "TriggerTopicArn", value=schedule.topic.topic_arn, description="Starts every function")
             CfnOutput(self, "RuleName", value=schedule.rule.rule_name, description="The schedule")
-        else:
-            for function in self.functions:
+        for function in self.functions:
+            if function.plan.work == "records":
+                dynamodb_mapping(function, deploy, failures)
+            elif deploy.trigger == "esm":
                 event_source_mapping(function, deploy)
+        machines = [SnapshotMachine(each, deploy) for each in made if each.plan.work == "snapshots"]
         alarms = Alarms(deploy, alerts)
         for function in self.functions:
             alarms.watch_function(function)
+        for machine in machines:
+            alarms.watch_machine(machine)
         alarms.watch_failures(failures)
         StreamDashboard(self, name, self.functions, failures, Duration.minutes(deploy.every_minutes))
         CfnOutput(self, "AlertTopicArn", value=alerts.topic_arn, description="Hears of every failure: subscribe to it")

@@ -1,4 +1,4 @@
-"""What starts the functions: a schedule through a topic, or an event source mapping per function."""
+"""What starts the functions: a schedule through a topic, or an event source mapping of each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from docdb_stream.mongodb.pipeline import images
@@ -63,6 +64,31 @@ def trigger_topic(scope: Construct, deploy: DeploySettings) -> sns.ITopic:
         return sns.Topic.from_topic_arn(scope, "Topic", deploy.trigger_topic_arn)
     # Not encrypted at rest: it carries the clock's ticks, and EventBridge could not publish with SNS's own key.
     return sns.Topic(scope, "Topic", enforce_ssl=True)
+
+
+def dynamodb_mapping(
+    function: StreamFunction, deploy: DeploySettings, failures: sqs.IQueue
+) -> lambda_.CfnEventSourceMapping:
+    """The mapping by which Lambda reads a table's stream and hands the function batches. What fails is tried again as
+    long as the stream keeps it (24 hours); then the failures' queue is told which records those were."""
+    settings, own = function.plan.settings, function.plan.function
+    mapping = lambda_.CfnEventSourceMapping
+    return mapping(
+        function,
+        "Source",
+        function_name=function.function.function_name,
+        event_source_arn=own.dynamodb_stream_arn,
+        enabled=deploy.enabled,
+        batch_size=min(settings.batch_size, _ESM_BATCH_EVENTS),
+        maximum_batching_window_in_seconds=own.batch_window_seconds,
+        parallelization_factor=own.dynamodb_parallel,
+        starting_position="TRIM_HORIZON" if settings.start_at == "earliest" else "LATEST",
+        bisect_batch_on_function_error=True,
+        function_response_types=["ReportBatchItemFailures"],
+        destination_config=mapping.DestinationConfigProperty(
+            on_failure=mapping.OnFailureProperty(destination=failures.queue_arn)
+        ),
+    )
 
 
 def event_source_mapping(function: StreamFunction, deploy: DeploySettings) -> lambda_.CfnEventSourceMapping:

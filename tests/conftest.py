@@ -17,7 +17,7 @@ from pymongo import MongoClient
 
 from docdb_stream import registry
 from docdb_stream.config import environment_names
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, ReplicaSet, Tls
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, RedisServer, ReplicaSet, Tls
 
 _numbers = itertools.count(1)
 
@@ -94,6 +94,13 @@ def aws_environment(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> dict[str
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server."""
     with PostgresServer() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Valkey server."""
+    with RedisServer() as started:
         yield started
 
 

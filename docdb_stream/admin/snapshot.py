@@ -18,7 +18,8 @@ from docdb_stream.mongodb.documents import query_of
 from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
-from docdb_stream.stores.mongodb import MongoCheckpointStore
+from docdb_stream.snapshot.shares import Shares
+from docdb_stream.stores.mongodb import MongoCheckpointStore, share_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def snapshot_status(settings: Settings) -> SnapshotStatus:
         StateStoreError: As for a run.
     """
     with Connection(settings) as connection:
-        return _status(settings, MongoCheckpointStore(settings, connection))
+        return _status(settings, MongoCheckpointStore(settings, connection), share_store(settings, connection))
 
 
 def ask(
@@ -107,7 +108,7 @@ def ask(
         _check(settings, request)
     with Connection(settings) as connection:
         store = MongoCheckpointStore(settings, connection)
-        status = _status(settings, store)
+        status = _status(settings, store, share_store(settings, connection))
         _check_in_time(status, action)
         if action == "start" and status.stopped:
             raise ConfigError(
@@ -120,14 +121,17 @@ def ask(
         return replace(status, pending=[*status.pending, request])
 
 
-def _status(settings: Settings, store: MongoCheckpointStore) -> SnapshotStatus:
+def _status(settings: Settings, store: MongoCheckpointStore, shares: MongoCheckpointStore) -> SnapshotStatus:
     found: Checkpoint | None = store.load(settings.stream_name)
     if found is None or found.position is None:
         raise _never_run(settings)
     now = dt.datetime.now(dt.UTC)
     pending = store.asked(settings.stream_name)
     stopped = [str(stop.schema) for stop in found.position.stops]
-    return SnapshotStatus(settings.stream_name, found.position.snapshot, pending, found.holder(now), now, stopped)
+    progress = found.position.snapshot
+    if progress is not None and progress.is_shared:
+        progress = replace(progress, ranges=tuple(Shares(shares, settings.stream_name).ranges(progress)))
+    return SnapshotStatus(settings.stream_name, progress, pending, found.holder(now), now, stopped)
 
 
 def _never_run(settings: Settings) -> ConfigError:

@@ -35,7 +35,10 @@ from docdb_stream.verify.verification import Verification
 WINDOW_S = 3600.0
 """The window of events that is compared by default."""
 
-_CAN = "opensearch, mongodb and postgresql can be compared by their documents, kafka, kinesis and s3 by their events"
+_CAN = (
+    "opensearch, mongodb, postgresql, redis and dynamodb can be compared by their documents, kafka, kinesis and s3 by "
+    "their events"
+)
 _UNDER_WAY = "the snapshot {} is under way: what it has not delivered yet is missing, or not what it should be"
 _OF_DOCUMENTS = ("fullDocument", "documentKey", "ns")
 """Fields of an event that are the same whichever change brings the document."""

@@ -9,14 +9,19 @@ import typer
 from docdb_stream.admin.snapshot import SnapshotStatus, ask, snapshot_status
 from docdb_stream.checkpoint import Action
 from docdb_stream.cli.connecting import connecting
-from docdb_stream.cli.options import ConfigOption, JsonOption, chosen_streams
+from docdb_stream.cli.options import ConfigOption, JsonOption, VerboseOption, chosen_streams
+from docdb_stream.cli.outcome import counted
+from docdb_stream.cli.signals import stop_on_signals
 from docdb_stream.cli.table import print_snapshot
-from docdb_stream.cli.terminal import put, put_json
+from docdb_stream.cli.terminal import log_to_stderr, put, put_json, say
+from docdb_stream.context import Deadline
+from docdb_stream.errors import ConfigError
 from docdb_stream.settings.types import split_words
+from docdb_stream.snapshot_worker import SnapshotWorker, WorkResult
 
 snapshot_app = typer.Typer(
     no_args_is_help=True,
-    help="Deliver the documents that there are, beside the stream: start it, look at it, pause, resume, cancel it.",
+    help="Deliver the documents that there are, beside the stream: start, status, work, pause, resume, cancel.",
 )
 
 StreamArgument = Annotated[str, typer.Argument(help="The stream's name.", show_default=False)]
@@ -72,6 +77,44 @@ def resume(stream: StreamArgument, config: ConfigOption = None, as_json: JsonOpt
 def cancel(stream: StreamArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """End the snapshot. What has been delivered stays."""
     _asked(stream, "cancel", config, as_json)
+
+
+@snapshot_app.command("work")
+def work(
+    stream: StreamArgument,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Work on a shared snapshot (SNAPSHOT_SHARED): take ranges that nobody has, until none is left. In as many
+    processes as you like, beside the run that delivers the changes."""
+    log_to_stderr(verbose)
+    if timeout is not None and not timeout > 0:
+        raise ConfigError("--timeout: expected seconds greater than 0")
+    (settings,) = chosen_streams(config, stream)
+    limit = Deadline.after(timeout)
+    stop_on_signals(limit.stop)
+
+    def told(result: WorkResult) -> None:
+        if verbose and not as_json:
+            say(f"{counted(result.documents, 'document')} delivered, {counted(result.ranges, 'range')} done")
+
+    with connecting(settings), SnapshotWorker.from_settings(settings) as worker:
+        result = worker.run(limit=limit, progress=told)
+    if as_json:
+        put_json(result.as_dict())
+    elif not result.snapshot:
+        put(f"{stream}: no shared snapshot is under way")
+    else:
+        put(
+            f"{stream}: snapshot {result.snapshot} {counted(result.documents, 'document')} delivered, "
+            f"{counted(result.ranges, 'range')} done, {result.left:,} left"
+            + (f", {counted(result.rejections, 'event')} in the dead letters" if result.rejections else "")
+        )
 
 
 def _asked(stream: str, action: Action, config: Any, as_json: bool, **chosen: Any) -> None:

@@ -64,8 +64,9 @@ def verify(
 ) -> None:
     """Compare what targets hold with the source, while both are written to.
 
-    Of opensearch, mongodb and postgresql, the documents: the stream has to run beside it, or soon, as what differs is
-    only known once the stream has come past it. Of kafka, kinesis and s3, the events of a time, by their ids.
+    Of opensearch, mongodb, postgresql, redis and dynamodb, the documents: the stream has to run beside it, or soon, as
+    what differs is only known once the stream has come past it. Of kafka, kinesis and s3, the events of a time, by
+    their ids.
 
     Exits with 0 when they are equal, and with 7 when they are not, or when that could not be proven.
     """

@@ -136,7 +136,18 @@ def warehouse_of(settings: Settings) -> Warehouse:
         from docdb_stream.load.postgres import Postgres
 
         return Postgres(uri, secret=settings.warehouse_secret, schema=settings.warehouse_schema)
+    if uri.startswith("redshift://"):
+        from docdb_stream.load.redshift import Redshift
+        from docdb_stream.load.staging import Staging
+
+        return Redshift(
+            uri,
+            Staging(settings),
+            role=settings.warehouse_copy_role,
+            secret=settings.warehouse_secret,
+            schema=settings.warehouse_schema,
+        )
     raise ConfigError(
         f"WAREHOUSE_URI begins with {uri.partition(':')[0]}:, which is no warehouse that is known",
-        hint="expected postgresql://HOST/DATABASE",
+        hint="expected postgresql://HOST/DATABASE or redshift://HOST:5439/DATABASE",
     )

@@ -9,7 +9,6 @@ again after others, brings nothing back.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from typing import IO, Any, Final, cast
 
 from docdb_stream.context import current_deadline
 from docdb_stream.errors import TargetError
+from docdb_stream.load.fields import NOT_LOADED, json_without_nul, quoted, text_without_nul, type_of
 from docdb_stream.load.manifest import DataFile, Manifest
 from docdb_stream.load.warehouse import Loaded
 from docdb_stream.position import Namespace
-from docdb_stream.schema.columns import META, OTHER_SUFFIX, ColumnType
+from docdb_stream.schema.columns import OTHER_SUFFIX, ColumnType
 from docdb_stream.secret import read_credentials
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._names import distinct_name
@@ -47,13 +47,12 @@ _WIDER: Final[dict[str, tuple[str, ...]]] = {
     "double precision": ("numeric",),
 }
 """What a column becomes when a file has a wider one."""
-_NOT_LOADED: Final = ("_operation", "_has_document", "_raw")
-"""Columns of a file that a table has not got: it has one row for a document, and not one for a change."""
 _FIRST_DATE_MS: Final = -210_866_803_200_000
 _LAST_DATE_MS: Final = 9_224_318_015_999_999
 """PostgreSQL's manual, "Date/Time Types": 4713 BC to 294276 AD. What is beyond is null."""
-_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-"""An escaped NUL in JSON, which jsonb refuses (22P05)."""
+
+_TAKEN: Final = frozenset({"cmax", "cmin", "ctid", "tableoid", "xmax", "xmin", "_place"})
+"""PostgreSQL's manual, "System Columns": no column may have these names, nor that of the place of a staged row."""
 
 _SET_UP: Final = (
     """CREATE TABLE IF NOT EXISTS {schema}.docdb_stream_loads (
@@ -68,10 +67,20 @@ _SET_UP: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A column of a file."""
+    """A column of a file.
 
-    name: str
+    Attributes:
+        source: Its name there.
+        type: What it holds.
+    """
+
+    source: str
     type: ColumnType
+
+    @property
+    def name(self) -> str:
+        """The column's name in a table."""
+        return f"{self.source}__field" if self.source in _TAKEN else self.source
 
     @property
     def sql_type(self) -> str:
@@ -144,7 +153,7 @@ class Postgres:
             if not namespace.coll:  # the collections' own drops come before that of their database
                 return Loaded(rows=file.metadata.num_rows)
             table = table_name(namespace)
-            fields = [_Field(each.name, _type_of(each)) for each in file.schema_arrow if each.name not in _NOT_LOADED]
+            fields = [_Field(each.name, type_of(each)) for each in file.schema_arrow if each.name not in NOT_LOADED]
             columns = self._prepared(table, fields)
             self._stage(fields, file)
             rows = file.metadata.num_rows
@@ -185,14 +194,14 @@ class Postgres:
         """The file's rows in a temporary table, in their order."""
         self._run("DROP TABLE IF EXISTS pg_temp.staged")
         definitions = ", ".join(
-            f"{_quoted(field.name)} {'bigint' if field.type == 'timestamp' else field.sql_type}" for field in fields
+            f"{quoted(field.name)} {'bigint' if field.type == 'timestamp' else field.sql_type}" for field in fields
         )
         self._run(
             "CREATE TEMPORARY TABLE staged "
             f"(_place bigint, _operation text, _has_document boolean, {_plain(definitions)}) ON COMMIT DROP"
         )
-        names = ["_operation", "_has_document", *(field.name for field in fields)]
-        listed = ", ".join(["_place", *map(_quoted, names)])
+        names = ["_operation", "_has_document", *(field.source for field in fields)]
+        listed = ", ".join(["_place", '"_operation"', '"_has_document"', *(quoted(field.name) for field in fields)])
         place = 0
         with self._cursor().copy(f"COPY staged ({listed}) FROM STDIN") as copy:
             for batch in file.iter_batches(_COPIED_ROWS, columns=names):
@@ -241,11 +250,11 @@ class Postgres:
         )
         taken = self._run("SELECT count(*), count(*) FILTER (WHERE _has_document) FROM staged").fetchone()
         targets = self._assignments(fields, columns)
-        names = ", ".join(_quoted(name) for name in targets)
+        names = ", ".join(quoted(name) for name in targets)
         values = ", ".join(targets.values())
-        updates = ", ".join(f"{_quoted(name)} = EXCLUDED.{_quoted(name)}" for name in targets if name != "_key")
+        updates = ", ".join(f"{quoted(name)} = EXCLUDED.{quoted(name)}" for name in targets if name != "_key")
         others = [name for name in columns if name not in targets]
-        updates += "".join(f", {_quoted(name)} = NULL" for name in others)
+        updates += "".join(f", {quoted(name)} = NULL" for name in others)
         self._run(
             f"INSERT INTO {{schema}}.{{table}} AS t ({_plain(names)}) "
             f"SELECT {_plain(values)} FROM staged s WHERE s._has_document ON CONFLICT (_key) "
@@ -259,7 +268,7 @@ class Postgres:
         found: dict[str, str] = {}
         misfits: dict[str, str] = {}
         for field in fields:
-            value = f"s.{_quoted(field.name)}"
+            value = f"s.{quoted(field.name)}"
             if field.type == "timestamp":
                 value = (
                     f"CASE WHEN {value} BETWEEN {_FIRST_DATE_MS} AND {_LAST_DATE_MS} "
@@ -333,33 +342,21 @@ def table_name(namespace: Namespace) -> str:
     return distinct_name(name, name, _NAME_BYTES)
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _plain(text: str) -> str:
     """Quoted names as a part of a statement in which braces stand for something."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _type_of(field: Any) -> ColumnType:
-    """What a file's column holds, as its writer said; META's by their Arrow types."""
-    told = (field.metadata or {}).get(b"type")
-    if told is not None:
-        return cast("ColumnType", told.decode())
-    return META[field.name]
-
-
 def _values(column: Any, name: str, fields: Sequence[_Field]) -> list[Any]:
     """A column's values as COPY takes them."""
-    kind = next((field.type for field in fields if field.name == name), None)
+    kind = next((field.type for field in fields if field.source == name), None)
     if kind == "timestamp":
         return cast("list[Any]", column.cast("int64").to_pylist())
     values = cast("list[Any]", column.to_pylist())
     if kind in ("text", None):
-        return [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values]
+        return [text_without_nul(value) if isinstance(value, str) else value for value in values]
     if kind == "json":
-        return [value if value is None else _NUL.sub("\\1\\\\ufffd", value) for value in values]
+        return [value if value is None else json_without_nul(value) for value in values]
     return values
 
 

@@ -1,4 +1,5 @@
-"""Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, PostgreSQL, AWS.
+"""Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, PostgreSQL,
+Redis, AWS.
 
 They come from Python packages (the extra ``local``), listen on 127.0.0.1 alone, keep their data in
 temporary folders, and never outlive the process that started them. None of this is meant to hold data that matters.
@@ -17,6 +18,7 @@ from docdb_stream.local.mongod import Mongod, ReplicaSet, Tls
 from docdb_stream.local.opensearch import OpenSearchServer
 from docdb_stream.local.postgresql import PostgresServer
 from docdb_stream.local.process import ServerError
+from docdb_stream.local.redis import RedisServer
 
 __all__ = [
     "AwsServer",
@@ -25,6 +27,7 @@ __all__ = [
     "Mongod",
     "OpenSearchServer",
     "PostgresServer",
+    "RedisServer",
     "ReplicaSet",
     "ServerError",
     "Tls",

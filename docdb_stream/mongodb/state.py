@@ -178,6 +178,7 @@ def state_of(settings: Settings) -> frozenset[Namespace]:
         settings.dead_letters_collection,
         settings.ledger_collection,
         settings.schemas_collection,
+        settings.shares_collection,
     )
     return frozenset(Namespace(settings.state_db, name) for name in names)
 

@@ -76,6 +76,12 @@ class ReadingSettings(ClusterSettings):
         le=1000,
         description="In how many ranges a snapshot takes each collection. They are read side by side; 1 to 1000.",
     )
+    snapshot_shared: bool = Field(
+        default=False,
+        description="Whether the ranges of a snapshot are delivered by workers, as many as there are (docdb-stream "
+        "snapshot work, in any number of processes); the stream's own run then delivers changes alone. Only into "
+        "targets that keep documents by version, since the order in a log would be lost.",
+    )
     full_document: Literal["update_lookup", "default", "when_available", "required"] = Field(
         default="update_lookup",
         description="The document of an update. update_lookup: as it is when the event is read. default: none, only "

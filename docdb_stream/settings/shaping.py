@@ -28,8 +28,9 @@ The others say what happened to it."""
 _EVENT_FIELDS: Final = STATE | {
     *("_id", "operationType", "clusterTime", "wallTime", "fullDocumentBeforeChange", "updateDescription"),
     *("lsid", "txnNumber", "to", "operationDescription", "collectionUUID"),
+    "dynamodb",
 }
-"""MongoDB manual, "Change Events"."""
+"""MongoDB manual, "Change Events"; and what handlers/dynamodb.py adds."""
 
 
 def _query(text: str) -> str:
@@ -67,7 +68,7 @@ class ShapingSettings(ReadingSettings):
         default=None,
         description="What becomes of an update or replacement after which the document does not match: delete (a "
         "delete of its key is delivered), or ignore. Absent: delete where match is about the document alone and a "
-        "target keeps documents by their key (OpenSearch, MongoDB, PostgreSQL), else ignore.",
+        "target keeps documents by their key (OpenSearch, MongoDB, PostgreSQL, DynamoDB), else ignore.",
         examples=["ignore"],
     )
     filter_at: Literal["auto", "server", "client"] = Field(

@@ -70,7 +70,8 @@ class Settings(ShapingSettings):
     warehouse_uri: Annotated[str | None, Address("warehouse_secret")] = Field(
         default=None,
         description="Database that docdb-stream load loads the stream's Parquet files into: postgresql://HOST/DATABASE "
-        "(docs/tables.md; pip install 'docdb-stream[parquet,postgresql]'). Absent: none.",
+        "or redshift://HOST:5439/DATABASE (docs/tables.md; pip install 'docdb-stream[parquet,postgresql]' or "
+        "'docdb-stream[parquet,redshift]'). Absent: none.",
         examples=["postgresql://warehouse.example/analytics"],
     )
     warehouse_secret: SecretReference = Field(
@@ -80,6 +81,12 @@ class Settings(ShapingSettings):
     )
     warehouse_schema: str = Field(
         default="public", min_length=1, description="Schema of the tables, which are db_coll; it is made where need be."
+    )
+    warehouse_copy_role: str | None = Field(
+        default=None,
+        pattern=r"^arn:[^'\\]+$",
+        description="ARN of the IAM role by which Redshift reads the bucket. Absent: the cluster's default role.",
+        examples=["arn:aws:iam::123456789012:role/redshift-copy"],
     )
     extra_targets: Words = Field(
         default=(),
@@ -111,6 +118,11 @@ class Settings(ShapingSettings):
                 )
         if "snapshot" in (self.start_at, self.on_history_lost) and (problem := self.no_snapshot):
             raise ValueError(problem)
+        if self.snapshot_shared and self.schema_policy is not None:
+            raise ValueError(
+                "snapshot_shared: workers keep no schema ledger; leave schema_policy out, or have the stream's run "
+                "deliver the snapshot"
+            )
         if not self.stream_name:
             object.__setattr__(self, "stream_name", scope_name(self.scope))
         return self
@@ -245,6 +257,11 @@ class Settings(ShapingSettings):
     def schemas_collection(self) -> str:
         """The collection beside the checkpoints that keeps the schema ledgers."""
         return f"{self.state_collection}_schemas"
+
+    @property
+    def shares_collection(self) -> str:
+        """The collection beside the checkpoints that keeps how far workers have come with the ranges of snapshots."""
+        return f"{self.state_collection}_snapshots"
 
     @property
     def keeps_schemas(self) -> bool:

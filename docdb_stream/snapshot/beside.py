@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
@@ -19,14 +19,19 @@ from docdb_stream.checkpoint import LedgerEntry, SnapshotRequest
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.namespaces import NamespacePattern
-from docdb_stream.position import SnapshotProgress
+from docdb_stream.position import Namespace, SnapshotProgress, SnapshotRange
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.pages import LAG_SHARE, Delivered, Pages
 from docdb_stream.snapshot.reader import SnapshotReader
+from docdb_stream.snapshot.shares import Shares
 from docdb_stream.source import DocumentSource
 from docdb_stream.step import origin_of
+from docdb_stream.target import Target, is_keyed
 
 logger = logging.getLogger(__name__)
+
+_LOOKS = 10
+"""How often it is looked for a moment without a drop or a rename, at most."""
 
 READERS_MOST = 16
 """Ranges that are read side by side at most: more of them do not make one interpreter deliver faster."""
@@ -38,8 +43,9 @@ class Snapshot:
     Args:
         settings: The stream.
         source: Where documents are read from; None: there can be no snapshot.
-        targets: The names of the stream's targets.
+        targets: The stream's.
         operation_time: The cluster's.
+        shares: Where workers keep how far they have come with the ranges of a shared one.
 
     Attributes:
         progress: How far it has come; None where none is under way.
@@ -50,14 +56,17 @@ class Snapshot:
         self,
         settings: Settings,
         source: DocumentSource | None,
-        targets: Sequence[str],
+        targets: Sequence[Target],
         operation_time: Callable[[], Timestamp],
+        shares: Shares | None = None,
     ) -> None:
         self.progress: SnapshotProgress | None = None
         self.answered: list[str] = []
         self._settings = settings
         self._source = source
-        self._targets = targets
+        self._targets = {target.name: is_keyed(target) for target in targets}
+        self._shares = shares
+        self._ended_shared = False
         self._operation_time = operation_time
         self._pages: Pages | None = None
         self._reader: SnapshotReader | None = None
@@ -68,8 +77,9 @@ class Snapshot:
 
     @property
     def is_active(self) -> bool:
-        """Whether one is under way that can be read, and is not paused."""
-        return self.progress is not None and not self.progress.is_paused and self._source is not None
+        """Whether one is under way that this run can read, and is not paused."""
+        found = self.progress
+        return found is not None and not (found.is_paused or found.is_shared) and self._source is not None
 
     def go_on(self, position: Position) -> None:
         """Go on with what a checkpoint says.
@@ -82,14 +92,13 @@ class Snapshot:
             progress = replace(progress, time=position.operation_time)
         self._replace(progress)
 
-    def heal(self, position: Position, entry: LedgerEntry) -> LedgerEntry:
-        """Begin one at a position that makes up for lost history; the ledger's entry then says so. Raises as
-        ``begin``."""
-        return replace(entry, reason=entry.reason + _healing(self.begin(position).id))
+    def heal(self, entry: LedgerEntry) -> LedgerEntry:
+        """Begin one that makes up for lost history; the ledger's entry then says so. Raises as ``begin``."""
+        return replace(entry, reason=entry.reason + _healing(self.begin().id))
 
-    def begin(self, position: Position, request: SnapshotRequest | None = None) -> SnapshotProgress:
-        """Begin one at a position, up to which the stream is delivered: of what the request says, by default of all
-        that the stream watches. One under way ends.
+    def begin(self, request: SnapshotRequest | None = None) -> SnapshotProgress:
+        """Begin one beside the stream: of what the request says, by default of all that the stream watches. One under
+        way ends.
 
         Raises:
             ConfigError: The stream can have none, or it is for targets that the stream has not got.
@@ -100,24 +109,22 @@ class Snapshot:
         if self._settings.no_snapshot:
             raise ConfigError(self._settings.no_snapshot)
         asked = request or SnapshotRequest(uuid.uuid4().hex[:12], "start")
+        if self._settings.snapshot_shared:
+            self._check_shared(asked)
         patterns = [*map(NamespacePattern.of, asked.namespaces)]
-        collections = [
-            each
-            for each in self._source.collections()
-            if not patterns or any(pattern.matches(each) for pattern in patterns)
-        ]
+        found, time = self._collections_at_a_time(self._source)
+        collections = [each for each in found if not patterns or any(pattern.matches(each) for pattern in patterns)]
         counts = [self._source.estimate(each) for each in collections]
-        ranges = [
-            range_ for each in collections for range_ in self._source.ranges(each, self._settings.snapshot_ranges)
-        ]
+        ranges = [range_ for each in collections for range_ in self._ranges(self._source, each)]
         progress = SnapshotProgress(
             asked.id,
             tuple(ranges),
-            time=self._time_of(position),
+            time=time,
             match=asked.match,
             targets=asked.targets,
             began_at=dt.datetime.now(dt.UTC),
             estimate=None if None in counts else sum(filter(None, counts)),
+            is_shared=self._settings.snapshot_shared,
         )
         logger.info(
             "stream %s: snapshot %s of %d collections begins, about %s documents",
@@ -135,12 +142,11 @@ class Snapshot:
         if self.progress is not None:
             self._replace(replace(self.progress, time=self._time_of(position)))
 
-    def answer(self, requests: Sequence[SnapshotRequest], position: Position) -> None:
+    def answer(self, requests: Sequence[SnapshotRequest]) -> None:
         """Do what operators ask for; a request that was done already changes nothing.
 
         Args:
             requests: In their order.
-            position: Up to which the stream is delivered.
 
         Raises:
             As ``begin``.
@@ -150,7 +156,7 @@ class Snapshot:
         for request in requests[cancels[-1] if cancels else 0 :]:  # what is cancelled need not be begun
             if request.action == "start":
                 if self.progress is None or self.progress.id != request.id:
-                    self.begin(position, request)
+                    self.begin(request)
             elif self.progress is None:
                 logger.warning("stream %s: there is no snapshot to %s", self._settings.stream_name, request.action)
             elif request.action == "cancel":
@@ -158,8 +164,8 @@ class Snapshot:
                 self._replace(None)
             else:
                 self._replace(replace(self.progress, is_paused=request.action == "pause"))
-
         self.answered += [each.id for each in requests]
+        self._look()
 
     def ended(self) -> SnapshotProgress | None:
         """The snapshot, once all of it is delivered; there is none any more then."""
@@ -168,6 +174,13 @@ class Snapshot:
         done = self.progress
         self._replace(None)
         return done
+
+    def saved(self) -> None:
+        """What it has come to is saved. Raises StateStoreError."""
+        self.answered.clear()
+        if self._ended_shared and self._shares is not None:
+            self._shares.forget()
+            self._ended_shared = False
 
     def beside(self, position: Position) -> Position:
         """The position in the change log, and how far the snapshot has come."""
@@ -216,6 +229,43 @@ class Snapshot:
             self._reader.more()
         return page
 
+    def _look(self) -> None:
+        """See how far workers have come. Raises StateStoreError."""
+        if self.progress is not None and self.progress.is_shared and self._shares is not None:
+            assert self._pages is not None
+            self._pages.advance(self._shares.ranges(self.progress))
+            self._know()
+
+    def _check_shared(self, asked: SnapshotRequest) -> None:
+        """Raises ConfigError where workers cannot deliver what is asked for."""
+        logs = [name for name, keyed in self._targets.items() if not keyed and name in (asked.targets or self._targets)]
+        if logs:
+            raise ConfigError(
+                f"snapshot_shared: {', '.join(logs)} keeps no versions, and the order of what several processes "
+                "deliver would be lost there",
+                hint=f"docdb-stream snapshot start '{self._settings.stream_name}' --targets names those that do; or "
+                "set SNAPSHOT_SHARED = false",
+            )
+
+    def _collections_at_a_time(self, source: DocumentSource) -> tuple[Sequence[Namespace], Timestamp]:
+        """The collections that there are, and a cluster time at which they had their names.
+
+        The stream can be hours behind: what it still tells of collections up to then, the names know already.
+        """
+        found = source.collections()
+        for _ in range(_LOOKS):
+            time = self._operation_time()
+            again = source.collections()
+            if {*found} <= {*again}:
+                break
+            found = again
+        return found, time
+
+    def _ranges(self, source: DocumentSource, namespace: Namespace) -> Iterator[SnapshotRange]:
+        identity = source.identity(namespace) if self._settings.snapshot_shared else None
+        for each in source.ranges(namespace, self._settings.snapshot_ranges):
+            yield replace(each, identity=identity)
+
     def _time_of(self, position: Position) -> Timestamp:
         return position.operation_time or self._operation_time()
 
@@ -231,13 +281,14 @@ class Snapshot:
         """
         self._open.close()
         self._reader = None
-        if progress is not None and progress.targets and not {*progress.targets} & {*self._targets}:
+        if progress is not None and progress.targets and not {*progress.targets} & self._targets.keys():
             raise ConfigError(
                 f"the snapshot {progress.id} is for {', '.join(progress.targets)}, and stream "
                 f"{self._settings.stream_name} has {', '.join(self._targets)}",
                 hint=f"switch that target on again, or docdb-stream snapshot cancel '{self._settings.stream_name}'",
             )
-        self.progress = progress
+        before, self.progress = self.progress, progress
+        self._ended_shared |= before is not None and before.is_shared and (progress is None or progress.id != before.id)
         # Also where nothing is read of it now: a collection that is renamed meanwhile has to be found again.
         self._pages = None if progress is None else self._pages_of(progress)
 

@@ -31,6 +31,9 @@ LAG_SHARE: Final = 0.1
 """No page is read while the stream is further behind than this share of the change log's retention."""
 
 
+_OF_COLLECTIONS: Final = frozenset({"drop", "dropDatabase", "rename"})
+
+
 @dataclass(slots=True, eq=False)
 class Reading:
     """A page that is being read, or waits for the stream.
@@ -129,6 +132,12 @@ class Pages:
         with self._lock:
             return replace(self._progress, ranges=tuple(part.range for part in self._parts))
 
+    def advance(self, ranges: Sequence[SnapshotRange]) -> None:
+        """Take over how far workers have come with the ranges."""
+        with self._lock:
+            for part, found in zip(self._parts, ranges, strict=True):
+                part.range = found
+
     def begin(self) -> Reading | None:
         """The next page to read; None while none may be read. Given back by ``came``."""
         with self._lock:
@@ -153,7 +162,8 @@ class Pages:
         """Make a page's events; from now on it waits for the stream. Nothing becomes of it where the collection was
         dropped or renamed meanwhile."""
         elements = id_elements(page.documents)
-        raws = SnapshotEvents(self._progress.id, self._time, page.rest.namespace).all_of(page.documents, elements)
+        time = self._progress.time_of(page.rest) or self._time
+        raws = SnapshotEvents(self._progress.id, time, page.rest.namespace).all_of(page.documents, elements)
         size_bytes = sum(map(len, raws))
         keys = keys_of(elements)
         with self._lock:
@@ -249,6 +259,8 @@ class Pages:
             operation, namespace = event.operation, event.namespace
         except UnrenderableError:
             return  # no change event: it says nothing of any document
+        if operation in _OF_COLLECTIONS and event.cluster_time <= self._time:
+            return  # the snapshot's collections are those that there were after it
         if operation in ("drop", "dropDatabase"):
             for part in self._parts_in(namespace):
                 self._end(part)
@@ -289,7 +301,7 @@ class Pages:
         for part in self._parts_in(namespace):
             self._forget(part)
             if self._watches(renamed):
-                part.range = replace(part.range, namespace=renamed)
+                part.range = replace(part.range, namespace=renamed, renamed_at=event.cluster_time)
             else:
                 self._end(part)
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """The latest version of a stored checkpoint; later ones are refused. Each checkpoint is written as the earliest version
 that can hold it, so that a docdb-stream from before reads on all that it would not read wrongly:
 
@@ -59,6 +59,8 @@ def position_fields(position: Position) -> dict[str, Any]:
     version = 1 if snapshot is None else 2 if snapshot.time is None else 3
     if position.stops or position.resumption is not None:
         version = 4
+    if snapshot is not None and (snapshot.is_shared or any(each.renamed_at for each in snapshot.ranges)):
+        version = 5
     return {"version": version, "position": position_document(position)}
 
 
@@ -250,11 +252,12 @@ def _snapshot_document(snapshot: SnapshotProgress) -> dict[str, Any]:
         "match": snapshot.match,
         "targets": [*snapshot.targets],
         "paused": snapshot.is_paused,
+        "shared": snapshot.is_shared,
         "began_at": None if snapshot.began_at is None else snapshot.began_at.astimezone(dt.UTC).replace(tzinfo=None),
         "estimate": snapshot.estimate,
         "ranges": [_range_document(each) for each in snapshot.ranges],
     }
-    absent = {"paused": False, "targets": []}
+    absent = {"paused": False, "shared": False, "targets": []}
     return {name: value for name, value in document.items() if value is not None and value != absent.get(name)}
 
 
@@ -269,6 +272,7 @@ def _snapshot(stored: Mapping[str, Any]) -> SnapshotProgress:
         is_paused=bool(stored.get("paused")),
         began_at=_aware(_field(stored, "began_at", dt.datetime)),
         estimate=estimate,
+        is_shared=bool(stored.get("shared")),
     )
 
 
@@ -282,6 +286,10 @@ def _range_document(each: SnapshotRange) -> dict[str, Any]:
         document["done"] = True
     if each.documents:
         document["documents"] = each.documents
+    if each.identity is not None:
+        document["identity"] = each.identity
+    if each.renamed_at is not None:
+        document["renamed_at"] = each.renamed_at
     return document
 
 
@@ -294,6 +302,8 @@ def _range(stored: Any) -> SnapshotRange:
         _key(stored, "until"),
         bool(stored.get("done")),
         int(stored.get("documents", 0)),
+        _field(stored, "identity", bytes),
+        _field(stored, "renamed_at", Timestamp),
     )
 
 

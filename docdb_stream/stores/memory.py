@@ -75,6 +75,12 @@ class MemoryCheckpointStore:
                 expires_at=self._expiry(lease),
             )
 
+    def forget(self, streams: Sequence[str]) -> None:
+        """See ShareStore."""
+        with self._lock:
+            for stream in streams:
+                self._checkpoints.pop(stream, None)
+
     def release(self, lease: Lease) -> None:
         """See CheckpointStore."""
         with self._lock:

@@ -58,12 +58,20 @@ class MongoCheckpointStore:
         settings: The cluster and the state database.
         connection: To the cluster; its owner closes it.
         clock: The server's; tests pass one with a clock of their own.
+        collection: Instead of ``STATE_COLLECTION``.
     """
 
-    def __init__(self, settings: Settings, connection: Connection, clock: ServerClock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        clock: ServerClock | None = None,
+        collection: str | None = None,
+    ) -> None:
         self._settings = settings
         self._connection = connection
-        self._checkpoints = StateCollection(connection, settings.state_db, settings.state_collection)
+        self._collection = collection or settings.state_collection
+        self._checkpoints = StateCollection(connection, settings.state_db, self._collection)
         self._ledger = StateCollection(connection, settings.state_db, settings.ledger_collection)
         self._clock = clock or ServerClock(connection)
 
@@ -259,6 +267,11 @@ class MongoCheckpointStore:
             )
         )
 
+    def forget(self, streams: Sequence[str]) -> None:
+        """See ShareStore."""
+        if streams:
+            self._patiently(lambda: self._checkpoints.delete_many({"_id": {"$in": [*streams]}}))
+
     def _update_held(
         self,
         lease: Lease,
@@ -323,7 +336,12 @@ class MongoCheckpointStore:
 
     @property
     def _where(self) -> str:
-        return f"state {self._settings.state_db}.{self._settings.state_collection}: "
+        return f"state {self._settings.state_db}.{self._collection}: "
+
+
+def share_store(settings: Settings, connection: Connection) -> MongoCheckpointStore:
+    """Where workers keep how far they have come with the ranges of a shared snapshot."""
+    return MongoCheckpointStore(settings, connection, collection=settings.shares_collection)
 
 
 _TOO_LARGE_CODES = frozenset({10334, 17419, 17420})

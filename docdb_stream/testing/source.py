@@ -176,6 +176,10 @@ class ScriptedDocuments:
         """See DocumentSource."""
         return len(self.contents[namespace])
 
+    def identity(self, namespace: Namespace) -> bytes | None:
+        """See DocumentSource: that of the dictionary in ``contents``."""
+        return str(id(self.contents[namespace])).encode() if namespace in self.contents else None
+
     def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
         """See DocumentSource. Knows no ``match``."""
         self.reads.append(range)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from typing import Final
 
@@ -43,14 +43,17 @@ class Fold:
         self._counts = array("q", bytes(8 << bits))
         self._sums = array("Q", bytes(8 << bits))
 
-    def add(self, held: Held) -> None:
-        """Take a document that is there."""
-        key = self._hash(held)
-        bucket = int.from_bytes(key, "little") & self._mask
-        weight = blake2b(key + (held.digest or b""), digest_size=8, key=self._salt).digest()
-        self._counts[bucket] += 1
-        self._sums[bucket] = (self._sums[bucket] + int.from_bytes(weight, "little")) & _64_BITS
-        self.documents[held.place] += 1
+    def add(self, documents: Iterable[Held]) -> None:
+        """Take documents that are there."""
+        counts, sums, mask, number_of = self._counts, self._sums, self._mask, int.from_bytes
+        for held in documents:
+            key = self._hash(held)
+            bucket = number_of(key, "little") & mask
+            # The key is salted already, so nobody knows what is hashed here.
+            weight = blake2b(key + (held.digest or b""), digest_size=8).digest()
+            counts[bucket] += 1
+            sums[bucket] = (sums[bucket] + number_of(weight, "little")) & _64_BITS
+            self.documents[held.place] += 1
 
     def name(self, held: Held) -> int:
         """A number of 64 bits for the document, whatever is in it; its last bits are its bucket's."""

@@ -10,17 +10,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
-import bson
 from bson import Timestamp
 
 from docdb_stream.delivery import Delivery
 from docdb_stream.events import ChangeEvent, Events
-from docdb_stream.formats import rawbson
 from docdb_stream.held import Held, Holdings
 from docdb_stream.position import Namespace
-from docdb_stream.snapshot_event import PREFIX
+from docdb_stream.snapshot_event import delete_event
 from docdb_stream.source import ChangeSource, LookupSource
 from docdb_stream.target import Rejection
 from docdb_stream.verify.changes import check_time, name_of
@@ -119,7 +116,9 @@ class Repair:
         """Send the delete of a document of the target: that of the first document of the source whose delete the steps
         make into a delete of this one, and of none that is to stay."""
         for namespace, id in origins:
-            made = expectations.passed(Events.of([_delete_event(namespace, id, time)]))
+            made = expectations.passed(
+                Events.of([delete_event(f"repair-{uuid.uuid4().hex[:12]}", namespace, id, time)])
+            )
             becomes = [one for one in (self._holdings.expected(event) for event in made) if one is not None]
             keys = {one[:2] for one in becomes if one.digest is None and one[:2] in may_go}
             if key in keys and len(keys) == len(becomes):
@@ -142,11 +141,3 @@ class _Sent:
 
     held: set[tuple[str, bytes]] = field(default_factory=set)
     found: dict[str, bool] = field(default_factory=dict)
-
-
-def _delete_event(namespace: Namespace, id: bytes, time: Timestamp) -> bytes:
-    """The event of the delete of a document, by its element ``_id``, as a server sends it."""
-    token = {"_data": f"{PREFIX}repair-{uuid.uuid4().hex[:12]}/{sha256(id).hexdigest()[:32]}"}
-    ns = {"db": namespace.db, "coll": namespace.coll}
-    head = bson.encode({"_id": token, "operationType": "delete", "clusterTime": time, "ns": ns})[4:-1]
-    return rawbson.joined([head, b"\x03documentKey\0" + rawbson.joined([id])])

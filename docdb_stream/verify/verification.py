@@ -102,8 +102,7 @@ class Verification:
         for namespace, page in self._sides.pages("reading the source", estimate, self._sides.began):
             expected, rejected = self._expected.of(namespace, page.documents)
             self._result.rejected += rejected
-            for held in expected:
-                source.add(held)
+            source.add(expected)
         target = self._folded(bits, salt, source)
         for place, count in source.documents.items():
             self._result.place(place).documents = count
@@ -118,8 +117,7 @@ class Verification:
         while True:
             fold = Fold(bits, salt)
             try:
-                for held in self._sides.held("reading the target", sum(source.documents.values())):
-                    fold.add(held)
+                fold.add(self._sides.held("reading the target", sum(source.documents.values())))
                 return fold
             except IncompleteError:
                 self._sides.again(backoff)

@@ -102,7 +102,7 @@ class GzipObject:
     def _compress(self, size_bytes: int) -> None:
         if self._compressor is None:
             self._file.seek(0, 2)  # an upload may have left it elsewhere
-            self._compressor = _compressor()
+            self._compressor = compressor()
         self._file.write(self._compressor.compress(self._content[:size_bytes]))
         del self._content[:size_bytes]
 
@@ -140,7 +140,8 @@ class WholeObject:
             close()
 
 
-def _compressor() -> Any:
+def compressor() -> Any:
+    """What compresses an object's lines: gzip by ISA-L where it is installed, else by zlib."""
     try:
         from isal import isal_zlib
     except ModuleNotFoundError:

@@ -25,7 +25,7 @@ from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.documents import MongoDocuments
 from docdb_stream.position import Namespace, SnapshotRange
 from docdb_stream.settings import Settings
-from docdb_stream.snapshot_event import id_element
+from docdb_stream.snapshot_event import id_elements
 from docdb_stream.targets._mongodb.change import RAW, WRITING, Value, write_of
 from docdb_stream.targets._mongodb.errors import NAME, passes, trouble
 from docdb_stream.targets._mongodb.state import key_of, version_id
@@ -75,6 +75,10 @@ class MongoHoldings:
         digest = None if write.document is None else _digest(bytes(write.document.raw))
         return Held(write.target, _key(element), digest, write.version, id=element)
 
+    def as_they_are(self, namespace: Namespace, documents: Sequence[bytes]) -> Sequence[Held]:
+        """See AsTheyAre."""
+        return _all_held(self._target_of(namespace), documents)
+
     def place_of(self, namespace: Namespace) -> str | None:
         """See Holdings."""
         return self._target_of(namespace)
@@ -97,7 +101,7 @@ class MongoHoldings:
             with _told():
                 page = self._documents().read(left, since=None, match=None, limit=_PAGE_DOCUMENTS)
             left = page.rest
-            yield from (_held(place, document) for document in page.documents)
+            yield from _all_held(place, page.documents)
 
     def sample(self, place: str, count: int) -> Sequence[Held]:
         """See Holdings."""
@@ -138,7 +142,7 @@ class MongoHoldings:
         found: dict[tuple[str, bytes], Held] = {}
         with _told():
             for page in self._documents().find(_namespace(place), elements, since=self._now()):
-                found |= {(place, each.key): each for each in (_held(place, one) for one in page.documents)}
+                found |= {(place, each.key): each for each in _all_held(place, page.documents)}
         return found
 
     def id_of(self, held: Held) -> bytes | None:
@@ -193,9 +197,11 @@ class MongoHoldings:
         return self._made[1]
 
 
-def _held(place: str, document: bytes) -> Held:
-    element = id_element(document)
-    return Held(place, _key(element), _digest(document), id=element)
+def _all_held(place: str, documents: Sequence[bytes]) -> list[Held]:
+    return [
+        Held(place, _key(element), _digest(document), None, True, element)
+        for element, document in zip(id_elements(documents), documents, strict=True)
+    ]
 
 
 def _digest(document: bytes) -> bytes:

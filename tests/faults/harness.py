@@ -24,7 +24,9 @@ from faults.truth import COLLECTIONS, STILL
 from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
+from docdb_stream.admin.verify import verify
 from docdb_stream.checkpoint import SnapshotRequest
+from docdb_stream.context import Deadline
 from docdb_stream.errors import DocdbStreamError
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ class Harness:
         self._has_steps = scene.has_steps
         self._has_snapshot = scene.has_snapshot
         self._steps = (*STEPS, *(3 * SNAPSHOT_STEPS if scene.has_snapshot else ()))
-        self._store = scene.store
+        self._store, self._index = scene.store, scene.index
         self._requests = 0
         self._last_asked = ""
         self.outcome = Outcome(seed)
@@ -98,6 +100,7 @@ class Harness:
             self._store.ask(f"{DB}.*", SnapshotRequest("asked-last", "start"))
         self._catch_up()
         self._judge()
+        self._verify()
         self.outcome.total_s = time.monotonic() - self._began_s
         return self.outcome
 
@@ -318,6 +321,13 @@ class Harness:
             documents={name: {each["_id"]: each for each in database[name].find(wanted)} for name in names},
             dead_letters=list(self._client[STATE_DB]["checkpoints_dead_letters"].find()),
         )
+
+    def _verify(self) -> None:
+        """The index equals the collections, document by document, as ``docdb-stream verify`` sees it."""
+        [result] = verify(self._index, target="opensearch", limit=Deadline.after(CATCH_UP_S))
+        self._say(f"verify: {result.documents:,} documents, equal: {result.is_equal}")
+        if not result.is_equal:
+            self.outcome.problems.append(f"opensearch is not equal: {result.as_dict()}")
 
     def _until(self, condition: Callable[[], T], what: str, timeout_s: float = 60) -> T:
         deadline_s = time.monotonic() + timeout_s

@@ -153,6 +153,14 @@ class Scene:
             destinations.OpenSearchDestination(opensearch),
         ]
         settings = self._settings() | {"elasticsearch_uri": to_opensearch.url}
+        steps = STEPS if self.has_steps else {}
+        self.index = Settings(
+            documentdb_uri=self.mongo.uri,
+            watched_db_name=DB,
+            state_db=STATE_DB,
+            elasticsearch_uri=opensearch.url,
+            **steps,
+        )
         self.store = MongoCheckpointStore(
             own := Settings(documentdb_uri=self.mongo.uri, state_db=STATE_DB, watched_db_name=DB),
             enter(Connection(own)),

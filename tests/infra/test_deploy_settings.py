@@ -316,7 +316,9 @@ def test_the_config_ini_of_the_repository_names_every_key_with_its_default():
             comment = re.search(rf"((?:^# .*\n)+)^# {name} = .+$", part, re.MULTILINE)
             assert comment, f"[{section}] {name} is not in config.ini"
             default = field.default
-            shown = {None: "none", (): "none", True: "true", False: "false"}.get(default, str(default))
+            shown = (
+                "none" if default in (None, ()) else str(default).lower() if isinstance(default, bool) else str(default)
+            )
             said = comment[1].replace("\n# ", " ")
             assert default is not PydanticUndefined
             assert f"Default: {shown}" in said, f"[{section}] {name}: config.ini does not say its default {shown}"

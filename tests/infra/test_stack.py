@@ -28,6 +28,11 @@ NETWORK = (
 )
 CLUSTER_ARN = f"arn:aws:rds:eu-central-1:{ACCOUNT}:cluster:shop"
 SECRET_ARN = f"arn:aws:secretsmanager:eu-central-1:{ACCOUNT}:secret:reader-AbCdEf"
+DYNAMODB_ARN = f"arn:aws:dynamodb:eu-central-1:{ACCOUNT}:table/Orders/stream/2026-01-31T12:00:00.000"
+OPENSEARCH = (
+    "elasticsearch_uri = https://vpc-shop-search-abcdefghij0123456789klmnop.eu-central-1.es.amazonaws.com\n"
+    "documentdb_secret = docdb/reader\n"
+)
 EVERYTHING = f"""\
 kinesis_stream = changes
 sqs_query_url = https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/shop.fifo
@@ -431,6 +436,82 @@ def test_a_mapping_looks_nothing_up_that_nobody_sees(template: Synthesize, setti
     assert mapping["DocumentDBEventSourceConfig"]["FullDocument"] == "Default"
 
 
+# Snapshots in several functions
+
+
+def test_workers_of_a_snapshot_are_started_side_by_side(template: Synthesize):
+    made = template(stream=OPENSEARCH, deploy="snapshot_parallel = 4\nenabled = true")
+    by_handler = {each["Handler"].split(".")[-2]: each for each in every(made, "AWS::Lambda::Function")}
+    assert by_handler.keys() == {"poller", "snapshot"}
+    run, worker = by_handler["poller"], by_handler["snapshot"]
+    assert (run["ReservedConcurrentExecutions"], worker["ReservedConcurrentExecutions"]) == (1, 4)
+    for each in (run, worker):
+        assert each["Environment"]["Variables"]["SNAPSHOT_SHARED"] == "true"
+        assert each["Environment"]["Variables"]["SNAPSHOT_RANGES"] == "4"
+    states = json.loads(
+        re.sub(r"<[^>]*>", "x", text(only(made, "AWS::StepFunctions::StateMachine")["DefinitionString"]))
+    )
+    side_by_side = states["States"]["Side by side"]
+    assert side_by_side["ItemProcessor"]["ProcessorConfig"]["Mode"] == "DISTRIBUTED"
+    assert side_by_side["MaxConcurrency"] == 4
+    assert states["States"]["Workers"]["Result"] == {"workers": [0, 1, 2, 3]}
+    rules = {each["Description"]: each for each in every(made, "AWS::Events::Rule")}
+    assert {each["State"] for each in rules.values()} == {"ENABLED"}
+    assert any("SnapshotFailed" in each["AlarmName"] for each in every(made, "AWS::CloudWatch::Alarm"))
+    topic_subscriptions = every(made, "AWS::SNS::Subscription")
+    assert len(topic_subscriptions) == 1  # the clock's topic starts the run alone
+
+
+@pytest.mark.parametrize(
+    ("stream", "deploy", "told"),
+    [
+        ("kinesis_stream = changes", "snapshot_parallel = 4", "kinesis of shop.orders keeps no versions"),
+        (OPENSEARCH + "schema_policy = stop", "snapshot_parallel = 4", "keeps no schema ledger"),
+    ],
+)
+def test_snapshots_that_several_functions_cannot_share(template: Synthesize, stream: str, deploy: str, told: str):
+    with pytest.raises(ConfigError) as caught:
+        template(stream=stream, deploy=deploy)
+    assert any(told in problem for problem in caught.value.problems)
+
+
+# The stream of a table
+
+
+def test_a_tables_stream_starts_its_function(template: Synthesize):
+    made = template(
+        stream=OPENSEARCH, deploy=f"dynamodb_stream_arn = {DYNAMODB_ARN}\ndynamodb_parallel = 4\nenabled = true"
+    )
+    function = only(made, "AWS::Lambda::Function")
+    assert function["Handler"] == "docdb_stream.handlers.dynamodb.handler"
+    assert "ReservedConcurrentExecutions" not in function
+    mapping = only(made, "AWS::Lambda::EventSourceMapping")
+    queue = reference(made, "AWS::SQS::Queue", "Arn")
+    assert text(mapping.pop("FunctionName")) == reference(made, "AWS::Lambda::Function")
+    assert text(mapping.pop("DestinationConfig")["OnFailure"]["Destination"]) == queue
+    assert mapping == {
+        "EventSourceArn": DYNAMODB_ARN,
+        "Enabled": True,
+        "BatchSize": 1000,
+        "MaximumBatchingWindowInSeconds": 5,
+        "ParallelizationFactor": 4,
+        "StartingPosition": "LATEST",
+        "BisectBatchOnFunctionError": True,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+    }
+    assert allowed(made)["dynamodb:GetRecords"] == {DYNAMODB_ARN}
+    assert queue in allowed(made)["sqs:SendMessage"]
+    assert every(made, "AWS::Events::Rule") == []
+    assert not any("NotRun" in each["AlarmName"] for each in every(made, "AWS::CloudWatch::Alarm"))
+
+
+@pytest.mark.parametrize("start", ["snapshot", "2026-01-31T12:00:00Z"])
+def test_a_tables_stream_begins_at_no_time(template: Synthesize, start: str):
+    with pytest.raises(ConfigError) as caught:
+        template(stream=f"{OPENSEARCH}start_at = {start}", deploy=f"dynamodb_stream_arn = {DYNAMODB_ARN}")
+    assert any("now or earliest" in problem for problem in caught.value.problems)
+
+
 # As others judge it
 
 SHAPES: dict[str, dict[str, str]] = {
@@ -441,6 +522,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "deploy": f"trigger = esm\ncluster_arn = {CLUSTER_ARN}",
         "rest": NETWORK,
     },
+    "records": {"stream": OPENSEARCH, "deploy": f"dynamodb_stream_arn = {DYNAMODB_ARN}"},
+    "snapshots": {"stream": OPENSEARCH, "deploy": "snapshot_parallel = 4", "rest": NETWORK},
 }
 
 

@@ -22,7 +22,7 @@ from pymongo.database import Database
 
 from docdb_stream.dead_letters import Letter, event_of
 from docdb_stream.letters import dead_letters_for
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, ReplicaSet
+from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, RedisServer, ReplicaSet
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.result import RunResult
@@ -124,6 +124,7 @@ def test_no_document_stops_a_stream(
     kafka_broker: KafkaBroker,
     opensearch_server: OpenSearchServer,
     postgres: PostgresServer,
+    redis_server: RedisServer,
     tmp_path: Path,
     receiver: Receiver,
 ) -> None:
@@ -147,6 +148,8 @@ def test_no_document_stops_a_stream(
         mongodb_target_state=f"{db_name}_state.mirror",
         postgres_uri=postgres.uri,
         postgres_schema=f"hostile_{letters}_{db_name}",
+        redis_uri=redis_server.uri,
+        redis_value="hash" if letters == "file" else "json",
         iceberg_catalog=f"sqlite:///{tmp_path}/catalog.db",
         iceberg_warehouse=f"file://{tmp_path}/warehouse",
         **places_of_targets(aws, fifo=letters == "fifo"),
@@ -203,6 +206,8 @@ def places_of_targets(aws: AwsServer, *, fifo: bool) -> dict[str, Any]:
         "sns_topic_arn_event": aws.client("sns").create_topic(Name=name + suffix, Attributes=attributes)["TopicArn"],
         "eventbridge_bus": name,
         "bucket_name": new_bucket(aws),
+        "dynamodb_table": name + "-{db}-{coll}",
+        "dynamodb_create": True,
     }
 
 

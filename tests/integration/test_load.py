@@ -229,6 +229,17 @@ def test_dates_that_the_database_has_not_are_null(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.long
+def test_fields_that_are_called_like_columns_of_the_servers_own(warehouse: Warehouse) -> None:
+    names = ("xmin", "ctid", "tableoid", "oid", "_place", "select", "Xmin")
+    warehouse.db.orders.insert_one({"_id": 1, **{name: number for number, name in enumerate(names)}})
+    warehouse.done("run")
+    warehouse.load()
+    [row] = warehouse.table("orders").values()
+    assert {name: row.get(name, row.get(f"{name}__field")) for name in names} == {
+        name: number for number, name in enumerate(names)
+    }
+
+
 def test_a_load_that_is_killed_is_gone_on_with(warehouse: Warehouse) -> None:
     for number in range(40):
         warehouse.db.orders.insert_many([{"_id": 100 * number + n, "total": n} for n in range(100)])

@@ -22,6 +22,7 @@ from bson.codec_options import CodecOptions
 from faults.standin import DocumentDB
 from pymongo import MongoClient
 from pymongo.errors import WriteError
+from redis import Redis
 from typer.testing import CliRunner
 
 from docdb_stream.admin.reset import reset
@@ -30,7 +31,7 @@ from docdb_stream.cli.commands import app
 from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
 from docdb_stream.event import ChangeEvent
-from docdb_stream.local import OpenSearchServer, PostgresServer, ReplicaSet
+from docdb_stream.local import AwsServer, OpenSearchServer, PostgresServer, RedisServer, ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
@@ -212,16 +213,68 @@ class Rows(Stream):
         return {key for (key,) in self.ask(f"SELECT _id FROM {coll}_current")}
 
 
+class Keys(Stream):
+    def __init__(self, uri: str, mongo: Mongo, db_name: str, server: RedisServer, **values: Any) -> None:
+        self.prefix = f"v{uuid.uuid4().hex[:8]}"
+        own = {"redis_uri": server.uri, "redis_key": f"{self.prefix}:{{coll}}:{{id}}", **values}
+        super().__init__(uri, mongo, db_name, **own)
+        self._uri = server.uri
+
+    def ask(self, *command: Any) -> Any:
+        with closing(Redis.from_url(self._uri)) as client:
+            return client.execute_command(*command)
+
+    def spoil(self, coll: str, key: Any) -> None:
+        assert self.ask("SET", f"{self.prefix}:{coll}:{key}", '{"spoilt":true}', "XX")
+
+    def lose(self, coll: str, key: Any) -> None:
+        assert self.ask("DEL", f"{self.prefix}:{coll}:{key}")
+
+    def keys(self, coll: str) -> set[str]:
+        return {key.decode().rpartition(":")[2] for key in self.ask("KEYS", f"{self.prefix}:{coll}:*")}
+
+
+class Items(Stream):
+    def __init__(self, uri: str, mongo: Mongo, db_name: str, server: AwsServer, **values: Any) -> None:
+        self.prefix = f"v{uuid.uuid4().hex[:8]}-"
+        own = {"dynamodb_table": f"{self.prefix}{{coll}}", "dynamodb_create": "true", **values}
+        super().__init__(uri, mongo, db_name, **own)
+        self._client = server.client("dynamodb")
+
+    def place(self, coll: str, key: Any) -> dict[str, Any]:
+        return {"TableName": f"{self.prefix}{coll}", "Key": {"_id": {"S": str(key)}}}
+
+    def spoil(self, coll: str, key: Any) -> None:
+        spoilt = {":s": {"BOOL": True}}
+        self._client.update_item(
+            **self.place(coll, key), UpdateExpression="SET spoilt = :s", ExpressionAttributeValues=spoilt
+        )
+
+    def lose(self, coll: str, key: Any) -> None:
+        assert "Attributes" in self._client.delete_item(**self.place(coll, key), ReturnValues="ALL_OLD")
+
+    def keys(self, coll: str) -> set[str]:
+        pages = self._client.get_paginator("scan").paginate(TableName=f"{self.prefix}{coll}", ConsistentRead=True)
+        return {each["_id"]["S"] for page in pages for each in page["Items"] if "_deleted" not in each}
+
+
 Make = Callable[..., Stream]
 
 
-@pytest.fixture(params=["opensearch", "mongodb", "postgresql"])
+@pytest.fixture(params=["opensearch", "mongodb", "postgresql", "redis", "dynamodb"])
 def make(request: pytest.FixtureRequest, replica_set: ReplicaSet, mongo: Mongo, db_name: str) -> Make:
     if request.param == "mongodb":
         return lambda **values: Mirror(replica_set.uri, mongo, db_name, **values)
     if request.param == "postgresql":
         database = request.getfixturevalue("postgres")
         return lambda **values: Rows(replica_set.uri, mongo, db_name, database, **values)
+    if request.param == "redis":
+        cache = request.getfixturevalue("redis_server")
+        return lambda **values: Keys(replica_set.uri, mongo, db_name, cache, **values)
+    if request.param == "dynamodb":
+        request.getfixturevalue("aws_environment")
+        account = request.getfixturevalue("aws")
+        return lambda **values: Items(replica_set.uri, mongo, db_name, account, **values)
     server = request.getfixturevalue("opensearch_server")
     return lambda **values: Indexes(replica_set.uri, mongo, db_name, server, **values)
 
@@ -285,7 +338,8 @@ def test_what_was_planted_is_found_and_repaired(make: Make) -> None:
             result = stream.verify()
             assert (count_of(result), result.is_equal) == (expected, False)
             assert result.verified_through is None
-        assert [sorted(key.split()[-1].strip('"{}:_id') for key in result.examples["too many"])] == [["k7", "k8", "k9"]]
+        keys = [key.split()[-1].strip('"{}:_id').rpartition(":")[2] for key in result.examples["too many"]]
+        assert sorted(keys) == ["k7", "k8", "k9"]
         result = stream.verify(repair=True)
         assert (count_of(result), result.repaired, result.is_equal) == ({}, 6, True)
         assert (count_of(stream.verify()), stream.verify(repair=True).repaired) == ({}, 0)
@@ -592,8 +646,8 @@ def test_two_collections_in_one_index(
 def test_documents_larger_than_a_reply(make: Make) -> None:
     stream = make()
     stream.run()
-    # What stands in for OpenSearch takes a hundred times the memory.
-    size_bytes, count = (200_000, 12) if isinstance(stream, Indexes) else (8_000_000, 3)
+    # What stands in for OpenSearch takes a hundred times the memory, and DynamoDB's items are small.
+    size_bytes, count = (200_000, 12) if isinstance(stream, Indexes | Items) else (8_000_000, 3)
     for number in range(count):
         stream.db.orders.insert_one({"_id": f"k{number}", "text": "x" * size_bytes})
     stream.run()

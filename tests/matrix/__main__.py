@@ -39,6 +39,8 @@ ON_EVERY_MONGOD = (
     "tests/integration/test_ids.py",
     "tests/integration/test_documents.py",
     "tests/integration/test_snapshot_command.py",
+    "tests/integration/test_snapshot_shared.py",
+    "tests/integration/test_verify.py",
     "tests/integration/test_query.py",
     "tests/integration/test_match.py",
     "tests/integration/test_mirroring.py",

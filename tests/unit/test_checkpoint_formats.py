@@ -142,6 +142,25 @@ VERSION_4 = {
 }
 """What version 4 stores."""
 
+VERSION_5 = {
+    **VERSION_1,
+    "version": 5,
+    "position": {
+        "token": {"_data": HEX},
+        "operation_time": Timestamp(1772270532, 1),
+        "snapshot": {
+            "id": "4f2a9c01d3e5",
+            "time": Timestamp(1772270500, 3),
+            "shared": True,
+            "ranges": [
+                {"db": "shop", "coll": "orders", "documents": 1200, "identity": b"\x01" * 16},
+                {"db": "shop", "coll": "archive", "identity": b"", "renamed_at": Timestamp(1772270510, 1)},
+            ],
+        },
+    },
+}
+"""What version 5 stores."""
+
 
 def test_version_1_loads() -> None:
     assert checkpoint_from_document(VERSION_1) == Checkpoint(
@@ -240,6 +259,19 @@ def test_what_is_read_is_stored_as_it_was_and_for_whom_it_was(document: dict[str
     assert not version_1_refuses({**document, **position_fields(position.in_log())})
 
 
+def test_version_5_loads_and_is_stored_again() -> None:
+    found = checkpoint_from_document(VERSION_5).position
+    assert found is not None
+    assert found.snapshot is not None
+    assert found.snapshot.is_shared
+    assert [each.identity for each in found.snapshot.ranges] == [b"\x01" * 16, b""]
+    assert [found.snapshot.time_of(each) for each in found.snapshot.ranges] == [
+        Timestamp(1772270500, 3),
+        Timestamp(1772270510, 1),
+    ]
+    assert position_fields(found) == {"version": 5, "position": VERSION_5["position"]}
+
+
 def test_version_4_loads_and_is_stored_again() -> None:
     found = checkpoint_from_document(VERSION_4).position
     assert found is not None
@@ -269,7 +301,7 @@ def test_stops_that_cannot_be_read_are_not_passed_over(wrong: dict[str, Any]) ->
 
 
 def test_every_version_has_its_documents_here() -> None:
-    assert VERSION_4["version"] == FORMAT_VERSION, "a new version: freeze a document of it here, beside those before"
+    assert VERSION_5["version"] == FORMAT_VERSION, "a new version: freeze a document of it here, beside those before"
 
 
 @pytest.mark.parametrize("version", [1, 1.0, Int64(1), 2, 2.0, Int64(2)])
@@ -278,9 +310,9 @@ def test_a_version_is_a_number_of_any_type(version: Any) -> None:
     assert checkpoint_from_document({**VERSION_2, "version": version}).position is not None
 
 
-@pytest.mark.parametrize("version", [5, 4.5, Int64(5), 1e9, float("inf")])
+@pytest.mark.parametrize("version", [6, 5.5, Int64(6), 1e9, float("inf")])
 def test_a_later_version_says_to_upgrade(version: Any) -> None:
-    with pytest.raises(StateStoreError, match="knows up to 4") as caught:
+    with pytest.raises(StateStoreError, match="knows up to 5") as caught:
         checkpoint_from_document({**VERSION_1, "version": version})
     assert "upgrade" in caught.value.hint
 

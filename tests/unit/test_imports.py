@@ -142,6 +142,7 @@ def test_constructing_a_target_of_aws_imports_boto3_and_not_the_run_that_writes_
         ("opensearchpy", "opensearch", {"ELASTICSEARCH_URI": "http://127.0.0.1:1"}),
         ("httpx", "webhook", {"WEBHOOK_URL": "https://hooks.example.com"}),
         ("psycopg", "postgresql", {"POSTGRES_URI": "postgresql://127.0.0.1:1/shop"}),
+        ("redis", "redis", {"REDIS_URI": "redis://127.0.0.1:1"}),
     ],
 )
 def test_a_missing_extra_says_what_to_install(module: str, extra: str, switch: dict[str, str], tmp_path: Path) -> None:

@@ -730,6 +730,7 @@ def test_the_result_as_plain_values(five: World) -> None:
     assert 0 <= duration_s < 10
     figures = values.pop("targets")
     assert (values.pop("verified"), values.pop("stopped")) == ({}, {})
+    assert values.pop("collections") == {"shop.orders": {"documents": 5, "bytes": 1420, "failures": 0}}
     assert set(figures) == {"list"}
     assert (figures["list"]["events"], figures["list"]["rejections"]) == (5, 0)
     assert values == {

@@ -122,7 +122,7 @@ def test_what_is_called_like_an_address_or_a_secret_is_marked_as_one() -> None:
     for pattern, kind in (
         (r"uri$|_url|_srv|endpoint|address$|registry$|catalog$|dead_letters", Address),
         (r"secret|hash_key$", Reference),
-        (r"password|token|credential|(?<!_hash)(?<!kafka)(?<!partition)_key$", Hidden),
+        (r"password|token|credential|(?<!_hash)(?<!kafka)(?<!redis)(?<!partition)_key$", Hidden),
     ):
         called = {name for name in fields if re.search(pattern, name)}
         assert called == {name for name, model in fields.items() if name in marked(model, kind)}

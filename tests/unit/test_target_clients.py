@@ -16,6 +16,7 @@ from docdb_stream.targets._opensearch.client import OpenSearchClient
 from docdb_stream.targets.kafka import KafkaTarget
 from docdb_stream.targets.opensearch import OpenSearchTarget
 from docdb_stream.targets.postgresql import PostgresTarget
+from docdb_stream.targets.redis import RedisTarget
 from docdb_stream.targets.webhook import WebhookTarget
 
 
@@ -27,6 +28,7 @@ from docdb_stream.targets.webhook import WebhookTarget
         ("opensearchpy", "opensearch", lambda: OpenSearchTarget("https://host")),
         ("httpx", "webhook", lambda: WebhookTarget("https://host")),
         ("psycopg", "postgresql", lambda: PostgresTarget("postgresql://host/db")),
+        ("redis", "redis", lambda: RedisTarget("redis://host")),
     ],
 )
 def test_a_missing_library_is_told_with_the_command_that_installs_it(
@@ -53,8 +55,8 @@ def test_a_library_that_lacks_something_itself_is_no_missing_library(monkeypatch
 def test_libraries_are_imported_when_a_target_is_constructed() -> None:
     code = """
 import sys
-from docdb_stream.targets import file, kafka, opensearch, postgresql, stdout, webhook
-assert not {"psycopg", "kafka", "confluent_kafka", "opensearchpy", "httpx", "httpcore"} & set(sys.modules)
+from docdb_stream.targets import file, kafka, opensearch, postgresql, redis, stdout, webhook
+assert not {"redis", "psycopg", "kafka", "confluent_kafka", "opensearchpy", "httpx", "httpcore"} & set(sys.modules)
 opensearch.OpenSearchTarget("https://host")
 assert "opensearchpy" in sys.modules and "kafka" not in sys.modules
 kafka.KafkaTarget("host:9092", client="confluent")

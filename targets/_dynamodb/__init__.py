@@ -1,0 +1,1 @@
+"""What the target dynamodb is made of."""

@@ -1,0 +1,1 @@
+"""What the target redis is made of."""

@@ -1,0 +1,369 @@
+"""Documents to Amazon DynamoDB: a table there holds an item for each document of the collection.
+
+Owns what each operation does. ``_aws.attributes`` has how values are written; in ``_dynamodb``, ``item`` has what is
+written on which condition, ``tables`` the tables, ``drop`` what a dropped collection leaves behind, ``held`` what is
+there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, Field
+
+from docdb_stream import aws
+from docdb_stream.errors import ConfigError, UnrenderableError
+from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.formats.facts import FACTS
+from docdb_stream.permissions import Permission, named_arn
+from docdb_stream.settings import Settings, TargetSettings
+from docdb_stream.target import Rejection
+from docdb_stream.targets._aws.sender import BatchSender, Refusal
+from docdb_stream.targets._dynamodb.drop import dropped, moved, older
+from docdb_stream.targets._dynamodb.held import DynamoHoldings
+from docdb_stream.targets._dynamodb.item import LIMITS, OWN, Item, attributes_of, newest
+from docdb_stream.targets._dynamodb.tables import NAME, Tables, destination_of, table_name
+from docdb_stream.targets._names import shares_names
+from docdb_stream.targets._versioned import document_id, document_version
+from docdb_stream.template import Template
+
+_WRITING: Final = frozenset({"insert", "update", "replace", "delete"})
+_OF_COLLECTIONS: Final = frozenset({"drop", "rename"})
+_WHOLE: Final = frozenset({"update_lookup", "required"})
+"""With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
+TOMBSTONE_DAYS: Final = 30
+"""As the target mongodb: it has to outlive every change log that could bring a document back."""
+_DAY_S: Final = 86_400
+_READ_TIMEOUT_S: Final = 5.0
+"""An item is at most 400 KB, and a healthy table answers within some milliseconds."""
+
+_STALE: Final = "ConditionalCheckFailedException"
+_REFUSED: Final = "ValidationException"
+_CONFLICTS: Final = frozenset({"TransactionConflictException", "ReplicatedWriteConflictException"})
+"""API reference, PutItem, "Errors": another's transaction, or another region, is writing the item just now."""
+
+
+def _table(text: str) -> str:
+    if not Template(text).is_of_namespace:
+        raise ValueError("tables are named by {db} and {coll} alone: a delete says nothing else of its document")
+    return text
+
+
+def _key(text: str) -> str:
+    if text in OWN:
+        raise ValueError(f"the target itself has an attribute {text}")
+    return text
+
+
+class DynamoSettings(TargetSettings):
+    """What can be set about the target dynamodb."""
+
+    switch = "dynamodb_table"
+
+    dynamodb_table: Annotated[str | None, AfterValidator(lambda text: text and _table(text))] = Field(
+        default=None,
+        description="The DynamoDB table of a collection, made of text, {db} and {coll}: switches the target on. "
+        "Absent: off.",
+        examples=["{db}-{coll}"],
+    )
+    dynamodb_key_name: Annotated[str, AfterValidator(_key)] = Field(
+        default="_id",
+        min_length=1,
+        max_length=255,
+        description="Name of the table's partition key, of type S: it holds the document's _id as text.",
+        examples=["pk"],
+    )
+    dynamodb_create: bool = Field(
+        default=False,
+        description="Whether missing tables are made: on-demand, with TTL on. For trying it, and for small use.",
+    )
+    dynamodb_on_drop: Literal["delete", "keep"] = Field(
+        default="delete",
+        description="When a collection is dropped or renamed: delete its items (or move them to the table of the new "
+        "name, if that is watched), which reads all of the table; or keep them.",
+    )
+    dynamodb_tombstone_days: int = Field(
+        default=TOMBSTONE_DAYS,
+        ge=1,
+        le=3650,
+        description="How many days the item of a deleted document stays, without its document, so that no replay "
+        "brings it back: more than the change log keeps. Then the table's TTL on _expires deletes it.",
+    )
+    dynamodb_lanes: int = Field(default=8, ge=1, le=64, description="Requests side by side, at most; one item each.")
+
+    def cautions(self, scope: Namespace | None) -> Iterable[str]:
+        """See ``TargetSettings``."""
+        if self.dynamodb_table is not None and shares_names(Template(self.dynamodb_table), scope):
+            yield (
+                "DYNAMODB_TABLE: several collections share a table: documents with the same _id take each other's place"
+            )
+
+
+class DynamoTarget:
+    """Keeps a table per collection equal to the collection.
+
+    - insert, update, replace: the document's item is written as a whole. An update whose document was gone when it was
+      looked up does nothing: its delete follows.
+    - delete: the item becomes a tombstone, with ``_deleted``, without the document, and with ``_expires`` for the TTL.
+    - drop, rename: the collection's items become tombstones, or are moved to the table of its new name, where the
+      stream watches that; or nothing, see ``on_drop``.
+    - dropDatabase: nothing, as a drop of every collection comes before it. invalidate and unknown ones: nothing.
+
+    Every write is a PutItem on condition that no newer version, the cluster time, is there: what comes again, or late,
+    changes nothing. Requests go side by side, those of one document in order. ``flush`` returns when every event is
+    durable or rejected.
+
+    Args:
+        table: Template of a collection's table.
+        key: The name of the tables' partition key.
+        create: Whether missing tables are made.
+        on_drop: ``delete`` or ``keep`` the items of a dropped or renamed collection.
+        tombstone_days: How long deleted documents are remembered.
+        lanes: Requests side by side.
+        source: The stream; None: all that comes is watched.
+
+    Raises:
+        ConfigError: The stream's updates bring no documents.
+    """
+
+    name = NAME
+    keyed = True
+    settings_model = DynamoSettings
+    formats = (FACTS,)
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        key: str = "_id",
+        create: bool = False,
+        on_drop: Literal["delete", "keep"] = "delete",
+        tombstone_days: int = TOMBSTONE_DAYS,
+        lanes: int = 8,
+        source: Settings | None = None,
+    ) -> None:
+        if source is not None and source.full_document not in _WHOLE:
+            raise ConfigError(
+                f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may bring "
+                "none",
+                hint="set FULL_DOCUMENT = update_lookup or required",
+            )
+        aws.load()
+        self._template = Template(table)
+        self._key = key
+        self._tables = Tables(key, creates=create)
+        self._follows_drops = on_drop == "delete"
+        self._tombstone_s = tombstone_days * _DAY_S
+        self._lanes = lanes
+        self._source = source
+        self._destination = destination_of(table, key)
+        self._sender = BatchSender(self._destination, "dynamodb:PutItem", self._send, lanes)
+        self._names: dict[Namespace, str] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The target of a stream that has it switched on. Raises ConfigError."""
+        own = settings.of(DynamoSettings)
+        return cls(
+            own.where,
+            key=own.dynamodb_key_name,
+            create=own.dynamodb_create,
+            on_drop=own.dynamodb_on_drop,
+            tombstone_days=own.dynamodb_tombstone_days,
+            lanes=own.dynamodb_lanes,
+            source=settings,
+        )
+
+    @classmethod
+    def permissions(cls, settings: Settings) -> list[Permission]:
+        """What writing and ``check`` take."""
+        own = settings.of(DynamoSettings)
+        actions = ["dynamodb:PutItem", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
+        if own.dynamodb_on_drop == "delete":
+            actions.append("dynamodb:Scan")
+        if own.dynamodb_create:
+            actions += ["dynamodb:CreateTable", "dynamodb:UpdateTimeToLive"]
+        fields = Template(own.where).fields
+        pattern = own.where
+        for field in fields:
+            pattern = pattern.replace(f"{{{field}}}", "*")
+        why = "Each collection has a table, named after it." if fields else ""
+        return [Permission(tuple(actions), (named_arn("dynamodb", "table/", pattern),), why)]
+
+    def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
+        """Send what brings the tables to where they are after these events; durable after ``flush``.
+
+        A drop or rename waits for all that was before it, and is done on return.
+
+        Raises:
+            TargetError: DynamoDB cannot be reached, refuses the role, lacks a table, or takes nothing for too long.
+        """
+        pending: list[Item] = []
+        rejections: list[Rejection] = []
+        for event in events:
+            try:
+                if event.operation in _OF_COLLECTIONS:
+                    if self._follows_drops:
+                        rejections += [*self._put(pending), *self._sender.flush(), *self._follow(event)]
+                        pending = []
+                elif (item := self._item_of(event)) is not None:
+                    pending.append(item)
+            except UnrenderableError as error:
+                rejections.append(Rejection(event, self.name, str(error)))
+        return [*rejections, *self._put(pending)]
+
+    def flush(self) -> Sequence[Rejection]:
+        """Return when everything written is durable or rejected. Raises as ``write`` does."""
+        return self._sender.flush()
+
+    def close(self) -> None:
+        """End the requests and close the connections. Safe to call twice."""
+        self._sender.close()
+        self._tables.forget()
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def check(self) -> None:
+        """See that the tables that can be named are there, fit, and have TTL on. Changes nothing.
+
+        Raises:
+            TargetError: One is missing and is not to be made, or has another key.
+            Caution: One keeps its tombstones for ever.
+        """
+        for table in self._known_tables():
+            self._tables.check(table)
+
+    def holdings(self) -> DynamoHoldings:
+        """See ``Verifiable``. Documents are compared as items.
+
+        Raises:
+            ConfigError: The target was made without a stream.
+        """
+        if self._source is None:
+            raise ConfigError("the target was made without a stream, so there is nothing to compare")
+        return DynamoHoldings(
+            self._source,
+            self._tables,
+            item_of=self._item_of,
+            table_of=self._table_of,
+            is_own=True if self._follows_drops else None,
+        )
+
+    @cached_property
+    def _client(self) -> Any:
+        return aws.client(
+            NAME, read_timeout_s=_READ_TIMEOUT_S, max_pool_connections=self._lanes, parameter_validation=False
+        )
+
+    def _item_of(self, event: ChangeEvent) -> Item | None:
+        """What the event writes; None where it writes nothing.
+
+        Raises:
+            UnrenderableError: What it says cannot be told, or has no place in an item.
+        """
+        operation = event.operation
+        if operation not in _WRITING:
+            return None
+        if not event.has_document_key:
+            raise UnrenderableError("documentKey: missing in the event")
+        attributes = None
+        if operation != "delete":
+            attributes = attributes_of(event, self._key)
+            if attributes is None:
+                # Null says that it was gone when it was looked up, and its delete follows.
+                if operation == "update" and "fullDocument" in event.document:
+                    return None
+                raise UnrenderableError(
+                    "the event has no fullDocument, and a mirror takes whole documents: set FULL_DOCUMENT = "
+                    "update_lookup, or UpdateLookup in the event source mapping"
+                )
+        id_text = event.object_id or document_id(event.exact_id)
+        return self._item(event, event.namespace, id_text, attributes)
+
+    def _item(self, event: ChangeEvent, namespace: Namespace, id_text: str, attributes: Any = None) -> Item:
+        return Item(
+            event,
+            self._table_of(namespace),
+            self._key,
+            id_text,
+            document_version(event.cluster_time),
+            str(namespace),
+            attributes,
+            int(time.time()) + self._tombstone_s,
+        )
+
+    def _put(self, items: Sequence[Item]) -> list[Rejection]:
+        """Send items, of each document the last; see ``BatchSender.send``."""
+        if not items:
+            return []
+        with self._destination.errors("dynamodb:PutItem"):
+            self._client  # noqa: B018 - made here, before there are several threads
+        for table in dict.fromkeys(each.table for each in items):
+            self._tables.make_ready(table)
+        return self._sender.send([each.record for each in newest(items)], LIMITS)
+
+    def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
+        try:
+            self._client.put_item(**entries[0])
+        except aws.request_errors() as error:
+            code = aws.error_code(error)
+            if code == _STALE:
+                return []
+            # The table fits, as was seen before: it is the item, as with a value that an index cannot have.
+            if code == _REFUSED or code in _CONFLICTS:
+                return [Refusal(0, code, permanent=code == _REFUSED)]
+            raise
+        return []
+
+    def _follow(self, event: ChangeEvent) -> list[Rejection]:
+        """Do with the items of a collection as was done with the collection; safe to repeat. Raises as ``write``.
+
+        Returns:
+            The event itself, once, where an item could not be written.
+        """
+        old = self._item(event, event.namespace, "")
+        to = event.document.get("to") if event.operation == "rename" else None
+        renamed = Namespace(to["db"], to["coll"]) if to else None
+        if renamed is None or not (self._source is None or self._source.watches(renamed)):
+            return self._bury(old)[:1]
+        new = self._item(event, renamed, "")
+        return [*self._bury(new), *self._move(old, new)][:1]  # what was there under the new name is replaced
+
+    def _bury(self, old: Item) -> list[Rejection]:
+        rejections: list[Rejection] = []
+        for page in older(self._tables, old):
+            rejections += self._written(dropped(each, old) for each in page)
+        return rejections
+
+    def _move(self, old: Item, new: Item) -> list[Rejection]:
+        rejections: list[Rejection] = []
+        for page in older(self._tables, old):
+            refused = self._written(moved(each, new) for each in page)
+            if old.table != new.table and not refused:  # once they are there, and nowhere else
+                refused = self._written(dropped(each, old) for each in page)
+            rejections += refused
+        return rejections
+
+    def _written(self, items: Iterable[Item]) -> list[Rejection]:
+        """Write items; they are durable, or rejected, on return."""
+        return [*self._put([*items]), *self._sender.flush()]
+
+    def _table_of(self, namespace: Namespace) -> str:
+        if namespace not in self._names:
+            self._names[namespace] = table_name(self._template, namespace)
+        return self._names[namespace]
+
+    def _known_tables(self) -> list[str]:
+        """Those of which the names are known before anything was read."""
+        if not self._template.fields:
+            return [self._table_of(Namespace(""))]
+        if self._source is None:
+            return []
+        scope = self._source.scope
+        if scope is not None and scope.coll is not None:
+            return [self._table_of(scope)]
+        named = [Namespace(*each.split(".", 1)) for each in self._source.namespaces if "*" not in each and "." in each]
+        return [*dict.fromkeys(self._table_of(each) for each in named)]
