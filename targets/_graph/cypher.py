@@ -6,12 +6,22 @@ the document has made. Nodes and relationships have the key as ``_doc``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from docdb_stream.targets._graph.mapping import EdgeRule, NodeRule
+from docdb_stream.targets._graph.mapping import EdgeRule, GraphMapping, NodeRule
 
 GUARD: Final = "DocdbStream"
 """The label of the guards."""
+POSITION: Final = "DocdbStreamPosition"
+"""The label of the nodes that have, by stream, the epoch of its last run."""
+
+PASS_ON: Final = (
+    f"MERGE (p:{POSITION} {{stream: $stream}}) SET p.seen_at_ms = timestamp() "
+    "WITH p WHERE p.epoch IS NULL OR $epoch IS NULL OR p.epoch <= $epoch "
+    "SET p.epoch = coalesce($epoch, p.epoch) RETURN p.stream AS stream"
+)
+"""Note a run's epoch. Returns nothing where a later run has written. Set first what locks, as CLAIM."""
 
 # What is set first locks the guard before its version is read: Neo4j's reads are of what is committed and take no lock
 # (Operations Manual, "Concurrent data access", lost updates), so two writers could both see the older version.
@@ -22,10 +32,39 @@ CLAIM: Final = (
 )
 """Take the guards of rows (key, version, deleted_at_ms or null). Returns the keys of those that nothing newer has."""
 
+CONSTRAINTS: Final = "SHOW CONSTRAINTS YIELD type, labelsOrTypes, properties RETURN type, labelsOrTypes, properties"
+"""Which constraints there are."""
+
 PURGE: Final = (
     f"MATCH (g:{GUARD}) WHERE g.deleted_at_ms < $before_ms WITH g LIMIT $most DELETE g RETURN count(*) AS purged"
 )
 """Forget documents that were deleted before a time."""
+
+OLDER: Final = (
+    f"MATCH (g:{GUARD}) WHERE g.key STARTS WITH $prefix AND g.version < $version AND g.deleted_at_ms IS NULL "
+    "RETURN g.key AS key LIMIT $most"
+)
+"""The keys of a collection's documents that are there, of before a version."""
+
+
+def prefix_of(source: str) -> str:
+    """What the keys of a collection's documents begin with, and no others': a name may have a slash itself."""
+    return source.replace("%", "%25").replace("/", "%2F") + "/"
+
+
+def uniques_of(mapping: GraphMapping) -> Mapping[str, str]:
+    """Each label, with the property that has to be unique among its nodes."""
+    return {GUARD: "key", POSITION: "stream", **mapping.identities}
+
+
+def schema_of(mapping: GraphMapping) -> Sequence[str]:
+    """The statements that make what the others need: nodes made once, and what finds all that a document made."""
+    return [
+        *(unique(label, name) for label, name in uniques_of(mapping).items()),
+        f"CREATE INDEX IF NOT EXISTS FOR (g:{GUARD}) ON (g.deleted_at_ms)",
+        *(index_of_node(label) for label in dict.fromkeys(rule.label for rule in mapping.nodes)),
+        *(index_of_edge(kind) for kind in dict.fromkeys(rule.type for rule in mapping.edges)),
+    ]
 
 
 def quoted(name: str) -> str:

@@ -49,14 +49,17 @@ class Graph:
         self._mapping = mapping
 
     def write_of(self, key: str, collection: str, version: int, document: Mapping[str, Any]) -> GraphWrite:
-        """What a document makes. Where an identity is null or missing, there is no node or relationship.
+        """What a document makes. Where an identity is null or missing, there is no node or relationship;
+        ``_id`` alone is never missing.
 
         Raises:
             UnrenderableError: A value cannot be told.
         """
         nodes: dict[NodeRule, Mapping[str, Any]] = {}
         for rule in self._mapping.nodes:
-            if rule.collection == collection and (found := rule.identity_path.value(document, None)) is not None:
+            found = rule.identity_path.value(document, None)
+            # Of one document in a collection the _id may be null, and it is a document all the same.
+            if rule.collection == collection and (found is not None or rule.identity_path.names == ("_id",)):
                 properties = properties_of(rule.properties, document)
                 nodes[rule] = {"id": identity_of(found), "key": key, "properties": properties}
         edges = {

@@ -21,6 +21,8 @@ _EDGE: Final = re.compile(
 )
 _EACH: Final = "[]"
 """After a field: each element of the array that is there."""
+_WHOLE: Final = "."
+"""The whole document, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Path:
     """Where a value is in a document, or in an element of one of its arrays.
 
     Attributes:
-        names: The fields, from the document or from the element inwards; empty: the element itself.
+        names: The fields, from the document or from the element inwards; empty: the element, or the document, itself.
         of_element: Whether they start at an element.
     """
 
@@ -112,6 +114,11 @@ class GraphMapping:
     def identities(self) -> Mapping[str, str]:
         """Each label, with the property that tells its nodes apart: unique in the database."""
         return dict(self.labelled())
+
+    @property
+    def collections(self) -> frozenset[str]:
+        """Those whose documents make something."""
+        return frozenset(rule.collection for rule in (*self.nodes, *self.edges))
 
     def labelled(self) -> Iterator[tuple[str, str]]:
         """Label and identity of every rule, also of one label several times."""
@@ -203,6 +210,9 @@ def _properties(text: str, rule: str) -> tuple[list[tuple[str, Path]], tuple[str
             raise ValueError(
                 f"{rule.strip()}: {part}: expected name=path, each name once and none that begins with _, as in at=at"
             )
+        if path == _WHOLE:
+            found[name] = Path(())
+            continue
         before, each, after = path.partition(_EACH)
         names = tuple((after.removeprefix(".") if each else before).split("."))
         array = tuple(before.split(".")) if each else None

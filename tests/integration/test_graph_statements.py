@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from integration.arcadedb import DATABASE, PASSWORD, ArcadeServer
 
+from docdb_stream.local.arcadedb import DATABASE, PASSWORD, ArcadeServer
 from docdb_stream.targets._graph import cypher
 from docdb_stream.targets._graph.graph import Graph, GraphWrite
 from docdb_stream.targets._graph.mapping import mapping_of
@@ -69,13 +69,10 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    with (
-        ArcadeServer() as server,
-        neo4j.GraphDatabase.driver(server.uri, auth=("root", PASSWORD), connection_timeout=20) as made,
-    ):
-        for label, identity in (*MAPPING.identities.items(), (cypher.GUARD, "key")):
-            made.execute_query(cypher.unique(label, identity), database_=DATABASE)
+def driver(arcadedb: ArcadeServer) -> Iterator[Any]:
+    with neo4j.GraphDatabase.driver(arcadedb.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
+        for statement in cypher.schema_of(MAPPING):
+            made.execute_query(statement, database_=DATABASE)
         yield made
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from docdb_stream.errors import ConfigError
-from docdb_stream.local.process import HOST, ServerProcess, _free_port
+from docdb_stream.local.process import HOST, INSTALL_HINT, ServerProcess, _free_port
 
 DATABASE = "graph"
 PASSWORD = "playwithdata"
@@ -17,6 +18,7 @@ class ArcadeServer(ServerProcess):
     """A server with one database and the user ``root``."""
 
     name = "arcadedb"
+    database = DATABASE
     listening_mark = "ArcadeDB Server started"
 
     @property
@@ -24,10 +26,15 @@ class ArcadeServer(ServerProcess):
         """Where it speaks Bolt."""
         return f"bolt://{self.address}"
 
+    @property
+    def secret(self) -> str:
+        """What a secret for it holds."""
+        return json.dumps({"username": "root", "password": PASSWORD})
+
     def _command(self) -> Sequence[str]:
         package = importlib.util.find_spec("arcadedb_embedded")  # importing it would start a Java
         if package is None or package.origin is None:
-            raise ConfigError("the package arcadedb-embedded is not installed", hint="pip install -e .[dev]")
+            raise ConfigError("the package arcadedb-embedded is not installed", hint=INSTALL_HINT)
         home = Path(package.origin).parent
         options = {
             "server.rootPassword": PASSWORD,
