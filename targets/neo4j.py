@@ -67,7 +67,10 @@ class Neo4jSettings(TargetSettings):
         examples=["neo4j/writer"],
     )
     neo4j_database: str | None = Field(
-        default=None, min_length=1, description="The database that is written to. Absent: the user's home database."
+        default=None,
+        min_length=1,
+        description="The database that is written to. Absent: the user's home database.",
+        examples=["neo4j"],
     )
     neo4j_nodes: Annotated[str, AfterValidator(_nodes)] = Field(
         default="",

@@ -118,7 +118,7 @@ class GraphMapping:
     @property
     def collections(self) -> frozenset[str]:
         """Those whose documents make something."""
-        return frozenset(rule.collection for rule in (*self.nodes, *self.edges))
+        return frozenset([*(node.collection for node in self.nodes), *(edge.collection for edge in self.edges)])
 
     def labelled(self) -> Iterator[tuple[str, str]]:
         """Label and identity of every rule, also of one label several times."""

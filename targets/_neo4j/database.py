@@ -143,7 +143,7 @@ class Database:
         ):
 
             def run(statement: str, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-                return transaction.run(statement, dict(parameters)).data()  # type: ignore[arg-type]
+                return transaction.run(statement, dict(parameters)).data()
 
             done = body(run)
             transaction.commit()
