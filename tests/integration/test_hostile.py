@@ -164,7 +164,7 @@ def test_no_document_stops_a_stream(
         neo4j_uri=arcadedb.uri,
         neo4j_secret="env:GRAPH_WRITER",
         neo4j_database=arcadedb.database,
-        neo4j_nodes="orders: Hostile(id=_id, document=., a=a, text=text)",
+        neo4j_nodes="orders: Hostile(id=_id, document=., a=a)",
         neo4j_edges="orders: (Hostile id=_id)-[HAS a=a]->(Thing id=a)",
         iceberg_catalog=f"sqlite:///{tmp_path}/catalog.db",
         iceberg_warehouse=f"file://{tmp_path}/warehouse",
