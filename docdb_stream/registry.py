@@ -31,6 +31,7 @@ TARGETS: dict[str, str] = {
     "mongodb": "docdb_stream.targets.mongodb:MongoTarget",
     "postgresql": "docdb_stream.targets.postgresql:PostgresTarget",
     "redis": "docdb_stream.targets.redis:RedisTarget",
+    "neo4j": "docdb_stream.targets.neo4j:Neo4jTarget",
     "dynamodb": "docdb_stream.targets.dynamodb:DynamoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",

@@ -20,6 +20,7 @@ from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
 from docdb_stream.targets.iceberg import IcebergSettings
 from docdb_stream.targets.kafka import KafkaSettings
+from docdb_stream.targets.neo4j import Neo4jSettings
 from docdb_stream.targets.postgresql import PostgresSettings
 from docdb_stream.targets.redis import RedisSettings
 from docdb_stream.targets.s3 import S3Settings
@@ -86,6 +87,8 @@ def extras(streams: Iterable[Settings]) -> str:
         needed.append("postgresql")
     if any(stream.of(RedisSettings).is_on for stream in streams):
         needed.append("redis")
+    if any(stream.of(Neo4jSettings).is_on for stream in streams):
+        needed.append("neo4j")
     if not all(map(_is_postgresql, warehouses)):
         needed.append("redshift")
     return ",".join(needed)

@@ -17,7 +17,16 @@ from pymongo import MongoClient
 
 from docdb_stream import registry
 from docdb_stream.config import environment_names
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, RedisServer, ReplicaSet, Tls
+from docdb_stream.local import (
+    ArcadeServer,
+    AwsServer,
+    KafkaBroker,
+    OpenSearchServer,
+    PostgresServer,
+    RedisServer,
+    ReplicaSet,
+    Tls,
+)
 
 _numbers = itertools.count(1)
 
@@ -101,6 +110,13 @@ def postgres() -> Iterator[PostgresServer]:
 def redis_server() -> Iterator[RedisServer]:
     """A Valkey server."""
     with RedisServer() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def arcadedb() -> Iterator[ArcadeServer]:
+    """An ArcadeDB server, which speaks Bolt and Cypher as Neo4j does."""
+    with ArcadeServer() as started:
         yield started
 
 

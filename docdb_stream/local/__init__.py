@@ -1,5 +1,5 @@
 """Real servers on this machine, for the demo, for tests, and to play with: MongoDB, Kafka, OpenSearch, PostgreSQL,
-Redis, AWS.
+Redis, ArcadeDB, AWS.
 
 They come from Python packages (the extra ``local``), listen on 127.0.0.1 alone, keep their data in
 temporary folders, and never outlive the process that started them. None of this is meant to hold data that matters.
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol, Self
 
+from docdb_stream.local.arcadedb import ArcadeServer
 from docdb_stream.local.aws import AwsServer
 from docdb_stream.local.kafka import KafkaBroker
 from docdb_stream.local.mongod import Mongod, ReplicaSet, Tls
@@ -21,6 +22,7 @@ from docdb_stream.local.process import ServerError
 from docdb_stream.local.redis import RedisServer
 
 __all__ = [
+    "ArcadeServer",
     "AwsServer",
     "KafkaBroker",
     "LocalServers",

@@ -23,6 +23,7 @@ from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.formats.plain import PLAIN, plain_json
 from docdb_stream.targets._canonical import canonical_json
+from docdb_stream.targets._path import value_at
 
 _DIGEST_BYTES: Final = 16
 _OWN: Final = frozenset({"_id", "_version", "_deleted_at", "_source"})
@@ -107,7 +108,7 @@ def row_of(event: ChangeEvent, columns: Sequence[Column]) -> Row | None:
     if columns == (DOCUMENT,):
         return (_json_text(whole, "document"),)
     document = event.full_document or {}
-    return tuple(_text_of(column, _at(document, column.path)) for column in columns)
+    return tuple(_text_of(column, value_at(document, column.path)) for column in columns)
 
 
 def digest_of(columns: Sequence[Column], row: Iterable[str | None]) -> bytes:
@@ -121,17 +122,6 @@ def without_nul(text: str, what: str) -> str:
     if "\0" in text:
         raise UnrenderableError(f"{what}: holds U+0000, which PostgreSQL's text cannot hold")
     return text
-
-
-def _at(value: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        if isinstance(value, Mapping):
-            value = value.get(name)
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            return None
-    return value
 
 
 def _text_of(column: Column, value: Any) -> str | None:

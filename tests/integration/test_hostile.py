@@ -22,7 +22,15 @@ from pymongo.database import Database
 
 from docdb_stream.dead_letters import Letter, event_of
 from docdb_stream.letters import dead_letters_for
-from docdb_stream.local import AwsServer, KafkaBroker, OpenSearchServer, PostgresServer, RedisServer, ReplicaSet
+from docdb_stream.local import (
+    ArcadeServer,
+    AwsServer,
+    KafkaBroker,
+    OpenSearchServer,
+    PostgresServer,
+    RedisServer,
+    ReplicaSet,
+)
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.result import RunResult
@@ -125,9 +133,12 @@ def test_no_document_stops_a_stream(
     opensearch_server: OpenSearchServer,
     postgres: PostgresServer,
     redis_server: RedisServer,
+    arcadedb: ArcadeServer,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     receiver: Receiver,
 ) -> None:
+    monkeypatch.setenv("GRAPH_WRITER", arcadedb.secret)
     settings = Settings(
         documentdb_uri=replica_set.uri,
         watched_db_name=db_name,
@@ -150,6 +161,11 @@ def test_no_document_stops_a_stream(
         postgres_schema=f"hostile_{letters}_{db_name}",
         redis_uri=redis_server.uri,
         redis_value="hash" if letters == "file" else "json",
+        neo4j_uri=arcadedb.uri,
+        neo4j_secret="env:GRAPH_WRITER",
+        neo4j_database=arcadedb.database,
+        neo4j_nodes="orders: Hostile(id=_id, document=., a=a)",
+        neo4j_edges="orders: (Hostile id=_id)-[HAS a=a]->(Thing id=a)",
         iceberg_catalog=f"sqlite:///{tmp_path}/catalog.db",
         iceberg_warehouse=f"file://{tmp_path}/warehouse",
         **places_of_targets(aws, fifo=letters == "fifo"),

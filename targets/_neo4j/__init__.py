@@ -1,0 +1,1 @@
+"""What the target neo4j is made of, beside what graphs share."""
