@@ -88,7 +88,8 @@ class SnapshotRange:
         done: All of it has been delivered.
         documents: How many have been delivered, or were left to the stream because they changed meanwhile.
         identity: What the collection is known by, whatever its name is; None where nobody else reads the range (see
-            ``DocumentSource.identity``).
+            ``DocumentSource.identity``), or once it is gone.
+        first: The key that the range began after, where it may have to be begun again.
         renamed_at: When the collection was given its name, where that was after the snapshot began: whoever takes the
             rename for the end of what had the name before takes nothing older.
     """
@@ -99,6 +100,7 @@ class SnapshotRange:
     done: bool = False
     documents: int = 0
     identity: bytes | None = field(default=None, repr=False)
+    first: bytes | None = field(default=None, repr=False)
     renamed_at: Timestamp | None = None
 
 

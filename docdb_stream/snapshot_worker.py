@@ -27,7 +27,7 @@ from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.held_range import HeldRange
 from docdb_stream.snapshot.shares import Shares, ShareStore
-from docdb_stream.source import DocumentSource
+from docdb_stream.source import LookupSource
 from docdb_stream.step import Step, told_apart
 from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore, share_store
@@ -86,7 +86,7 @@ class SnapshotWorker:
         self,
         settings: Settings,
         *,
-        documents: DocumentSource,
+        documents: LookupSource,
         store: CheckpointStore,
         shares: ShareStore,
         targets: Sequence[Target],

@@ -6,7 +6,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from infra.function import StreamFunction
-from infra.machine import AGAIN, alone, clocked_machine, worked_by
+from infra.machine import alone, clocked_machine, worked_by
 from infra.settings import DeploySettings
 
 _PATTERNS = {
@@ -16,7 +16,8 @@ _PATTERNS = {
 
 
 class SnapshotMachine(Construct):
-    """Looks whether the stream has a shared snapshot; if so, has the workers deliver it until no range is left.
+    """Looks whether the stream has a shared snapshot; if so, has the workers deliver ranges until their time is over.
+    The clock starts it again as long as some are left.
 
     Args:
         workers: The function of the workers; the machine is made beside it.
@@ -50,8 +51,7 @@ class SnapshotMachine(Construct):
             result_path=sfn.JsonPath.DISCARD,
         )
         each.item_processor(worked_by(self, "Work", self.workers))
-        wait = sfn.Wait(self, "A moment", time=sfn.WaitTime.duration(AGAIN))
         is_left = sfn.Condition.number_greater_than("$.left", 0)
-        begin.next(each).next(wait).next(look)
+        begin.next(each).next(sfn.Succeed(self, "The clock goes on"))
         look.next(sfn.Choice(self, "Is there a snapshot?").when(is_left, begin).otherwise(over))
         return look

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
@@ -115,7 +115,7 @@ class Snapshot:
         found, time = self._collections_at_a_time(self._source)
         collections = [each for each in found if not patterns or any(pattern.matches(each) for pattern in patterns)]
         counts = [self._source.estimate(each) for each in collections]
-        ranges = [range_ for each in collections for range_ in self._ranges(self._source, each)]
+        ranges = [range_ for each in collections for range_ in self._ranges(self._source, each, found[each])]
         progress = SnapshotProgress(
             asked.id,
             tuple(ranges),
@@ -179,7 +179,7 @@ class Snapshot:
         """What it has come to is saved. Raises StateStoreError."""
         self.answered.clear()
         if self._ended_shared and self._shares is not None:
-            self._shares.forget()
+            self._shares.forget(self.progress)
             self._ended_shared = False
 
     def beside(self, position: Position) -> Position:
@@ -247,24 +247,29 @@ class Snapshot:
                 "set SNAPSHOT_SHARED = false",
             )
 
-    def _collections_at_a_time(self, source: DocumentSource) -> tuple[Sequence[Namespace], Timestamp]:
-        """The collections that there are, and a cluster time at which they had their names.
+    def _collections_at_a_time(self, source: DocumentSource) -> tuple[Mapping[Namespace, bytes | None], Timestamp]:
+        """The collections that there are, what each is known by, and a cluster time at which they had their names.
 
         The stream can be hours behind: what it still tells of collections up to then, the names know already.
         """
-        found = source.collections()
+        found = self._collections(source)
         for _ in range(_LOOKS):
             time = self._operation_time()
-            again = source.collections()
-            if {*found} <= {*again}:
+            again = self._collections(source)
+            if found.items() <= again.items():
                 break
             found = again
         return found, time
 
-    def _ranges(self, source: DocumentSource, namespace: Namespace) -> Iterator[SnapshotRange]:
-        identity = source.identity(namespace) if self._settings.snapshot_shared else None
+    def _collections(self, source: DocumentSource) -> Mapping[Namespace, bytes | None]:
+        if not self._settings.snapshot_shared:
+            return dict.fromkeys(source.collections())
+        known = {each: source.identity(each) for each in source.collections()}
+        return {each: identity for each, identity in known.items() if identity is not None}
+
+    def _ranges(self, source: DocumentSource, namespace: Namespace, identity: bytes | None) -> Iterator[SnapshotRange]:
         for each in source.ranges(namespace, self._settings.snapshot_ranges):
-            yield replace(each, identity=identity)
+            yield each if identity is None else replace(each, identity=identity, first=each.after)
 
     def _time_of(self, position: Position) -> Timestamp:
         return position.operation_time or self._operation_time()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from docdb_stream import step
 from docdb_stream.context import current_run
@@ -23,12 +23,17 @@ from docdb_stream.lease import LeaseKeeper
 from docdb_stream.pace import Pace
 from docdb_stream.position import SnapshotProgress, SnapshotRange
 from docdb_stream.settings import Settings
+from docdb_stream.snapshot.keys import Key, keys_of
 from docdb_stream.snapshot.shares import Shares, delivered
 from docdb_stream.snapshot_event import SnapshotEvents, delete_event, id_elements
-from docdb_stream.source import DocumentSource, Page
+from docdb_stream.source import LookupSource, Page
 from docdb_stream.step import Step
 
 logger = logging.getLogger(__name__)
+
+LATE_S: Final = 20.0
+"""Documents that are longer on their way are looked at again: OpenSearch remembers a delete for 60 s (its reference,
+``index.gc_deletes``), and they may have been read some seconds before it."""
 
 
 class HeldRange:
@@ -55,7 +60,7 @@ class HeldRange:
         index: int,
         *,
         keeper: LeaseKeeper,
-        documents: DocumentSource,
+        documents: LookupSource,
         shares: Shares,
         steps: Sequence[Step],
         delivery: Delivery,
@@ -79,6 +84,7 @@ class HeldRange:
         self._saved = saved
         self._elements: list[bytes] = []
         self._pages = 0
+        self._read_at_s: float | None = None
 
     def deliver(self) -> None:
         """Deliver what is left of it, as far as the time reaches.
@@ -89,18 +95,25 @@ class HeldRange:
         checkpoint = self._keeper.load()
         left = delivered(self._snapshot.ranges[self._index], checkpoint.position if checkpoint else None)
         if not self._is_the_same(left):
-            return  # the stream will come to why, and say what becomes of the range
+            logger.warning(
+                "%s is not the collection that snapshot %s is of: once the stream tells of a drop or a rename, the "
+                "range ends or goes on; if nothing does (a collection that was resharded), cancel the snapshot and "
+                "start it again",
+                left.namespace,
+                self._snapshot.id,
+            )
+            return
         try:
             while not left.done and not self._is_over():
                 self._keeper.check()
                 limit = self._settings.batch_size
+                if self._read_at_s is None:
+                    self._read_at_s = current_run().deadline.clock()
                 page = self._documents.read(left, since=self._time, match=self._snapshot.match, limit=limit)
                 self._hand_over(page)
                 left = replace(page.rest, documents=left.documents + len(page.documents))
                 if left.done or self._is_due():
                     self._save(left)
-                    if not self._goes_on(left):
-                        return
             if self._elements:
                 self._save(left)
         except OUT_OF_TIME:
@@ -132,20 +145,47 @@ class HeldRange:
             self._delivery.reject(made.rejected)
 
     def _is_the_same(self, left: SnapshotRange) -> bool:
-        """Whether the collection's name stands for the one that the snapshot is of."""
-        return self._documents.identity(left.namespace) == left.identity
+        """Whether the collection's name stands for the one that the snapshot is of, as far as that is told."""
+        found = self._documents.identity(left.namespace)
+        return found is not None and (found == left.identity or not found or not left.identity)
 
     def _save(self, left: SnapshotRange) -> None:
-        """Make durable what was handed over, then save how far the range has come."""
+        """Make durable what was handed over, then save how far the range has come.
+
+        Raises:
+            CheckpointConflictError: The range is another one by now, or the collection is gone.
+        """
         with self._pace.saving():
             rejections = len(self._delivery.settle())
             if not self._is_the_same(left):
                 self._take_back(left.namespace)
+            if self._read_at_s is not None and current_run().deadline.clock() - self._read_at_s > LATE_S:
+                self._look_again(left.namespace)
+            self._check(left)
             self._keeper.save(self._shares.position(self._snapshot, left), len(self._elements))
         self._pace.saved()
         self._saved(len(self._elements), rejections, left.done)
         self._elements.clear()
-        self._pages = 0
+        self._pages, self._read_at_s = 0, None
+
+    def _look_again(self, namespace: Namespace) -> None:
+        """Delete what was deleted at the source meanwhile: the stream may have told of it so long before the documents
+        came that a target has forgotten it."""
+        logger.info("%s: pages were long on their way, and are looked at again", namespace)
+        there: set[Key] = set()
+        for first in range(0, len(self._elements), self._settings.batch_size):
+            part = self._elements[first : first + self._settings.batch_size]
+            for page in self._documents.find(namespace, part, since=self._time):
+                there.update(keys_of(id_elements(page.documents)))
+        known = zip(self._elements, keys_of(self._elements), strict=True)
+        self._delete(namespace, [element for element, key in known if key not in there])
+
+    def _delete(self, namespace: Namespace, elements: Sequence[bytes]) -> None:
+        """Delete documents at the snapshot's own time, which takes away nothing newer."""
+        for first in range(0, len(elements), self._settings.batch_size):
+            part = elements[first : first + self._settings.batch_size]
+            self._send([delete_event(self._snapshot.id, namespace, each, self._time) for each in part])
+        self._delivery.settle()
 
     def _take_back(self, namespace: Namespace) -> NoReturn:
         """The collection was dropped or renamed while its documents were under way. The stream may have told of that
@@ -155,16 +195,19 @@ class HeldRange:
             CheckpointConflictError: Always.
         """
         logger.warning("%s is no more what it was: what was read of it is taken back", namespace)
-        for first in range(0, len(self._elements), self._settings.batch_size):
-            part = self._elements[first : first + self._settings.batch_size]
-            self._send([delete_event(self._snapshot.id, namespace, each, self._time) for each in part])
-        self._delivery.settle()
+        self._delete(namespace, self._elements)
         raise CheckpointConflictError(f"the collection {namespace} of the range is gone")
 
-    def _goes_on(self, left: SnapshotRange) -> bool:
-        """Whether the snapshot is still under way, and the stream knows nothing else of the range's collection."""
+    def _check(self, left: SnapshotRange) -> None:
+        """See that the snapshot is still under way, and that the stream knows nothing else of the range. What becomes
+        of it after this look has another name for its checkpoint.
+
+        Raises:
+            CheckpointConflictError: It is not.
+        """
         now = self._shared()
-        if now is None or now.id != self._snapshot.id:
-            return False
-        mine = now.ranges[self._index]
-        return not mine.done and mine.namespace == left.namespace
+        mine = None if now is None or now.id != self._snapshot.id else now.ranges[self._index]
+        if now is None or mine is None or mine.done or now.time_of(mine) != self._time:
+            raise CheckpointConflictError("the snapshot has ended, is paused, or the range begins again")
+        if mine.namespace != left.namespace:
+            raise CheckpointConflictError("the range has another name")

@@ -291,7 +291,7 @@ class Pages:
 
     def _end(self, part: _Part) -> None:
         self._forget(part)
-        part.range = replace(part.range, after=None, until=None, done=True)
+        part.range = replace(part.range, after=None, until=None, done=True, identity=None)
 
     def _rename(self, event: ChangeEvent, namespace: Namespace) -> None:
         to = event.document.get("to") or {}
@@ -302,6 +302,9 @@ class Pages:
             self._forget(part)
             if self._watches(renamed):
                 part.range = replace(part.range, namespace=renamed, renamed_at=event.cluster_time)
+                if part.range.identity is not None:
+                    # Workers may have read what had the name meanwhile, and what they delivered before may be refused.
+                    part.range = replace(part.range, after=part.range.first, done=False, documents=0)
             else:
                 self._end(part)
 

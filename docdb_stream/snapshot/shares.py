@@ -35,7 +35,10 @@ class Shares:
 
     def name(self, progress: SnapshotProgress, index: int) -> str:
         """What the checkpoint of a range is called."""
-        return f"{self._prefix}{progress.id}/{index}"
+        # With its time: what was delivered with another one is not what the range is of now.
+        time = progress.time_of(progress.ranges[index])
+        at = "" if time is None else f"{time.time}.{time.inc}"
+        return f"{self._prefix}{progress.id}/{index}/{at}"
 
     def position(self, progress: SnapshotProgress, range: SnapshotRange) -> Position:
         """The position of a range's checkpoint."""
@@ -55,9 +58,11 @@ class Shares:
             ranges[index] = delivered(ranges[index], checkpoint.position)
         return ranges
 
-    def forget(self) -> None:
-        """Take away what is kept of the stream's snapshots. Raises StateStoreError."""
-        self.store.forget([each.stream for each in self.store.all() if each.stream.startswith(self._prefix)])
+    def forget(self, kept: SnapshotProgress | None) -> None:
+        """Take away what is kept of the stream's other snapshots. Raises StateStoreError."""
+        left = "" if kept is None else f"{self._prefix}{kept.id}/"
+        names = [each.stream for each in self.store.all() if each.stream.startswith(self._prefix)]
+        self.store.forget([name for name in names if not (left and name.startswith(left))])
 
     @property
     def _prefix(self) -> str:

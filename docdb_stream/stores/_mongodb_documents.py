@@ -288,6 +288,8 @@ def _range_document(each: SnapshotRange) -> dict[str, Any]:
         document["documents"] = each.documents
     if each.identity is not None:
         document["identity"] = each.identity
+    if each.first is not None:
+        document["first"] = each.first
     if each.renamed_at is not None:
         document["renamed_at"] = each.renamed_at
     return document
@@ -303,6 +305,7 @@ def _range(stored: Any) -> SnapshotRange:
         bool(stored.get("done")),
         int(stored.get("documents", 0)),
         _field(stored, "identity", bytes),
+        _key(stored, "first"),
         _field(stored, "renamed_at", Timestamp),
     )
 
