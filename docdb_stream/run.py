@@ -103,11 +103,11 @@ class Run:
             duration_s = min(settings.lease_seconds, FOLLOW_LEASE_S) if follow else settings.lease_seconds
             with held_lease(self._store, settings.stream_name, settings.scope, owner_name(), duration_s) as keeper:
                 self._context.lease_check, self._context.lease_epoch = keeper.check, keeper.epoch
-                until = self._source.operation_time()
                 result.position = self._schemas.begin(self._beginning.at_start(keeper))
                 result.began_at, result.verified = self._beginning.began_at, self._beginning.verified
                 self._saved = keeper.saved
                 self._answer()
+                until = self._source.operation_time()
                 losses = 0
                 while not result.stopped_by:
                     try:
@@ -227,7 +227,7 @@ class Run:
             result.loops += 1
             self._unsaved_loops += 1
             result.snapshot_documents += len(page.events)
-        done = snapshot.ended()
+        done = snapshot.ended(self._position, is_drained=self._is_drained)
         if done is not None:
             self._gaps += told_of(done, self._store.ledger(result.stream), result.stream, self._position)
         if page is not None or done is not None:

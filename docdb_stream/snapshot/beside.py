@@ -21,7 +21,7 @@ from docdb_stream.events import Batch, ChangeEvent, Position
 from docdb_stream.namespaces import NamespacePattern
 from docdb_stream.position import Namespace, SnapshotProgress, SnapshotRange
 from docdb_stream.settings import Settings
-from docdb_stream.snapshot.pages import LAG_SHARE, Delivered, Pages
+from docdb_stream.snapshot.pages import LAG_SHARE, Delivered, Pages, is_past
 from docdb_stream.snapshot.reader import SnapshotReader
 from docdb_stream.snapshot.shares import Shares
 from docdb_stream.source import DocumentSource
@@ -67,6 +67,7 @@ class Snapshot:
         self._targets = {target.name: is_keyed(target) for target in targets}
         self._shares = shares
         self._ended_shared = False
+        self._done_at: Timestamp | None = None
         self._operation_time = operation_time
         self._pages: Pages | None = None
         self._reader: SnapshotReader | None = None
@@ -167,9 +168,19 @@ class Snapshot:
         self.answered += [each.id for each in requests]
         self._look()
 
-    def ended(self) -> SnapshotProgress | None:
-        """The snapshot, once all of it is delivered; there is none any more then."""
+    def ended(self, position: Position, *, is_drained: bool) -> SnapshotProgress | None:
+        """The snapshot, once all of it is delivered; there is none any more then. Of what workers say is done, the
+        stream may still have something to tell: that a collection had another name when they looked for it.
+
+        Args:
+            position: Where the stream stands.
+            is_drained: See ``due``.
+        """
         if self.progress is None or not self.progress.is_done:
+            return None
+        if self.progress.is_shared and (
+            self._done_at is None or not is_past(position, self._done_at, is_drained=is_drained)
+        ):
             return None
         done = self.progress
         self._replace(None)
@@ -235,6 +246,10 @@ class Snapshot:
             assert self._pages is not None
             self._pages.advance(self._shares.ranges(self.progress))
             self._know()
+            if not self.progress.is_done:
+                self._done_at = None
+            elif self._done_at is None:
+                self._done_at = self._operation_time()
 
     def _check_shared(self, asked: SnapshotRequest) -> None:
         """Raises ConfigError where workers cannot deliver what is asked for."""

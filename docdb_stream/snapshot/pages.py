@@ -204,7 +204,8 @@ class Pages:
             self._position = position
             if read_at is not None:
                 self._looked_up = max(read_at, self._looked_up or read_at)
-            if any(part.readings or not part.range.done for part in self._parts):
+            # Of ranges that workers have done, too: a rename has them begin again.
+            if any(part.readings or not part.range.done or part.range.identity is not None for part in self._parts):
                 for event in events:
                     self._see(event, passed)
 

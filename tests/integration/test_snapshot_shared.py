@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -178,7 +179,7 @@ class Interrupted(MongoDocuments):
         return page
 
 
-def _work_while(settings: Settings, happens: Callable[[], object]) -> WorkResult:
+def _worker(settings: Settings, connection: Connection, documents: MongoDocuments) -> SnapshotWorker:
     class Letters(DeadLetters):
         def __init__(self) -> None:
             pass
@@ -186,17 +187,22 @@ def _work_while(settings: Settings, happens: Callable[[], object]) -> WorkResult
         def write(self, stream: str, rejections: Sequence[Any]) -> None:
             pytest.fail("nothing is to be rejected")
 
-    with Connection(settings) as connection:
-        worker = SnapshotWorker(
-            settings,
-            documents=Interrupted(settings, connection, happens),
-            store=MongoCheckpointStore(settings, connection),
-            shares=share_store(settings, connection),
-            targets=build_targets(settings),
-            dead_letters=Letters(),
-        )
-        with worker:
-            return worker.run()
+    return SnapshotWorker(
+        settings,
+        documents=documents,
+        store=MongoCheckpointStore(settings, connection),
+        shares=share_store(settings, connection),
+        targets=build_targets(settings),
+        dead_letters=Letters(),
+    )
+
+
+def _work_while(settings: Settings, happens: Callable[[], object]) -> WorkResult:
+    with (
+        Connection(settings) as connection,
+        _worker(settings, connection, Interrupted(settings, connection, happens)) as worker,
+    ):
+        return worker.run()
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -240,6 +246,86 @@ def test_a_collection_is_renamed_while_its_documents_are_under_way(stream: Strea
     _work_while(stream.settings(), rename)
     stream.end()
     assert stream.tables() == stream.expected()
+
+
+def test_a_collection_is_renamed_there_and_back(stream: Stream) -> None:
+    """The name stands for the same collection again, and what came under it before the renames is refused."""
+    stream.db.orders.insert_many([{"_id": number} for number in range(300)])
+    stream.run()
+
+    def rename() -> None:
+        stream.db.orders.rename("away")
+        stream.db.away.rename("orders")
+        stream.run()
+
+    _work_while(stream.settings(), rename)
+    stream.end()
+    assert stream.tables() == stream.expected()
+
+
+def test_the_read_itself_falls_between_two_renames(stream: Stream) -> None:
+    stream.db.orders.insert_many([{"_id": number} for number in range(300)])
+    stream.run()
+
+    class Away(MongoDocuments):
+        """Reads while the collection has another name."""
+
+        def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
+            stream.db.orders.rename("away")
+            page = super().read(range, since=since, match=match, limit=limit)
+            stream.db.away.rename("orders")
+            return page
+
+    with Connection(stream.settings()) as connection:
+        _worker(stream.settings(), connection, Away(stream.settings(), connection)).run()
+    stream.end()
+    assert stream.tables() == stream.expected()
+
+
+def test_history_that_is_lost_meanwhile_makes_what_is_delivered_since_newer(stream: Stream) -> None:
+    stream.environment["ON_HISTORY_LOST"] = "now"
+    stream.db.orders.insert_many([{"_id": number, "v": 0} for number in range(300)])
+    stream.run()
+    stream.db.orders.update_many({}, {"$set": {"v": 1}})
+    stream.run()  # the target has what is newer than the snapshot
+
+    def lose() -> None:
+        lose_history(stream.settings(), stream.name)
+        stream.db.orders.update_many({}, {"$set": {"v": 2}})
+        stream.run()
+
+    _work_while(stream.settings(), lose)
+    stream.end()
+    assert stream.tables() == stream.expected()
+
+
+def lose_history(settings: Settings, name: str) -> None:
+    """Have the stream stand where the change log does not reach back to."""
+    with Connection(settings) as connection:
+        store = MongoCheckpointStore(settings, connection)
+        found = store.load(name)
+        assert found is not None
+        assert found.position is not None
+        lease = store.acquire(name, settings.scope, "nobody", 10)
+        store.save(lease, replace(found.position, token=None, operation_time=Timestamp(1, 1)))
+        store.release(lease)
+
+
+def test_pages_that_were_long_on_their_way_are_looked_at_again(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, opensearch_server: OpenSearchServer, db_name: str
+) -> None:
+    """As where an index has forgotten a delete that it was told of before the page came."""
+    monkeypatch.setattr("docdb_stream.snapshot.held_range.LATE_S", 0.0)
+    del stream.environment["POSTGRES_URI"], stream.environment["POSTGRES_SCHEMA"]
+    stream.environment |= {"ELASTICSEARCH_URI": opensearch_server.url}
+    stream.db.orders.insert_many([{"_id": number} for number in range(20)])
+    stream.run()
+    _work_while(stream.settings(), lambda: stream.db.orders.delete_many({"_id": {"$lt": 5}}))
+    with closing(OpenSearch(opensearch_server.url)) as client:
+        client.indices.refresh(index="*")
+        found = client.search(index="*", body={"query": {"match_all": {}}, "size": 100})["hits"]["hits"]
+    assert {each["_id"] for each in found if each["_index"].startswith(db_name)} == {str(n) for n in range(5, 20)}
+    stream.end()
 
 
 def test_what_an_index_without_a_memory_has_is_taken_back(

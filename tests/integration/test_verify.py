@@ -54,7 +54,13 @@ FOREIGN = "0163eeb6e7000000090100000009000041e1"
 
 
 class Stream:
-    """A stream over one database into one target, whose documents can be spoiled."""
+    """A stream over one database into one target, whose documents can be spoiled.
+
+    Attributes:
+        pause_s: Between two writes of somebody who writes as fast as the target takes it.
+    """
+
+    pause_s = 0.0
 
     def __init__(self, uri: str, mongo: Mongo, db_name: str, **values: Any) -> None:
         self.mongo, self.db = mongo, mongo[db_name]
@@ -112,10 +118,10 @@ class Stream:
         """Whether a snapshot has begun after the history was lost, and is delivered."""
         with self.store() as store:
             found = store.load(self.settings.stream_name)
-            is_begun = any("snapshot" in entry.reason for entry in store.ledger(self.settings.stream_name))
+            is_told = any("is delivered" in entry.reason for entry in store.ledger(self.settings.stream_name))
         assert found is not None
         assert found.position is not None
-        return is_begun and found.position.snapshot is None
+        return is_told and found.position.snapshot is None
 
     def command(self, *arguments: str) -> Any:
         """The command line, in this process."""
@@ -235,6 +241,8 @@ class Keys(Stream):
 
 
 class Items(Stream):
+    pause_s = 0.02  # the local server takes a few hundred a second, and the stream has to keep up
+
     def __init__(self, uri: str, mongo: Mongo, db_name: str, server: AwsServer, **values: Any) -> None:
         self.prefix = f"v{uuid.uuid4().hex[:8]}-"
         own = {"dynamodb_table": f"{self.prefix}{{coll}}", "dynamodb_create": "true", **values}
@@ -450,7 +458,7 @@ def test_writers_at_full_speed_are_no_differences(make: Make) -> None:
 
     def write(seed: int) -> None:
         chance = random.Random(seed)
-        while not stop.is_set():
+        while not stop.wait(stream.pause_s):
             key, kind = chance.randrange(500), chance.random()
             if kind < 0.2:
                 stream.db.orders.delete_one({"_id": key})
