@@ -103,11 +103,12 @@ class Run:
             duration_s = min(settings.lease_seconds, FOLLOW_LEASE_S) if follow else settings.lease_seconds
             with held_lease(self._store, settings.stream_name, settings.scope, owner_name(), duration_s) as keeper:
                 self._context.lease_check, self._context.lease_epoch = keeper.check, keeper.epoch
+                until = self._source.operation_time()
                 result.position = self._schemas.begin(self._beginning.at_start(keeper))
                 result.began_at, result.verified = self._beginning.began_at, self._beginning.verified
                 self._saved = keeper.saved
                 self._answer()
-                until = self._source.operation_time()
+                until = max(until, self._snapshot.done_at or until)
                 losses = 0
                 while not result.stopped_by:
                     try:

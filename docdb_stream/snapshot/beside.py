@@ -49,6 +49,7 @@ class Snapshot:
 
     Attributes:
         progress: How far it has come; None where none is under way.
+        done_at: When it was seen that workers have done all of a shared one; None: they have not.
         answered: The requests that are done and not taken away yet, by their ids.
     """
 
@@ -67,7 +68,7 @@ class Snapshot:
         self._targets = {target.name: is_keyed(target) for target in targets}
         self._shares = shares
         self._ended_shared = False
-        self._done_at: Timestamp | None = None
+        self.done_at: Timestamp | None = None
         self._operation_time = operation_time
         self._pages: Pages | None = None
         self._reader: SnapshotReader | None = None
@@ -179,7 +180,7 @@ class Snapshot:
         if self.progress is None or not self.progress.is_done:
             return None
         if self.progress.is_shared and (
-            self._done_at is None or not is_past(position, self._done_at, is_drained=is_drained)
+            self.done_at is None or not is_past(position, self.done_at, is_drained=is_drained)
         ):
             return None
         done = self.progress
@@ -247,9 +248,9 @@ class Snapshot:
             self._pages.advance(self._shares.ranges(self.progress))
             self._know()
             if not self.progress.is_done:
-                self._done_at = None
-            elif self._done_at is None:
-                self._done_at = self._operation_time()
+                self.done_at = None
+            elif self.done_at is None:
+                self.done_at = self._operation_time()
 
     def _check_shared(self, asked: SnapshotRequest) -> None:
         """Raises ConfigError where workers cannot deliver what is asked for."""
