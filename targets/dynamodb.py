@@ -26,14 +26,11 @@ from docdb_stream.targets._dynamodb.drop import dropped, moved, older
 from docdb_stream.targets._dynamodb.held import DynamoHoldings
 from docdb_stream.targets._dynamodb.item import LIMITS, OWN, Item, attributes_of, newest
 from docdb_stream.targets._dynamodb.tables import NAME, Tables, destination_of, table_name
+from docdb_stream.targets._mirror import OF_COLLECTIONS, WRITING, check_is_gone, check_whole, renamed_to
 from docdb_stream.targets._names import shares_names
 from docdb_stream.targets._versioned import document_id, document_version
 from docdb_stream.template import Template
 
-_WRITING: Final = frozenset({"insert", "update", "replace", "delete"})
-_OF_COLLECTIONS: Final = frozenset({"drop", "rename"})
-_WHOLE: Final = frozenset({"update_lookup", "required"})
-"""With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
 TOMBSTONE_DAYS: Final = 30
 """As the target mongodb: it has to outlive every change log that could bring a document back."""
 _DAY_S: Final = 86_400
@@ -145,12 +142,7 @@ class DynamoTarget:
         lanes: int = 8,
         source: Settings | None = None,
     ) -> None:
-        if source is not None and source.full_document not in _WHOLE:
-            raise ConfigError(
-                f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may bring "
-                "none",
-                hint="set FULL_DOCUMENT = update_lookup or required",
-            )
+        check_whole(source)
         aws.load()
         self._template = Template(table)
         self._key = key
@@ -205,7 +197,7 @@ class DynamoTarget:
         rejections: list[Rejection] = []
         for event in events:
             try:
-                if event.operation in _OF_COLLECTIONS:
+                if event.operation in OF_COLLECTIONS:
                     if self._follows_drops:
                         rejections += [*self._put(pending), *self._sender.flush(), *self._follow(event)]
                         pending = []
@@ -265,7 +257,7 @@ class DynamoTarget:
             UnrenderableError: What it says cannot be told, or has no place in an item.
         """
         operation = event.operation
-        if operation not in _WRITING:
+        if operation not in WRITING:
             return None
         if not event.has_document_key:
             raise UnrenderableError("documentKey: missing in the event")
@@ -273,13 +265,8 @@ class DynamoTarget:
         if operation != "delete":
             attributes = attributes_of(event, self._key)
             if attributes is None:
-                # Null says that it was gone when it was looked up, and its delete follows.
-                if operation == "update" and "fullDocument" in event.document:
-                    return None
-                raise UnrenderableError(
-                    "the event has no fullDocument, and a mirror takes whole documents: set FULL_DOCUMENT = "
-                    "update_lookup, or UpdateLookup in the event source mapping"
-                )
+                check_is_gone(event)
+                return None
         id_text = event.object_id or document_id(event.exact_id)
         return self._item(event, event.namespace, id_text, attributes)
 
@@ -325,9 +312,8 @@ class DynamoTarget:
             The event itself, once, where an item could not be written.
         """
         old = self._item(event, event.namespace, "")
-        to = event.document.get("to") if event.operation == "rename" else None
-        renamed = Namespace(to["db"], to["coll"]) if to else None
-        if renamed is None or not (self._source is None or self._source.watches(renamed)):
+        renamed = renamed_to(event, self._source)
+        if renamed is None:
             return self._bury(old)[:1]
         new = self._item(event, renamed, "")
         return [*self._bury(new), *self._move(old, new)][:1]  # what was there under the new name is replaced

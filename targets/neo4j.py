@@ -24,18 +24,16 @@ from docdb_stream.target import Rejection
 from docdb_stream.targets._graph import cypher
 from docdb_stream.targets._graph.graph import Graph, Run
 from docdb_stream.targets._graph.mapping import mapping_of
+from docdb_stream.targets._mirror import LOCAL, OF_COLLECTIONS, WRITING
 from docdb_stream.targets._neo4j.database import Database
 from docdb_stream.targets._neo4j.errors import NAME
 from docdb_stream.targets._neo4j.writer import Change, Writer
 from docdb_stream.targets._versioned import document_id, document_version
 
-_WRITING = frozenset({"insert", "update", "replace", "delete"})
-_OF_COLLECTIONS = frozenset({"drop", "rename"})
 _WHOLE = frozenset({"update_lookup", "required"})
 """With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
 TOMBSTONE_DAYS = 30
 """As the targets mongodb, postgresql and redis."""
-_LOCAL = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
 def _nodes(text: str) -> str:
@@ -105,7 +103,7 @@ class Neo4jSettings(TargetSettings):
         if scope is None:
             yield "NEO4J_NODES: several databases are watched: collections of one name make the same nodes"
         address = urlsplit(self.neo4j_uri or "")
-        if "+" not in address.scheme and address.hostname not in _LOCAL:
+        if "+" not in address.scheme and address.hostname not in LOCAL:
             yield f"NEO4J_URI: the connection is without TLS; say {address.scheme}+s://"
 
 
@@ -212,7 +210,7 @@ class Neo4jTarget:
         changes: list[Change] = []
         for event in events:
             try:
-                if event.operation in _OF_COLLECTIONS:
+                if event.operation in OF_COLLECTIONS:
                     rejections += self._writer.write(changes)
                     changes = []
                     self._follow(event)
@@ -257,7 +255,7 @@ class Neo4jTarget:
         Raises:
             UnrenderableError: What it says cannot be told.
         """
-        if event.operation not in _WRITING:
+        if event.operation not in WRITING:
             return None
         namespace = event.namespace
         collection = namespace.coll or ""

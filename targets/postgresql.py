@@ -21,6 +21,7 @@ from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import Address, SecretReference, Words
 from docdb_stream.target import Rejection
+from docdb_stream.targets._mirror import LOCAL, OF_COLLECTIONS, WRITING, check_is_gone, check_whole, renamed_to
 from docdb_stream.targets._names import shares_names
 from docdb_stream.targets._postgresql.columns import columns_of, row_of, without_nul
 from docdb_stream.targets._postgresql.database import Database
@@ -34,14 +35,9 @@ from docdb_stream.targets._postgresql.writer import Write, Writer
 from docdb_stream.targets._versioned import document_id, document_version
 from docdb_stream.template import Template
 
-_WRITING = frozenset({"insert", "update", "replace", "delete"})
-_OF_COLLECTIONS = frozenset({"drop", "rename"})
-_WHOLE = frozenset({"update_lookup", "required"})
-"""With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
 TOMBSTONE_DAYS = 30
 """As the target mongodb: it has to outlive every change log that could bring a document back. DocumentDB keeps seven
 days at most, and an oplog of more than some days is rare."""
-_LOCAL = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
 def _address(text: str) -> str:
@@ -117,7 +113,7 @@ class PostgresSettings(TargetSettings):
             )
         address = urlsplit(self.postgres_uri or "")
         mode = parse_qs(address.query).get("sslmode", ["prefer"])[-1]
-        if address.hostname not in _LOCAL and mode not in ("require", "verify-ca", "verify-full"):
+        if address.hostname not in LOCAL and mode not in ("require", "verify-ca", "verify-full"):
             yield f"POSTGRES_URI: with sslmode={mode} the connection may be without TLS; say sslmode=verify-full"
 
 
@@ -172,12 +168,7 @@ class PostgresTarget:
         source: Settings | None = None,
         stream: str = "",
     ) -> None:
-        if source is not None and source.full_document not in _WHOLE:
-            raise ConfigError(
-                f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may bring "
-                "none",
-                hint="set FULL_DOCUMENT = update_lookup or required",
-            )
+        check_whole(source)
         self._template = Template(table)
         self._tables = Tables(schema, columns_of(columns), creates=create)
         self._database = Database(uri, secret, creates=create)
@@ -220,7 +211,7 @@ class PostgresTarget:
         rejections = []
         for event in events:
             try:
-                if event.operation in _OF_COLLECTIONS:
+                if event.operation in OF_COLLECTIONS:
                     pending.settle()
                     self._follow(event)
                 elif (write := self._write_of(event)) is not None:
@@ -269,7 +260,7 @@ class PostgresTarget:
         Raises:
             UnrenderableError: What it says cannot be told, or does not fit.
         """
-        if event.operation not in _WRITING:
+        if event.operation not in WRITING:
             return None
         row = row_of(event, self._tables.columns)
         if not event.has_document_key:
@@ -277,13 +268,8 @@ class PostgresTarget:
         if event.operation == "delete":
             row = None
         elif row is None:
-            # Null says that it was gone when it was looked up, and its delete follows.
-            if event.operation == "update" and "fullDocument" in event.document:
-                return None
-            raise UnrenderableError(
-                "the event has no fullDocument, and a mirror takes whole documents: set FULL_DOCUMENT = update_lookup, "
-                "or UpdateLookup in the event source mapping"
-            )
+            check_is_gone(event)
+            return None
         id_text = without_nul(event.object_id or document_id(event.exact_id), "_id")
         version = document_version(event.cluster_time)
         return Write(event, self._table_of(event.namespace), str(event.namespace), id_text, version, row)
@@ -294,9 +280,8 @@ class PostgresTarget:
             return
         namespace, at = event.namespace, document_version(event.cluster_time)
         old = self._table_of(namespace), str(namespace)
-        to = event.document.get("to") if event.operation == "rename" else None
-        renamed = Namespace(to["db"], to["coll"]) if to else None
-        if renamed is None or not (self._source is None or self._source.watches(renamed)):
+        renamed = renamed_to(event, self._source)
+        if renamed is None:
             delete_older(self._writer, *old, at)
         else:
             move_older(self._writer, old, (self._table_of(renamed), str(renamed)), at)

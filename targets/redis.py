@@ -25,6 +25,7 @@ from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import Address, SecretReference
 from docdb_stream.target import Rejection
+from docdb_stream.targets._mirror import LOCAL, OF_COLLECTIONS, WRITING, check_is_gone, check_whole, renamed_to
 from docdb_stream.targets._redis.client import Client, script
 from docdb_stream.targets._redis.drop import delete_older, move_older
 from docdb_stream.targets._redis.errors import NAME
@@ -35,14 +36,9 @@ from docdb_stream.targets._redis.values import Form, value_of
 from docdb_stream.targets._redis.write import Pending, Write
 from docdb_stream.targets._versioned import document_id, document_version
 
-_WRITING = frozenset({"insert", "update", "replace", "delete"})
-_OF_COLLECTIONS = frozenset({"drop", "rename"})
-_WHOLE = frozenset({"update_lookup", "required"})
-"""With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
 TOMBSTONE_DAYS = 30
 """As the targets mongodb and postgresql."""
 _DAY_MS: Final = 24 * 60 * 60 * 1000
-_LOCAL = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 _LEAST_BULK_BYTES: Final = 64 * 1024 * 1024
 """More than a document of 16 MB, MongoDB's limit, becomes as JSON, unless it is full of control characters."""
 _LATEST_MS: Final = (1 << 53) - 1
@@ -120,7 +116,7 @@ class RedisSettings(TargetSettings):
         if not needed <= Keys(self.redis_key).fields:
             yield "REDIS_KEY: several collections share keys: documents with the same _id take each other's place"
         address = urlsplit(self.redis_uri or "")
-        if address.scheme == "redis" and address.hostname not in _LOCAL:
+        if address.scheme == "redis" and address.hostname not in LOCAL:
             yield "REDIS_URI: the connection is without TLS; say rediss://"
 
 
@@ -176,12 +172,7 @@ class RedisTarget:
         replicas: int = 0,
         source: Settings | None = None,
     ) -> None:
-        if source is not None and source.full_document not in _WHOLE:
-            raise ConfigError(
-                f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may bring "
-                "none",
-                hint="set FULL_DOCUMENT = update_lookup or required",
-            )
+        check_whole(source)
         self._client = Client(uri, secret, replicas=replicas)
         self._keys = Keys(key)
         self._form: Form = value
@@ -224,7 +215,7 @@ class RedisTarget:
         rejections = []
         for event in events:
             try:
-                if event.operation in _OF_COLLECTIONS:
+                if event.operation in OF_COLLECTIONS:
                     pending.settle()
                     self._follow(event)
                     pending.forget_floors()
@@ -294,19 +285,14 @@ class RedisTarget:
         Raises:
             UnrenderableError: What it says cannot be told.
         """
-        if event.operation not in _WRITING:
+        if event.operation not in WRITING:
             return None
         payload = event.render(PLAIN) if event.operation != "delete" else b"null"
         if not event.has_document_key:
             raise UnrenderableError("documentKey: missing in the event")
         if payload == b"null" and event.operation != "delete":
-            # Null says that it was gone when it was looked up, and its delete follows.
-            if event.operation == "update" and "fullDocument" in event.document:
-                return None
-            raise UnrenderableError(
-                "the event has no fullDocument, and a mirror takes whole documents: set FULL_DOCUMENT = update_lookup, "
-                "or UpdateLookup in the event source mapping"
-            )
+            check_is_gone(event)
+            return None
         namespace, place = event.namespace, self._place_of(event.namespace)
         write = Write(
             event,
@@ -339,9 +325,8 @@ class RedisTarget:
             return
         namespace, at = event.namespace, document_version(event.cluster_time)
         old = self._place_of(namespace), str(namespace)
-        to = event.document.get("to") if event.operation == "rename" else None
-        renamed = Namespace(to["db"], to["coll"]) if to else None
-        if renamed is None or not (self._source is None or self._source.watches(renamed)):
+        renamed = renamed_to(event, self._source)
+        if renamed is None:
             delete_older(self._client, *old, at)
         else:
             move_older(self._client, old, (self._place_of(renamed), str(renamed)), at, self._tombstone_ms)
