@@ -6,22 +6,24 @@ from typing import Annotated
 
 import typer
 
-from docdb_stream.cli.options import ConfigOption, JsonOption, VerboseOption, chosen_streams
+from docdb_stream.cli.options import (
+    ConfigOption,
+    JsonOption,
+    TimeoutOption,
+    VerboseOption,
+    chosen_streams,
+    deadline_after,
+)
 from docdb_stream.cli.outcome import counted
 from docdb_stream.cli.signals import stop_on_signals
 from docdb_stream.cli.terminal import log_to_stderr, put, put_json, say
-from docdb_stream.context import Deadline
-from docdb_stream.errors import ConfigError
 from docdb_stream.load.loading import LoadResult
 from docdb_stream.load.loading import load as load_manifests
 
 
 def load(
     stream: Annotated[str, typer.Argument(help="The stream's name.", show_default=False)],
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
-    ] = None,
+    timeout: TimeoutOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -31,10 +33,8 @@ def load(
     Each checkpoint's manifest is loaded wholly or not at all, and once. Of each document the newest state wins.
     """
     log_to_stderr(verbose)
-    if timeout is not None and not timeout > 0:
-        raise ConfigError("--timeout: expected seconds greater than 0")
+    limit = deadline_after(timeout)
     (settings,) = chosen_streams(config, stream)
-    limit = Deadline.after(timeout)
     stop_on_signals(limit.stop)
 
     def told(result: LoadResult) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from docdb_stream.cli.terminal import say
 from docdb_stream.config import settings_from_config, settings_from_env
+from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
 
@@ -50,6 +51,19 @@ def all_streams(config: Path | None, given: Mapping[str, str] | None = None) -> 
         else:
             say(f"DOCUMENTDB_URI is set, so {DEFAULT_CONFIG} is not read; --config {DEFAULT_CONFIG} reads it")
     return settings_from_config(str(config), environ) if config is not None else [settings_from_env(environ)]
+
+
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
+]
+
+
+def deadline_after(timeout: float | None) -> Deadline:
+    """When a command has to be over, by its ``--timeout``. Raises ConfigError."""
+    if timeout is not None and not timeout > 0:
+        raise ConfigError("--timeout: expected seconds greater than 0")
+    return Deadline.after(timeout)
 
 
 def chosen_streams(config: Path | None, name: str | None, given: Mapping[str, str] | None = None) -> list[Settings]:

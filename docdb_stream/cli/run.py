@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 
-from docdb_stream.cli.options import ConfigOption, StreamOption, VerboseOption, chosen_streams
+from docdb_stream.cli.options import (
+    ConfigOption,
+    StreamOption,
+    TimeoutOption,
+    VerboseOption,
+    chosen_streams,
+    deadline_after,
+)
 from docdb_stream.cli.outcome import say_result
 from docdb_stream.cli.screen import Screen, StreamWatcher
 from docdb_stream.cli.signals import stop_on_signals
 from docdb_stream.cli.terminal import log_to_stderr
-from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError
 from docdb_stream.follower import Patience
 from docdb_stream.settings import Settings
@@ -43,10 +49,7 @@ def run(
             metavar="SECONDS",
         ),
     ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
-    ] = None,
+    timeout: TimeoutOption = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -63,15 +66,13 @@ def run(
     It ends when it has caught up, or after MAX_LOOP loops where that is set.
     """
     log_to_stderr(verbose)
-    if timeout is not None and not timeout > 0:
-        raise ConfigError("--timeout: expected seconds greater than 0")
+    limit = deadline_after(timeout)
     if give_up_after is not None and not give_up_after >= 0:
         raise ConfigError("--give-up-after: expected seconds, 0 or more")
     if give_up_after is not None and not (follow or wait_for_lease):
         raise ConfigError("--give-up-after says how long --follow or --wait are to wait: add one of them")
     patience = Patience(follow, wait_for_lease, float("inf") if give_up_after is None else give_up_after)
     chosen = [_to_the_end(settings) for settings in chosen_streams(config, stream)]
-    limit = Deadline.after(timeout)
     stop_on_signals(limit.stop)
     with Screen(chosen, as_json) as screen:
         outcomes = run_streams(

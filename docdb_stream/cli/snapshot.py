@@ -9,13 +9,18 @@ import typer
 from docdb_stream.admin.snapshot import SnapshotStatus, ask, snapshot_status
 from docdb_stream.checkpoint import Action
 from docdb_stream.cli.connecting import connecting
-from docdb_stream.cli.options import ConfigOption, JsonOption, VerboseOption, chosen_streams
+from docdb_stream.cli.options import (
+    ConfigOption,
+    JsonOption,
+    TimeoutOption,
+    VerboseOption,
+    chosen_streams,
+    deadline_after,
+)
 from docdb_stream.cli.outcome import counted
 from docdb_stream.cli.signals import stop_on_signals
 from docdb_stream.cli.table import print_snapshot
 from docdb_stream.cli.terminal import log_to_stderr, put, put_json, say
-from docdb_stream.context import Deadline
-from docdb_stream.errors import ConfigError
 from docdb_stream.settings.types import split_words
 from docdb_stream.snapshot_worker import SnapshotWorker, WorkResult
 
@@ -82,10 +87,7 @@ def cancel(stream: StreamArgument, config: ConfigOption = None, as_json: JsonOpt
 @snapshot_app.command("work")
 def work(
     stream: StreamArgument,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
-    ] = None,
+    timeout: TimeoutOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -93,10 +95,8 @@ def work(
     """Work on a shared snapshot (SNAPSHOT_SHARED): take ranges that nobody has, until none is left. In as many
     processes as you like, beside the run that delivers the changes."""
     log_to_stderr(verbose)
-    if timeout is not None and not timeout > 0:
-        raise ConfigError("--timeout: expected seconds greater than 0")
+    limit = deadline_after(timeout)
     (settings,) = chosen_streams(config, stream)
-    limit = Deadline.after(timeout)
     stop_on_signals(limit.stop)
 
     def told(result: WorkResult) -> None:

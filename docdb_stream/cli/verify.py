@@ -15,10 +15,16 @@ import typer
 from docdb_stream.admin.verify import WINDOW_S
 from docdb_stream.admin.verify import verify as compare
 from docdb_stream.cli.connecting import connecting
-from docdb_stream.cli.options import ConfigOption, JsonOption, VerboseOption, chosen_streams
+from docdb_stream.cli.options import (
+    ConfigOption,
+    JsonOption,
+    TimeoutOption,
+    VerboseOption,
+    chosen_streams,
+    deadline_after,
+)
 from docdb_stream.cli.table import print_verified
 from docdb_stream.cli.terminal import is_terminal, log_to_stderr, put_json
-from docdb_stream.context import Deadline
 from docdb_stream.errors import ConfigError, UnequalError
 from docdb_stream.verify.result import Progress
 
@@ -54,10 +60,7 @@ def verify(
             metavar="TIME",
         ),
     ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", help="Be over within this many seconds.", show_default=False, metavar="SECONDS"),
-    ] = None,
+    timeout: TimeoutOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -71,8 +74,7 @@ def verify(
     Exits with 0 when they are equal, and with 7 when they are not, or when that could not be proven.
     """
     log_to_stderr(verbose)
-    if timeout is not None and not timeout > 0:
-        raise ConfigError("--timeout: expected seconds greater than 0")
+    limit = deadline_after(timeout)
     (settings,) = chosen_streams(config, stream)
     is_equal = True
     with connecting(settings) as connected, _line(as_json) as progress:
@@ -87,7 +89,7 @@ def verify(
             sample=sample,
             repair=repair,
             window_s=WINDOW_S if window is None else _seconds(window),
-            limit=Deadline.after(timeout),
+            limit=limit,
             progress=told,
         )
         found = [*results]
