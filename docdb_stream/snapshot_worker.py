@@ -21,13 +21,14 @@ from docdb_stream.lease import held_lease
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.documents import MongoDocuments
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.owner import owner_name
 from docdb_stream.pace import Pace
 from docdb_stream.position import SnapshotProgress
 from docdb_stream.settings import Settings
 from docdb_stream.snapshot.held_range import HeldRange
 from docdb_stream.snapshot.shares import Shares, ShareStore
-from docdb_stream.source import LookupSource
+from docdb_stream.source import ChangeSource, LookupSource
 from docdb_stream.step import Step, told_apart
 from docdb_stream.steps import steps_for
 from docdb_stream.stores.mongodb import MongoCheckpointStore, share_store
@@ -69,6 +70,7 @@ class SnapshotWorker:
 
     Args:
         settings: The stream.
+        changes: Tells the cluster's time.
         documents: Where documents are read from.
         store: Where the stream's checkpoint is.
         shares: Where the ranges' are.
@@ -86,6 +88,7 @@ class SnapshotWorker:
         self,
         settings: Settings,
         *,
+        changes: ChangeSource,
         documents: LookupSource,
         store: CheckpointStore,
         shares: ShareStore,
@@ -97,6 +100,7 @@ class SnapshotWorker:
     ) -> None:
         self.settings = settings
         self.alerts = alerts or Alerts(settings)
+        self._changes = changes
         self._documents = documents
         self._store = store
         self._shares = Shares(shares, settings.stream_name)
@@ -132,6 +136,7 @@ class SnapshotWorker:
         store = MongoCheckpointStore(settings, connection)
         return cls(
             settings,
+            changes=MongoChangeSource(settings, connection),
             documents=MongoDocuments(settings, connection),
             store=store,
             shares=share_store(settings, connection),
@@ -229,6 +234,7 @@ class SnapshotWorker:
                             delivery=delivery,
                             pace=pace,
                             shared=self._shared,
+                            now=self._changes.operation_time,
                             saved=saved,
                         )
                         held.deliver()

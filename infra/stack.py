@@ -35,6 +35,8 @@ class DocdbStreamStack(Stack):
 
     def __init__(self, scope: Construct, name: str, *, deployment: Deployment, package: str) -> None:
         super().__init__(scope, name, description="docdb-stream: change streams to targets")
+        # Without it, the CDK lets S3 write its logs of access by an access control list, which AWS advises against.
+        self.node.set_context("@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy", True)
         deploy = deployment.deploy
         alerts = _alert_topic(self, deploy)
         failures = _failure_queue(self)

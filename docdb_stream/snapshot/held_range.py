@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, NoReturn
 
+from bson import Timestamp
+
 from docdb_stream import step
 from docdb_stream.context import current_run
 from docdb_stream.delivery import Delivery
@@ -33,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 LATE_S: Final = 20.0
 """Documents that are longer on their way are looked at again: OpenSearch remembers a delete for 60 s (its reference,
-``index.gc_deletes``), and they may have been read some seconds before it."""
+``index.gc_deletes``), and they may have been read some seconds before it. What is read is as new as when its reading
+began, from whatever node."""
 
 
 class HeldRange:
@@ -50,6 +53,7 @@ class HeldRange:
         delivery: Where it goes.
         pace: Of the worker.
         shared: Tells the snapshot that there is to work on now, as the stream's checkpoint has it.
+        now: Tells the cluster's operation time.
         saved: Told with each checkpoint: documents, rejections, and whether the range is done.
     """
 
@@ -66,6 +70,7 @@ class HeldRange:
         delivery: Delivery,
         pace: Pace,
         shared: Callable[[], SnapshotProgress | None],
+        now: Callable[[], Timestamp],
         saved: Callable[[int, int, bool], object],
     ) -> None:
         time = snapshot.time_of(snapshot.ranges[index])
@@ -81,10 +86,12 @@ class HeldRange:
         self._delivery = delivery
         self._pace = pace
         self._shared = shared
+        self._now = now
         self._saved = saved
         self._elements: list[bytes] = []
         self._pages = 0
         self._read_at_s: float | None = None
+        self._since = time
 
     def deliver(self) -> None:
         """Deliver what is left of it, as far as the time reaches.
@@ -109,7 +116,8 @@ class HeldRange:
                 limit = self._settings.batch_size
                 if self._read_at_s is None:
                     self._read_at_s = current_run().deadline.clock()
-                page = self._documents.read(left, since=self._time, match=self._snapshot.match, limit=limit)
+                    self._since = self._now()
+                page = self._documents.read(left, since=self._since, match=self._snapshot.match, limit=limit)
                 self._hand_over(page)
                 left = replace(page.rest, documents=left.documents + len(page.documents))
                 if left.done or self._is_due():
@@ -173,9 +181,10 @@ class HeldRange:
         came that a target has forgotten it."""
         logger.info("%s: pages were long on their way, and are looked at again", namespace)
         there: set[Key] = set()
+        since = self._now()
         for first in range(0, len(self._elements), self._settings.batch_size):
             part = self._elements[first : first + self._settings.batch_size]
-            for page in self._documents.find(namespace, part, since=self._time):
+            for page in self._documents.find(namespace, part, since=since):
                 there.update(keys_of(id_elements(page.documents)))
         known = zip(self._elements, keys_of(self._elements), strict=True)
         self._delete(namespace, [element for element, key in known if key not in there])

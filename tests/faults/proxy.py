@@ -98,10 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         self._upstream: http.client.HTTPConnection | None = None
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            super().handle()
-        if self._upstream is not None:
-            self._upstream.close()
+        try:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                super().handle()
+        finally:
+            if self._upstream is not None:
+                self._upstream.close()
 
     def _serve(self) -> None:
         faults: HttpFaults = self.server.faults  # type: ignore[attr-defined]
@@ -136,12 +138,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
+            while size := self._chunk_size():
                 parts.append(self.rfile.read(size))
                 self.rfile.readline()
             self.rfile.readline()
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _chunk_size(self) -> int:
+        if not (line := self.rfile.readline()):
+            raise ConnectionResetError("the client was killed in the middle of its request")
+        return int(line.split(b";")[0], 16)
 
     def _forward(self, request: Request) -> tuple[int, dict[str, str], bytes]:
         faults: HttpFaults = self.server.faults  # type: ignore[attr-defined]

@@ -235,9 +235,9 @@ def test_fields_that_are_called_like_columns_of_the_servers_own(warehouse: Wareh
     warehouse.done("run")
     warehouse.load()
     [row] = warehouse.table("orders").values()
-    assert {name: row.get(name, row.get(f"{name}__field")) for name in names} == {
-        name: number for number, name in enumerate(names)
-    }
+    columns = {"xmin": "xmin__field", "ctid": "ctid__field", "tableoid": "tableoid__field", "_place": "_place__field"}
+    columns["Xmin"] = "Xmin__2"  # not every reader tells upper and lower case apart
+    assert {name: row[columns.get(name, name)] for name in names} == {name: at for at, name in enumerate(names)}
 
 
 def test_a_load_that_is_killed_is_gone_on_with(warehouse: Warehouse) -> None:

@@ -27,6 +27,7 @@ from docdb_stream.local import OpenSearchServer, PostgresServer, ReplicaSet
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.mongodb.documents import MongoDocuments
+from docdb_stream.mongodb.source import MongoChangeSource
 from docdb_stream.poller import Poller
 from docdb_stream.position import SnapshotRange
 from docdb_stream.settings import Settings
@@ -189,6 +190,7 @@ def _worker(settings: Settings, connection: Connection, documents: MongoDocument
 
     return SnapshotWorker(
         settings,
+        changes=MongoChangeSource(settings, connection),
         documents=documents,
         store=MongoCheckpointStore(settings, connection),
         shares=share_store(settings, connection),
@@ -326,6 +328,27 @@ def test_pages_that_were_long_on_their_way_are_looked_at_again(
         found = client.search(index="*", body={"query": {"match_all": {}}, "size": 100})["hits"]["hits"]
     assert {each["_id"] for each in found if each["_index"].startswith(db_name)} == {str(n) for n in range(5, 20)}
     stream.end()
+
+
+def test_pages_are_as_new_as_their_reading(stream: Stream) -> None:
+    """As where a secondary is behind: what it still has of a document may be deleted for longer than an index knows."""
+    stream.db.orders.insert_many([{"_id": number} for number in range(200)])
+    stream.run()
+    asked: list[Timestamp | None] = []
+
+    class Recording(MongoDocuments):
+        def read(self, range: SnapshotRange, *, since: Timestamp | None, match: str | None, limit: int) -> Page:
+            asked.append(since)
+            return super().read(range, since=since, match=match, limit=limit)
+
+    settings = stream.settings()
+    with Connection(settings) as connection:
+        stream.db.orders.insert_one({"_id": -1})
+        now = MongoChangeSource(settings, connection).operation_time()
+        with _worker(settings, connection, Recording(settings, connection)) as worker:
+            worker.run()
+    assert asked
+    assert all(since is not None and since >= now for since in asked)
 
 
 def test_what_an_index_without_a_memory_has_is_taken_back(
