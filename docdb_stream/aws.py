@@ -50,7 +50,8 @@ def codes(*lines: str) -> frozenset[str]:
 
 
 # What the services and botocore call "later": botocore's own list (botocore/retries/standard.py, ThrottledRetryable-
-# and TransientRetryableChecker), Kinesis' PutRecords, KMS behind SQS, and S3's conflicts of concurrent writers.
+# and TransientRetryableChecker), Kinesis' PutRecords, KMS behind SQS, S3's conflicts of concurrent writers, and
+# what Redshift's Data API has too much of at a time.
 RETRIABLE_CODES = codes(
     "Throttling ThrottlingException ThrottledException RequestThrottledException RequestThrottled SlowDown",
     "TooManyRequestsException ProvisionedThroughputExceededException TransactionInProgressException",
@@ -58,7 +59,7 @@ RETRIABLE_CODES = codes(
     "EC2ThrottledException RequestTimeout RequestTimeoutException InternalFailure InternalError",
     "InternalServerError ServiceUnavailable ServiceUnavailableException KMSThrottlingException",
     "KMS.ThrottlingException KmsThrottled KMSThrottling InternalException OperationAborted",
-    "ConditionalRequestConflict",
+    "ConditionalRequestConflict ActiveStatementsExceededException ActiveSessionsExceededException",
 )
 
 

@@ -9,13 +9,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from docdb_stream.context import Deadline, NoAnswerError, answer_in_time, current_deadline, deadline
 from docdb_stream.errors import ConfigError, OutOfTimeError
 from docdb_stream.load.manifest import Manifests
 from docdb_stream.load.warehouse import Loaded, Warehouse
 from docdb_stream.settings import Settings
+
+if TYPE_CHECKING:
+    from docdb_stream.load.redshift_connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -136,18 +139,28 @@ def warehouse_of(settings: Settings) -> Warehouse:
         from docdb_stream.load.postgres import Postgres
 
         return Postgres(uri, secret=settings.warehouse_secret, schema=settings.warehouse_schema)
-    if uri.startswith("redshift://"):
+    if uri.startswith(("redshift://", "redshift-data://")):
         from docdb_stream.load.redshift import Redshift
         from docdb_stream.load.staging import Staging
 
         return Redshift(
-            uri,
+            _connection_to(uri, settings.warehouse_secret),
             Staging(settings),
             role=settings.warehouse_copy_role,
-            secret=settings.warehouse_secret,
             schema=settings.warehouse_schema,
         )
     raise ConfigError(
         f"WAREHOUSE_URI begins with {uri.partition(':')[0]}:, which is no warehouse that is known",
-        hint="expected postgresql://HOST/DATABASE or redshift://HOST:5439/DATABASE",
+        hint="expected postgresql://HOST/DATABASE, redshift://HOST:5439/DATABASE or redshift-data://WORKGROUP/DATABASE",
     )
+
+
+def _connection_to(uri: str, secret: str | None) -> Connection:
+    """The way to Redshift that a URI means."""
+    if uri.startswith("redshift-data://"):
+        from docdb_stream.load.redshift_data import DataApi
+
+        return DataApi(uri, secret=secret)
+    from docdb_stream.load.redshift_wire import Wire
+
+    return Wire(uri, secret=secret)

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from docdb_stream.context import current_deadline
-from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.load.manifest import DataFile, Manifest
+from docdb_stream.load.redshift_connection import NAME, Connection, MetAnotherError
 from docdb_stream.load.redshift_sql import (
     NEWEST,
     STAGED,
@@ -36,13 +34,11 @@ from docdb_stream.load.staging import Staging
 from docdb_stream.load.warehouse import Loaded
 from docdb_stream.retry import Backoff
 from docdb_stream.schema.columns import ColumnType
-from docdb_stream.secret import read_credentials
-from docdb_stream.targets._client import import_client
 
-_PORT: Final = 5439
 _IN_MEMORY_BYTES: Final = 16 * 1024 * 1024
 """Of a file of rows that is made; a larger one waits in a temporary file."""
-_TLS: Final = ("verify-full", "verify-ca", "disable")
+_NOTED_TOGETHER: Final = 250
+"""Columns that one statement notes: Redshift takes long for each, and the Data API no more than 100 KB of one."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,28 +56,22 @@ class Redshift:
     """See ``Warehouse``. Constructing connects to nothing.
 
     Args:
-        uri: ``redshift://HOST:5439/DATABASE``, with ``?sslmode=`` verify-full (default), verify-ca or disable.
+        connection: The way to it.
         staging: Where rows wait to be copied.
         role: ARN of the IAM role by which Redshift reads them; None: the cluster's default one.
-        secret: Where user name and password are, if not in the URI (see ``read_credentials``).
         schema: Where the tables are; made, if it is not there.
-
-    Raises:
-        ConfigError: redshift-connector is not installed, or the URI is none.
     """
 
-    name = "redshift"
+    name = NAME
 
     def __init__(
-        self, uri: str, staging: Staging, *, role: str | None = None, secret: str | None = None, schema: str = "public"
+        self, connection: Connection, staging: Staging, *, role: str | None = None, schema: str = "public"
     ) -> None:
-        self._library: Any = import_client("redshift_connector", "redshift", "redshift_connector")
-        self._options = _options(uri)
+        self._connection = connection
         self._staging = staging
         self._role = role
-        self._secret = secret
         self._schema = schema
-        self._connection: Any = None
+        self._is_set_up = False
 
     def loaded(self, stream: str) -> Collection[str]:
         """See ``Warehouse``."""
@@ -104,7 +94,7 @@ class Redshift:
 
     def close(self) -> None:
         """See ``Warehouse``."""
-        self._disconnect()
+        self._connection.close()
         self._staging.close()
 
     # One manifest
@@ -133,8 +123,8 @@ class Redshift:
             try:
                 with self._transaction():
                     return self._load(stream, manifest, staged)
-            except TargetError as error:
-                if error.__cause__ is None or not _is_conflict(error.__cause__) or not backoff.wait():
+            except MetAnotherError:
+                if not backoff.wait():
                     raise
 
     def _load(self, stream: str, manifest: Manifest, staged: Sequence[_Staged]) -> Loaded | None:
@@ -192,7 +182,8 @@ class Redshift:
                 known[name] = kind
 
         if not known:
-            statement, columns = sql.create()
+            # With all at once: each statement takes long, and a document can have a thousand fields.
+            statement, columns = sql.create({column_name(field.name): field.type for field in staged.rows.fields})
             self._run(statement)
             known.update(columns)
         for field in staged.rows.fields:
@@ -215,11 +206,12 @@ class Redshift:
     def _note_columns(self, own: str, table: str, known: dict[str, ColumnType], before: dict[str, ColumnType]) -> None:
         if known == before:
             return
-        # All of a table in one statement: Redshift takes long for each, and little for more rows.
         self._run(f"DELETE FROM {own} WHERE table_name = %s", table)
-        rows = ", ".join(["(%s, %s, %s)"] * len(known))
-        values = [value for name, kind in known.items() for value in (table, name, kind)]
-        self._run(f"INSERT INTO {own} VALUES {rows}", *values)
+        waiting = [*known.items()]
+        while waiting:
+            noted, waiting = waiting[:_NOTED_TOGETHER], waiting[_NOTED_TOGETHER:]
+            rows = ", ".join(["(%s, %s, %s)"] * len(noted))
+            self._run(f"INSERT INTO {own} VALUES {rows}", *[value for each in noted for value in (table, *each)])
 
     def _dropped(self, sql: Statements, table: str) -> int:
         """Up to which version all is gone: a collection that is dropped, or renamed, takes along what it held."""
@@ -235,118 +227,23 @@ class Redshift:
             self._run(f"DELETE FROM {sql.own('deleted')} WHERE table_name = %s AND _version <= {now}", table)
         return max(before, now)
 
-    # The connection
-
-    @property
-    def _failures(self) -> tuple[type[Exception], ...]:
-        # What redshift-connector lets through where a server goes away in the middle of an answer.
-        return (self._library.Error, OSError, struct.error)
+    # Transactions
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """What is done within is done wholly or not at all; what redshift-connector raises becomes TargetError."""
-        try:
-            if self._connection is None:
-                self._connection = self._library.connect(**self._options, **self._credentials())
+        if not self._is_set_up:
+            with self._connection.transaction():
                 for statement in Statements(self._schema).set_up():
                     self._run(statement)
-                self._connection.commit()
-            remaining_s = current_deadline().remaining_s
-            limit_ms = int(1000 * max(0.1, remaining_s)) if remaining_s < 1e6 else 0
-            self._run(f"SET statement_timeout TO {limit_ms}")
-            self._connection.commit()
+            self._is_set_up = True
+        with self._connection.transaction():
             yield
-            self._connection.commit()
-        except self._failures as error:
-            self._disconnect()
-            raise TargetError(self.name, _told(error), hint=_hint(error)) from error
-        except BaseException:  # whatever it is, nothing of it may be in the next transaction
-            self._disconnect()
-            raise
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            try:
-                connection.close()
-            except self._failures:
-                logger.debug("the connection is gone already")
+    def _run(self, statement: str, *values: object) -> None:
+        self._connection.run(statement, *values)
 
-    def _credentials(self) -> dict[str, str]:
-        if self._secret is None:
-            return {}
-        found = read_credentials(self._secret)
-        return {"user": found.username, "password": found.password}
-
-    def _run(self, statement: str, *values: object) -> Any:
-        cursor = self._connection.cursor()
-        cursor.execute(statement, values or None)
-        return cursor
-
-    def _rows(self, statement: str, *values: object) -> Sequence[Any]:
-        return cast("Sequence[Any]", self._run(statement, *values).fetchall())
+    def _rows(self, statement: str, *values: object) -> Sequence[Sequence[Any]]:
+        return self._connection.rows(statement, *values)
 
     def _number(self, statement: str, *values: object) -> int:
         return int(self._rows(statement, *values)[0][0])
-
-
-def _options(uri: str) -> dict[str, Any]:
-    """What redshift-connector is given for a URI.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    hint = "expected redshift://HOST:5439/DATABASE, with ?sslmode=verify-full, verify-ca or disable"
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or _PORT
-        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-    except ValueError as error:
-        raise ConfigError("WAREHOUSE_URI is no address", hint=hint) from error
-    mode = query.pop("sslmode", _TLS[0])
-    database = unquote(parts.path.strip("/"))
-    if query or mode not in _TLS or not parts.hostname or not database:
-        raise ConfigError("WAREHOUSE_URI is no address of a Redshift database", hint=hint)
-    found: dict[str, Any] = {"host": parts.hostname, "port": port, "database": database}
-    found |= {"ssl": False} if mode == "disable" else {"sslmode": mode}
-    found |= {"user": unquote(parts.username)} if parts.username else {}
-    return found | ({"password": unquote(parts.password)} if parts.password else {})
-
-
-def _fields(error: BaseException) -> tuple[str, str]:
-    """SQLSTATE and message of what Redshift answered; empty where it did not."""
-    told = error.args[0] if error.args else None
-    if not isinstance(told, dict):
-        return "", ""
-    return str(told.get("C", "")), str(told.get("M", ""))
-
-
-def _told(error: BaseException) -> str:
-    """What is wrong, without values: the message up to its first colon names tables and columns."""
-    state, message = _fields(error)
-    return f"{state} {message.split(':')[0]}" if state else "cannot be reached, or the connection is lost"
-
-
-def _is_conflict(error: BaseException) -> bool:
-    """Whether two transactions met: Redshift's developer guide, "Serializable isolation", ERROR 1023, and deadlocks."""
-    state, message = _fields(error)
-    return state in ("40001", "40P01") or message.startswith("1023")
-
-
-def _hint(error: BaseException) -> str:
-    state, message = _fields(error)
-    if state.startswith("28"):
-        return "correct the user and password: WAREHOUSE_URI, WAREHOUSE_SECRET"
-    if state == "42501":
-        return "let this user CREATE in the schema, own its tables, and assume WAREHOUSE_COPY_ROLE"
-    if state == "57014":
-        return "nothing is lost: give the load more time"
-    if state == "42P07":
-        return "a table of that name is not docdb-stream's: rename it, or set WAREHOUSE_SCHEMA"
-    if state == "2BP01":
-        return "a view depends on a column that has to be widened: drop the view, load, and make it again"
-    if "load_error" in message:
-        return "SELECT * FROM sys_load_error_detail ORDER BY start_time DESC LIMIT 1 says which column and why"
-    if "S3" in message or "iam" in message.lower() or "role" in message.lower():
-        return "let WAREHOUSE_COPY_ROLE s3:GetObject and s3:ListBucket in the bucket, and attach it to the cluster"
-    return "nothing is lost: the next load begins with this manifest"

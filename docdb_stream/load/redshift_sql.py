@@ -111,10 +111,11 @@ class Statements:
             "_version BIGINT NOT NULL)",
         ]
 
-    def create(self) -> tuple[str, Mapping[str, ColumnType]]:
-        """Makes the table with the columns that each has, and which those are."""
-        columns = ", ".join(f"{quoted(name)} {SQL_TYPES[kind]}" for name, kind in _OWN.items())
-        return f"CREATE TABLE {self.table} ({columns}) DISTSTYLE KEY DISTKEY (_key)", _OWN
+    def create(self, fields: Mapping[str, ColumnType]) -> tuple[str, Mapping[str, ColumnType]]:
+        """Makes the table with the columns that each has, and those of ``fields``; and which all are."""
+        found = {**_OWN, **{name: kind for name, kind in fields.items() if name not in _OWN}}
+        columns = ", ".join(f"{quoted(name)} {SQL_TYPES[kind]}" for name, kind in found.items())
+        return f"CREATE TABLE {self.table} ({columns}) DISTSTYLE KEY DISTKEY (_key)", found
 
     def add(self, column: str, kind: ColumnType) -> str:
         """Adds a column."""
@@ -151,9 +152,10 @@ class Statements:
     @staticmethod
     def copy(uri: str, role: str | None, null: str) -> str:
         """Copies a file of rows into the temporary table."""
-        by = "default" if role is None else _text(role)
+        by = "default" if role is None else literal(role)
         return (
-            f"COPY {STAGED} FROM {_text(uri)} IAM_ROLE {by} FORMAT AS CSV NULL AS {_text(null)} TIMEFORMAT 'auto' GZIP"
+            f"COPY {STAGED} FROM {literal(uri)} IAM_ROLE {by} FORMAT AS CSV NULL AS {literal(null)} "
+            "TIMEFORMAT 'auto' GZIP"
         )
 
     @staticmethod
@@ -235,5 +237,6 @@ def staged_type(field: RowField, known: ColumnType) -> ColumnType:
     return field.type if field.type == known or is_wider(known, field.type) else "text"
 
 
-def _text(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+def literal(value: object) -> str:
+    """A text or a whole number as a literal of SQL. In Redshift, a backslash in a text escapes what follows."""
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,36 +1,22 @@
 """What stands in for Amazon Redshift: PostgreSQL behind a proxy that puts into its words what only Redshift has.
 
-Types, distribution, and COPY from S3, which reads the object and hands it on as a file. It is no Redshift: it
-may take what Redshift refuses.
+It is no Redshift: it may take what Redshift refuses. ``redshift_words`` says what is put into other words,
+``redshift_data_server`` is the other door to it, the Data API.
 """
 
 from __future__ import annotations
 
-import gzip
-import re
-import shutil
 import socket
 import struct
-import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-import psycopg
+from contract.redshift_words import RedshiftWords, Session
 
 from docdb_stream.local import AwsServer, PostgresServer
 
 _KNOWN = {b"user", b"database", b"client_encoding", b"options"}
 _SSL_REQUEST = 80877103
-_COPY = re.compile(
-    r"COPY (\S+) FROM 's3://([^/]+)/([^']+)' IAM_ROLE (?:default|'[^']+') "
-    r"FORMAT AS CSV NULL AS '(\w+)' TIMEFORMAT 'auto' GZIP"
-)
-_FUNCTIONS = (
-    "CREATE OR REPLACE FUNCTION getdate() RETURNS timestamp LANGUAGE sql AS $$ SELECT now()::timestamp $$",
-    "CREATE OR REPLACE FUNCTION to_varbyte(text, text) RETURNS bytea LANGUAGE sql AS $$ SELECT decode($1, $2) $$",
-)
 
 
 class RedshiftServer:
@@ -43,16 +29,7 @@ class RedshiftServer:
 
     def __init__(self, aws: AwsServer, postgres: PostgresServer) -> None:
         self.postgres = postgres
-        self.statements: list[str] = []
-        """All that were asked for, as they came."""
-        self._s3 = aws.client("s3")
-        self._folder = Path(tempfile.mkdtemp(prefix="redshift-"))
-        self._folder.chmod(0o755)
-        self._files = 0
-        self._lock = threading.Lock()
-        with psycopg.connect(postgres.uri, autocommit=True) as connection:
-            for function in _FUNCTIONS:
-                connection.execute(function)  # type: ignore[call-overload]
+        self.words = RedshiftWords(aws, postgres)
         self._listening = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -62,8 +39,7 @@ class RedshiftServer:
 
     def close(self) -> None:
         self._listening.close()
-        self._s3.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.words.close()
 
     def _accept(self) -> None:
         while True:
@@ -83,12 +59,13 @@ class RedshiftServer:
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server.sendall(struct.pack("!II", len(parameters) + 8, version) + parameters)
             threading.Thread(target=_pump, args=(server, client), daemon=True).start()
+            session = Session(self.words)
             while True:
                 kind, size = struct.unpack("!cI", _exactly(client, 5))
                 body = _exactly(client, size - 4)
                 if kind == b"P":
                     name, query, rest = body.split(b"\0", 2)
-                    body = b"\0".join((name, self._translated(query.decode()).encode(), rest))
+                    body = b"\0".join((name, session.translated(query.decode()).encode(), rest))
                 server.sendall(kind + struct.pack("!I", len(body) + 4) + body)
         except (OSError, EOFError):
             return
@@ -108,26 +85,6 @@ class RedshiftServer:
         words = body.split(b"\0")
         known = [(name, value) for name, value in zip(words[::2], words[1::2], strict=False) if name in _KNOWN]
         return version, b"".join(name + b"\0" + value + b"\0" for name, value in known) + b"\0"
-
-    def _translated(self, statement: str) -> str:
-        self.statements.append(statement)
-        copied = _COPY.fullmatch(statement)
-        if copied is not None:
-            return self._copied(*copied.groups())
-        statement = statement.replace(" DISTSTYLE KEY DISTKEY (_key)", "")
-        return re.sub(r'" SUPER\b', '" jsonb', re.sub(r'" VARBYTE\(\d+\)', '" bytea', statement))
-
-    def _copied(self, table: str, bucket: str, key: str, null: str) -> str:
-        try:
-            body: Any = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        except self._s3.exceptions.NoSuchKey:
-            return "SELECT 1/0 AS the_specified_key_does_not_exist"
-        with self._lock:
-            self._files += 1
-            path = self._folder / f"{self._files}.csv"
-        path.write_bytes(gzip.decompress(body))
-        path.chmod(0o644)
-        return f"COPY {table} FROM '{path}' WITH (FORMAT csv, NULL '{null}')"
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

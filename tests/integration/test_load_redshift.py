@@ -78,10 +78,10 @@ def warehouse(
     found.environment["WAREHOUSE_URI"] = redshift.uri
     found.environment["WAREHOUSE_COPY_ROLE"] = "arn:aws:iam::123456789012:role/copy"
     found.done("run")
-    before = len(redshift.statements)
+    before = len(redshift.words.statements)
     yield found
     found.bucket.client.close()
-    assert [each for each in {*redshift.statements[before:]} if not is_of_redshift(each)] == []
+    assert [each for each in {*redshift.words.statements[before:]} if not is_of_redshift(each)] == []
 
 
 def test_what_redshift_cannot_hold_is_left_out_and_named(warehouse: Warehouse) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,71 +11,202 @@ import pytest
 from docdb_stream.context import Deadline, deadline
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.load.manifest import Manifest
-from docdb_stream.load.redshift import Redshift, _hint, _options, _told
-from docdb_stream.load.redshift_sql import Statements
+from docdb_stream.load.redshift import Redshift
+from docdb_stream.load.redshift_answers import Answer, refused
+from docdb_stream.load.redshift_data import _VALUES, DataApi
+from docdb_stream.load.redshift_login import Login
+from docdb_stream.load.redshift_sql import Statements, literal
+from docdb_stream.load.redshift_wire import Wire, _answered, _parsed
 from docdb_stream.load.warehouse import Loaded
 
+ANSWERS = [
+    ("28000", "password authentication failed", "WAREHOUSE_SECRET"),
+    ("42501", "permission denied for schema public", "CREATE in the schema"),
+    ("57014", "Query cancelled on user's request", "more time"),
+    ("42P07", 'Relation "shop_orders" already exists', "WAREHOUSE_SCHEMA"),
+    ("2BP01", "cannot drop table x column y because other objects depend on it", "drop the view"),
+    ("42703", 'column "total" of relation "shop_orders" does not exist', "docdb_stream_columns"),
+    ("22001", "value too long for type character varying(100)", "VARCHAR(65535)"),
+    ("XX000", "Load into table 'x' failed.  Check 'sys_load_error_detail' system table", "sys_load_error_detail"),
+    ("XX000", "Load into table 'x' failed.  Check 'stl_load_errors' system table", "sys_load_error_detail"),
+    ("XX000", "S3ServiceException:Access Denied,Status 403", "s3:GetObject"),
+    ("XX000", "Disk Full", "resize"),
+    ("XX000", "1023 DETAIL: Serializable isolation violation on table - 107465", "pause"),
+    ("XX000", "Assert", "nothing is lost"),
+]
 
-class Answered(Exception):
-    def __init__(self, state: str, message: str) -> None:
-        super().__init__({"C": state, "M": message})
+
+@pytest.mark.parametrize(("state", "message", "hint"), ANSWERS)
+def test_the_hint_says_what_to_do(state: str, message: str, hint: str) -> None:
+    assert hint in Answer(state, message).hint
+    assert hint in Answer("", f"ERROR: {message}").hint  # as the Data API has it
+
+
+BLOCK = """
+  -----------------------------------------------
+  error:  Invalid digit, Value 'secret', Pos 0, Type: Integer
+  code:      1207
+  context:   secret
+  -----------------------------------------------"""
 
 
 @pytest.mark.parametrize(
-    ("state", "message", "hint"),
+    ("answer", "told"),
     [
-        ("28000", "password authentication failed", "WAREHOUSE_SECRET"),
-        ("42501", "permission denied for schema public", "WAREHOUSE_COPY_ROLE"),
-        ("57014", "Query cancelled on user's request", "more time"),
-        ("XX000", "Load into table 'x' failed.  Check 'sys_load_error_detail' system table", "sys_load_error_detail"),
-        ("XX000", "S3ServiceException:Access Denied,Status 403", "s3:GetObject"),
-        ("XX000", "disk full", "nothing is lost"),
+        (Answer("22018", 'invalid input syntax for integer: "secret"'), "22018 invalid input syntax for integer"),
+        (Answer("", 'ERROR: invalid input syntax for integer: "secret"'), "invalid input syntax for integer"),
+        (Answer("XX000", BLOCK), "XX000 code 1207 Invalid digit"),
+        (Answer("", "ERROR: Invalid digit, Value 's', Pos 0"), "Invalid digit"),
+        (Answer("", ""), "refused without a word"),
+        (Answer("", 'ERROR: relation "x" already exists\n[ErrorId: 1-secret]'), 'relation "x" already exists'),
     ],
 )
-def test_the_hint_says_what_to_do(state: str, message: str, hint: str) -> None:
-    assert hint in _hint(Answered(state, message))
+def test_no_value_is_shown(answer: Answer, told: str) -> None:
+    assert answer.told == told
+    assert "secret" not in str(refused(answer))
 
 
-def test_no_value_is_shown() -> None:
-    assert "secret" not in _told(Answered("22018", 'invalid input syntax for integer: "secret"'))
-    assert "lost" in _told(OSError("secret"))
+def test_what_is_no_answer_is_told_as_such() -> None:
+    for error in (OSError("secret"), Exception(), Exception({"M": "secret"})):
+        told = _answered(error)
+        assert "lost" in str(told)
+        assert "secret" not in str(told)
+    assert "22001" in str(_answered(Exception({"C": "22001", "M": "value too long"})))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "redshift://u:secret@h/?x",
+        "redshift://h:x/d",
+        "redshift://h/d?workgroup=a&cluster=b",
+        "redshift://u@h/d?workgroup=a",
+    ],
+)
+def test_what_is_no_address_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        _options("redshift://u:secret@h/?x")
+        _parsed(uri)
     assert "secret" not in f"{caught.value} {caught.value.hint}"
 
 
-@pytest.mark.parametrize(("state", "tries"), [("40001", 3), ("XX000", 1)])
-def test_only_what_met_another_transaction_is_tried_again(
-    state: str, tries: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+def test_an_address_says_who_is_asked_for_a_password() -> None:
+    assert _parsed("redshift://u:p@h/d")[1] is None
+    assert _parsed("redshift://h:1/d?workgroup=shop")[1] == Login("d", workgroup="shop")
+    assert _parsed("redshift://h/d?cluster=c")[1] == Login("d", cluster="c")
+    options, login = _parsed("redshift://loader@h/d?cluster=c&sslmode=disable")
+    assert login == Login("d", cluster="c", user="loader")
+    assert options == {"host": "h", "port": 5439, "database": "d", "ssl": False, "user": "loader"}
+    for uri, secret in (("redshift://u:p@h/d?cluster=c", None), ("redshift://h/d?cluster=c", "warehouse/loader")):
+        with pytest.raises(ConfigError, match="both IAM and a password"):
+            Wire(uri, secret=secret)
+
+
+@pytest.mark.parametrize(
+    ("uri", "secret", "whose"),
+    [
+        ("redshift-data://shop/dev", None, {"WorkgroupName": "shop", "Database": "dev"}),
+        ("redshift-data://c/dev?cluster=true", None, {"ClusterIdentifier": "c", "Database": "dev"}),
+        ("redshift-data://u@c/dev?cluster=true", None, {"ClusterIdentifier": "c", "Database": "dev", "DbUser": "u"}),
+        ("redshift-data://shop/dev", "arn:x", {"WorkgroupName": "shop", "Database": "dev", "SecretArn": "arn:x"}),
+    ],
+)
+def test_the_data_api_is_told_whose_database_it_is(uri: str, secret: str | None, whose: dict[str, str]) -> None:
+    assert DataApi(uri, secret=secret)._whose == whose
+
+
+@pytest.mark.parametrize(
+    ("uri", "secret"),
+    [
+        ("redshift-data://shop", None),
+        ("redshift-data://shop/", None),
+        ("redshift-data:///dev", None),
+        ("redshift-data://u@shop/dev", None),
+        ("redshift-data://u:tr0ub4dor@c/dev?cluster=true", None),
+        ("redshift-data://shop:5439/dev", None),
+        ("redshift-data://shop/dev?x=y", None),
+        ("redshift-data://shop/dev?x", None),
+        ("redshift-data://shop/dev", "env:SECRET"),
+        ("redshift-data://u@c/dev?cluster=true", "warehouse/loader"),
+    ],
+)
+def test_what_is_no_address_for_the_data_api_is_refused(uri: str, secret: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DataApi(uri, secret=secret)
+    assert "tr0ub4dor" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.hint
+
+
+class Scripted:
+    """A connection whose transactions end as they are told."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = [*answers]
+        self.transactions = 0
 
     @contextmanager
-    def transaction(self: Redshift) -> Iterator[None]:
-        try:
-            yield
-        except Answered as error:
-            raise TargetError("redshift", "refused", hint="") from error
+    def transaction(self) -> Iterator[None]:
+        self.transactions += 1
+        yield
+        if self.answers:
+            raise refused(self.answers.pop(0))
 
-    def load(self: Redshift, *_: Any) -> Loaded:
-        asked.append(1)
-        if len(asked) < 3:
-            raise Answered(state, "Serializable isolation violation")
-        return Loaded()
+    def run(self, statement: str, *values: object) -> None:
+        pass
 
-    monkeypatch.setattr(Redshift, "_transaction", transaction)
-    monkeypatch.setattr(Redshift, "_load", load)
-    warehouse: Any = object.__new__(Redshift)
+    def rows(self, statement: str, *values: object) -> Sequence[Sequence[Any]]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+SET_UP = 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "tries"),
+    [
+        (Answer("40001", "could not serialize access"), 2),
+        (Answer("XX000", "1023 DETAIL: Serializable isolation violation on table - 1, transactions: 2"), 2),
+        (Answer("", "ERROR: 1023 DETAIL: Serializable isolation violation on table - 1"), 2),
+        (Answer("40P01", "deadlock detected"), 2),
+        (Answer("XX000", "Load into table 'x' failed.  Check 'sys_load_error_detail'"), 1),
+        (Answer("22001", "value too long for type character varying(65535)"), 1),
+        (Answer("", 'ERROR: column "at1023" does not exist'), 1),
+    ],
+)
+def test_only_what_met_another_transaction_is_tried_again(answer: Answer, tries: int) -> None:
+    connection = Scripted()
+    warehouse = Redshift(connection, Any)  # type: ignore[arg-type]
+    warehouse.loaded("s")
+    connection.answers, before = [answer], connection.transactions
     with deadline(Deadline.after(20)):
         if tries == 1:
-            with pytest.raises(TargetError, match="refused"):
+            with pytest.raises(TargetError):
                 warehouse._in_turn("s", Manifest("m", ()), ())
         else:
             assert warehouse._in_turn("s", Manifest("m", ()), ()) == Loaded()
-    assert len(asked) == tries
+    assert connection.transactions - before == tries
+
+
+def test_what_meets_others_without_end_is_given_up_in_time() -> None:
+    connection = Scripted()
+    warehouse = Redshift(connection, Any)  # type: ignore[arg-type]
+    warehouse.loaded("s")
+    connection.answers = [Answer("40001", "could not serialize access")] * 10_000
+    with deadline(Deadline.after(0.3)), pytest.raises(TargetError, match="met another") as caught:
+        warehouse._in_turn("s", Manifest("m", ()), ())
+    assert "nothing is lost" in caught.value.hint
 
 
 def test_texts_in_a_copy_end_nothing_else() -> None:
     statement = Statements.copy("s3://b/it's\\", "arn:aws:iam::1:role/r", "null")
     assert statement.startswith("COPY docdb_stream_staged FROM 's3://b/it''s\\\\' IAM_ROLE 'arn:aws:iam::1:role/r' ")
     assert "IAM_ROLE default" in Statements.copy("s3://b/k", None, "null")
+
+
+def test_a_value_goes_where_it_belongs_and_nowhere_else() -> None:
+    values = iter(["x' OR 'a' = 'a\\", 7])
+    statement = 'SELECT 1 FROM "a""%s"."%s" WHERE x = %s AND y = %s'
+    found = _VALUES.sub(lambda each: literal(next(values)) if each[0] == "%s" else each[0], statement)
+    assert found == "SELECT 1 FROM \"a\"\"%s\".\"%s\" WHERE x = 'x'' OR ''a'' = ''a\\\\' AND y = 7"
