@@ -82,20 +82,16 @@ def extras(streams: Iterable[Settings]) -> str:
         needed.append("parquet")
     if any(stream.of(IcebergSettings).is_on for stream in streams):
         needed.append("iceberg")
-    warehouses = [stream.warehouse_uri for stream in streams if stream.warehouse_uri]
-    if any(stream.of(PostgresSettings).is_on for stream in streams) or any(map(_is_postgresql, warehouses)):
+    warehouses = {(stream.warehouse_uri or "").partition("://")[0] for stream in streams}
+    if any(stream.of(PostgresSettings).is_on for stream in streams) or warehouses & {"postgresql", "postgres"}:
         needed.append("postgresql")
     if any(stream.of(RedisSettings).is_on for stream in streams):
         needed.append("redis")
     if any(stream.of(Neo4jSettings).is_on for stream in streams):
         needed.append("neo4j")
-    if not all(map(_is_postgresql, warehouses)):
+    if "redshift" in warehouses:  # its Data API needs boto3 alone
         needed.append("redshift")
     return ",".join(needed)
-
-
-def _is_postgresql(warehouse_uri: str) -> bool:
-    return not warehouse_uri.startswith("redshift://")
 
 
 def build_package(

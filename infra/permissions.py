@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from aws_cdk import Aws
 
 from docdb_stream.errors import ConfigError
+from docdb_stream.load import redshift_wire
+from docdb_stream.load.redshift_data import DataApi
 from docdb_stream.permissions import (
     ACCOUNT,
     PARTITION,
@@ -147,9 +149,14 @@ def _of_load(settings: Settings) -> Iterator[Permission]:
     why = "Names of objects hold times and checkpoints; those below the stream's own path are meant."
     yield Permission(("s3:ListBucket",), (bucket_arn(own.where),))
     yield Permission(("s3:GetObject",), (bucket_arn(f"{own.where}/{path}*"),), why)
-    if (settings.warehouse_uri or "").startswith("redshift"):
+    warehouse = settings.warehouse_uri or ""
+    if warehouse.startswith("redshift"):
         copied = (bucket_arn(f"{own.where}/{path}_load/*"),)
         yield Permission(("s3:PutObject", "s3:DeleteObject"), copied, why)
+    if warehouse.startswith("redshift://"):
+        yield from redshift_wire.permissions(warehouse)
+    if warehouse.startswith("redshift-data://"):
+        yield from DataApi(warehouse, secret=settings.warehouse_secret).permissions()
     if settings.warehouse_secret:
         ends = "Secrets Manager ends an ARN with six random characters; ?????? stands for exactly these."
         yield Permission(("secretsmanager:GetSecretValue",), secret_arns(settings.warehouse_secret), ends)

@@ -81,7 +81,12 @@ def load(
         into = warehouse or own
         assert into is not None
         try:
-            done = _answered(lambda: into.loaded(settings.stream_name))
+            try:
+                done = _answered(lambda: into.loaded(settings.stream_name))
+            except OutOfTimeError:
+                if limit.stopping:  # nothing has begun yet
+                    return result
+                raise
             waiting = [key for key in manifests.listed() if key not in done]
             result.waiting = len(waiting)
             for key in waiting:

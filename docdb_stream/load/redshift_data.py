@@ -24,7 +24,9 @@ from docdb_stream.context import current_deadline
 from docdb_stream.errors import ConfigError, OutOfTimeError, TargetError
 from docdb_stream.load.redshift_answers import Answer, refused
 from docdb_stream.load.redshift_connection import NAME, statement_timeout
+from docdb_stream.load.redshift_login import WHY_ANY_WORKGROUP, WORKGROUPS, Login
 from docdb_stream.load.redshift_sql import literal
+from docdb_stream.permissions import Permission, arn
 from docdb_stream.targets._aws.client import Destination
 
 STATEMENT_BYTES: Final = 100_000
@@ -110,6 +112,31 @@ class DataApi:
     def close(self) -> None:
         """See ``Connection``. The service ends the session by itself: there is no request for that."""
         self._session = None
+
+    def permissions(self) -> list[Permission]:
+        """What its requests take; the secret apart, which others know of."""
+        login = Login(
+            self._whose["Database"],
+            self._whose.get("WorkgroupName"),
+            self._whose.get("ClusterIdentifier"),
+            self._whose.get("DbUser"),
+        )
+        begin = ("redshift-data:ExecuteStatement",)
+        found = [
+            Permission(begin, (WORKGROUPS,), WHY_ANY_WORKGROUP)
+            if login.workgroup
+            else Permission(begin, (arn("redshift", f"cluster:{login.cluster}"),)),
+            Permission(
+                tuple(
+                    f"redshift-data:{action}"
+                    for action in ("CancelStatement", "DescribeStatement", "GetStatementResult")
+                ),
+                ("*",),
+                "These take no resource; the condition leaves the statements that the role itself has begun.",
+                conditions=(("StringEquals", {"redshift-data:statement-owner-iam-userid": "${aws:userid}"}),),
+            ),
+        ]
+        return found if "SecretArn" in self._whose else [*found, login.permission()]
 
     def _prove(self) -> None:
         if self._holds_transactions:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from docdb_stream.aws import Service
 from docdb_stream.load.redshift_connection import NAME
+from docdb_stream.permissions import Permission, arn
 from docdb_stream.secret import Credentials
 from docdb_stream.targets._aws.client import Destination
+
+WORKGROUPS: Final = arn("redshift-serverless", "workgroup/*")
+WHY_ANY_WORKGROUP: Final = "The ARN of a workgroup ends in an id that its name does not tell."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,16 @@ class Login:
             action, method = "GetClusterCredentials", "get_cluster_credentials"
         found = self._asked("redshift", action, method, **whose)
         return Credentials(found["DbUser"], found["DbPassword"])
+
+    def permission(self) -> Permission:
+        """What that takes."""
+        if self.workgroup is not None:
+            return Permission(("redshift-serverless:GetCredentials",), (WORKGROUPS,), WHY_ANY_WORKGROUP)
+        database = arn("redshift", f"dbname:{self.cluster}/{self.database}")
+        if self.user is None:
+            return Permission(("redshift:GetClusterCredentialsWithIAM",), (database,))
+        user = arn("redshift", f"dbuser:{self.cluster}/{self.user}")
+        return Permission(("redshift:GetClusterCredentials",), (database, user))
 
     def _asked(self, service: str, action: str, method: str, **parameters: Any) -> Any:
         aws = Service(service)

@@ -13,6 +13,7 @@ from docdb_stream.errors import ConfigError
 from docdb_stream.load.redshift_answers import Answer, refused, unreachable
 from docdb_stream.load.redshift_connection import statement_timeout
 from docdb_stream.load.redshift_login import Login
+from docdb_stream.permissions import Permission
 from docdb_stream.secret import Credentials, read_credentials
 from docdb_stream.targets._client import import_client
 
@@ -97,6 +98,16 @@ class Wire:
         elif self._secret is not None:
             found = read_credentials(self._secret)
         return {} if found is None else {"user": found.username, "password": found.password}
+
+
+def permissions(uri: str) -> list[Permission]:
+    """What a URI's connection takes in AWS: only its password, where that is asked of IAM.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    login = _parsed(uri)[1]
+    return [] if login is None else [login.permission()]
 
 
 def _answered(error: Exception) -> Exception:

@@ -295,4 +295,5 @@ def test_extras_are_those_that_the_settings_ask_for() -> None:
     assert asked(neo4j_uri="neo4j+s://h") == "all,neo4j"
     assert asked(warehouse_uri="postgresql://h/db") == "all,postgresql"
     assert asked(warehouse_uri="redshift://h/db") == "all,redshift"
+    assert asked(warehouse_uri="redshift-data://shop/db") == "all"
     assert asked(msk_bootstrap_srv="b:1", kafka_client="confluent") == "all,kafka-confluent"

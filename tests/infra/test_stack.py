@@ -539,6 +539,58 @@ def test_a_load_may_read_what_is_extracted_and_no_more(template: Synthesize):
     assert secret.endswith(":secret:warehouse/loader-??????")
 
 
+REDSHIFT = "arn:<AWS::Partition>:redshift:<AWS::Region>:<AWS::AccountId>"
+
+
+@pytest.mark.parametrize(
+    ("uri", "resources"),
+    [
+        (
+            "redshift-data://loaders/shop",
+            {
+                "redshift-data:ExecuteStatement": {
+                    f"{REDSHIFT.replace('redshift', 'redshift-serverless')}:workgroup/*"
+                },
+                "redshift-serverless:GetCredentials": {
+                    f"{REDSHIFT.replace('redshift', 'redshift-serverless')}:workgroup/*"
+                },
+                "redshift-data:CancelStatement": {"*"},
+                "redshift-data:DescribeStatement": {"*"},
+                "redshift-data:GetStatementResult": {"*"},
+            },
+        ),
+        (
+            "redshift-data://loader@c/shop?cluster=true",
+            {
+                "redshift-data:ExecuteStatement": {f"{REDSHIFT}:cluster:c"},
+                "redshift:GetClusterCredentials": {f"{REDSHIFT}:dbname:c/shop", f"{REDSHIFT}:dbuser:c/loader"},
+                "redshift-data:CancelStatement": {"*"},
+                "redshift-data:DescribeStatement": {"*"},
+                "redshift-data:GetStatementResult": {"*"},
+            },
+        ),
+        ("redshift://h/shop?cluster=c", {"redshift:GetClusterCredentialsWithIAM": {f"{REDSHIFT}:dbname:c/shop"}}),
+        ("redshift://h/shop", {}),
+    ],
+)
+def test_a_load_may_ask_redshift_for_its_own_and_no_more(template: Synthesize, uri: str, resources: dict[str, Any]):
+    stream = re.sub(r"warehouse_uri = .*\nwarehouse_secret = .*", f"warehouse_uri = {uri}", PIPELINE)
+    made = template(stream=stream, deploy="pipeline = true")
+    found = allowed(made, of="loads")
+    assert {action: found[action] for action in found if action.startswith("redshift")} == resources
+    owners = re.findall(r'"redshift-data:statement-owner-iam-userid": "([^"]*)"', json.dumps(made))
+    assert {*owners} == ({"${aws:userid}"} if "redshift-data:CancelStatement" in resources else set())
+
+
+def test_a_load_by_the_data_api_may_read_the_secret_that_the_api_reads(template: Synthesize):
+    stream = re.sub(r"warehouse_uri = .*", "warehouse_uri = redshift-data://loaders/shop", PIPELINE)
+    found = allowed(template(stream=stream, deploy="pipeline = true"), of="loads")
+    assert "redshift-serverless:GetCredentials" not in found
+    assert [each.endswith(":secret:warehouse/loader-??????") for each in found["secretsmanager:GetSecretValue"]] == [
+        True
+    ]
+
+
 def test_the_bucket_keeps_what_it_has_to_itself(template: Synthesize):
     made = template(stream=PIPELINE, deploy="pipeline = true\nbucket = shop-changes")
     [data] = [each for each in every(made, "AWS::S3::Bucket") if each.get("BucketName") == "shop-changes"]
