@@ -32,6 +32,7 @@ from docdb_stream.targets._client import import_client
 from docdb_stream.targets._iceberg.catalog import Catalog
 from docdb_stream.targets._iceberg.change_log import ChangeLogTable
 from docdb_stream.targets._payload import render_all
+from docdb_stream.targets._temporary import temporary_files
 
 COMMIT_BYTES = 32 * 1024 * 1024
 """Of events held before a checkpoint is asked for: a commit needs several times as much memory. Each makes a data file,
@@ -154,6 +155,7 @@ class IcebergTarget:
         """True when ``commit_bytes`` are held."""
         return self._held_bytes >= self._commit_bytes
 
+    @temporary_files("iceberg")
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the commits to come. Nothing is committed before ``flush``."""
         rendered, rejections = render_all(events, ROW, self.name)
@@ -172,6 +174,7 @@ class IcebergTarget:
             self._held_bytes += sum(map(len, payloads))
         return rejections
 
+    @temporary_files("iceberg")
     def flush(self) -> Sequence[Rejection]:
         """Commit, table by table; returns when all is durable.
 

@@ -40,6 +40,7 @@ from docdb_stream.targets._aws.objects import suffix_of
 from docdb_stream.targets._aws.uploads import Uploads
 from docdb_stream.targets._names import TargetName, distinct_name, order_cautions, require_allow_list
 from docdb_stream.targets._payload import render_all
+from docdb_stream.targets._temporary import temporary_files
 
 if TYPE_CHECKING:
     from docdb_stream.targets._aws.record import S3Record
@@ -216,6 +217,7 @@ class S3Target:
         """True when ``object_bytes`` are held."""
         return self._uploads.held_bytes >= self._object_bytes
 
+    @temporary_files("s3")
     def write(self, events: Sequence[ChangeEvent]) -> Sequence[Rejection]:
         """Add the events to the objects to come. Nothing is uploaded before ``flush``."""
         rendered, rejections = render_all(events, self._format, self.name)
@@ -242,6 +244,7 @@ class S3Target:
             self._uploads.add(group, lines, last[group])
         return rejections
 
+    @temporary_files("s3")
     def flush(self) -> Sequence[Rejection]:
         """Upload the objects, and then the manifest of the checkpoint, where there are manifests; returns when all are
         durable. After an error, it can be called again.

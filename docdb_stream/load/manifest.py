@@ -16,6 +16,7 @@ from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws.client import Destination, client
 from docdb_stream.targets._aws.manifest import FORMAT_VERSION, manifest_folder
+from docdb_stream.targets._temporary import temporary_files
 from docdb_stream.targets.s3 import S3Settings
 
 _IN_MEMORY_BYTES: Final = 16 * 1024 * 1024
@@ -123,6 +124,7 @@ class Manifests:
             ) from error
         return Manifest(key, sorted(files, key=lambda each: each.key))
 
+    @temporary_files("s3")
     def open(self, file: DataFile) -> IO[bytes]:
         """A file's content, as it is now; whoever gets it closes it.
 

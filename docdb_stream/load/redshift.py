@@ -34,6 +34,7 @@ from docdb_stream.load.staging import Staging
 from docdb_stream.load.warehouse import Loaded
 from docdb_stream.retry import Backoff
 from docdb_stream.schema.columns import ColumnType
+from docdb_stream.targets._temporary import temporary_files
 
 _IN_MEMORY_BYTES: Final = 16 * 1024 * 1024
 """Of a file of rows that is made; a larger one waits in a temporary file."""
@@ -99,6 +100,7 @@ class Redshift:
 
     # One manifest
 
+    @temporary_files(NAME)
     def _staged(self, manifest: Manifest, number: int, file: DataFile, content: IO[bytes]) -> _Staged:
         from pyarrow.parquet import ParquetFile
 

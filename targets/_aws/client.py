@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from docdb_stream import aws
-from docdb_stream.aws import RETRIABLE_CODES, codes, error_code, is_retriable, network_errors, request_errors
+from docdb_stream.aws import codes, error_code, is_retriable, network_errors, request_errors
 from docdb_stream.context import check_lease
 from docdb_stream.errors import TargetError
 from docdb_stream.retry import Backoff
@@ -96,7 +96,7 @@ class Destination:
             hint = "the credentials are wrong or expired: check the IAM role, AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN"
         elif code in _OTHER_REGION_CODES:
             hint = "it is in another region: set AWS_REGION to that one"
-        elif code in RETRIABLE_CODES:
+        elif is_retriable(cause):
             hint = f"nothing is lost, the next run goes on: {self.capacity}"
         elif _is_of_kms(code):
             hint = "its KMS key refuses: allow kms:GenerateDataKey and kms:Decrypt on it, and see that it is enabled"

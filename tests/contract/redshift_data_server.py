@@ -62,6 +62,8 @@ class RedshiftDataServer:
     """How many rows GetStatementResult gives at a time."""
     sessions_at_most = 500
     statements_at_most = 500
+    is_down = False
+    """Whether it is not available."""
     shortest_s: float | None = None
     """Sessions are kept for so long, whatever is asked for."""
 
@@ -119,6 +121,8 @@ class RedshiftDataServer:
     def _answer(self, action: str, body: str) -> tuple[int, str, bytes]:
         if not action:
             return self._temporary(dict(parse_qsl(body)))
+        if self.is_down:
+            return 503, "text/html", b"<html>Service Unavailable</html>"
         fields = json.loads(body)
         self.requests.append((action, fields))
         try:

@@ -30,6 +30,8 @@ class RedshiftServer:
     def __init__(self, aws: AwsServer, postgres: PostgresServer) -> None:
         self.postgres = postgres
         self.words = RedshiftWords(aws, postgres)
+        self.is_down = False
+        """Whether it hangs up on whoever comes."""
         self._listening = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,6 +54,8 @@ class RedshiftServer:
     def _serve(self, client: socket.socket) -> None:
         server: socket.socket | None = None
         try:
+            if self.is_down:
+                return
             version, parameters = self._greeted(client)
             host, _, port = self.postgres.address.rpartition(":")
             server = socket.create_connection((host, int(port)))
