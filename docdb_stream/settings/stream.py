@@ -69,9 +69,10 @@ class Settings(ShapingSettings):
     )
     warehouse_uri: Annotated[str | None, Address("warehouse_secret")] = Field(
         default=None,
-        description="Database that docdb-stream load loads the stream's Parquet files into: postgresql://HOST/DATABASE "
-        "or redshift://HOST:5439/DATABASE (docs/tables.md; pip install 'docdb-stream[parquet,postgresql]' or "
-        "'docdb-stream[parquet,redshift]'). Absent: none.",
+        description="Database that docdb-stream load loads the stream's Parquet files into: "
+        "postgresql://HOST/DATABASE, redshift://HOST:5439/DATABASE or redshift-data://WORKGROUP/DATABASE "
+        "(docs/tables.md; pip install 'docdb-stream[parquet,postgresql]', 'docdb-stream[parquet,redshift]' or, for the "
+        "last, 'docdb-stream[parquet]'). Absent: none.",
         examples=["postgresql://warehouse.example/analytics"],
     )
     warehouse_secret: SecretReference = Field(
