@@ -8,13 +8,7 @@ from __future__ import annotations
 
 import collections
 import json
-import os
-import platform
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.deployment import ACCOUNT, deploy, eventually, here
 from pymongo import MongoClient
 
 from docdb_stream.local import AwsServer, ReplicaSet
-from docdb_stream.local.process import wait_until
 from docdb_stream.registry import TARGETS, switches
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-REPOSITORY = Path(__file__).parents[2]
-ACCOUNT = "000000000000"
 BUCKET = "shop-changes"
 STREAM = "shop.orders"
 FUNCTION = "docdb-stream-shop-orders"
@@ -136,16 +128,6 @@ class Deployed:
                 return found
 
 
-def eventually(condition: Callable[[], Any], what: str, *, timeout_s: float) -> Any:
-    """Wait for ``condition``, which asks a server for much: not as often as ``wait_until`` alone."""
-
-    def asked() -> Any:
-        time.sleep(0.5)
-        return condition()
-
-    return wait_until(asked, what, timeout_s=timeout_s)
-
-
 def _version(event: bytes | str) -> tuple[str, int]:
     document = json.loads(event)["fullDocument"]
     return document["_id"], document["version"]
@@ -191,30 +173,14 @@ def deployed(aws: AwsServer, replica_set: ReplicaSet, db_name: str, tmp_path: Pa
     aws.client("kinesis").create_stream(StreamName="changes", ShardCount=1)
     queue = aws.client("sqs").create_queue(QueueName="changes")["QueueUrl"]
     aws.client("s3").create_bucket(Bucket=BUCKET)
-    config = tmp_path / "config.ini"
     text = CONFIG.format(
         uri=replica_set.uri,
         db=db_name,
         queue=queue,
-        # The functions run on this machine's Python, and so does the package.
-        python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        architecture="arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64",
+        **here(),
         firehose=_with_firehose(aws),
     )
-    config.write_text(textwrap.dedent(text), encoding="utf-8")
-    package, assembly = tmp_path / "package.zip", tmp_path / "cdk.out"
-    paths = {"DOCDB_STREAM_CONFIG": config, "DOCDB_STREAM_PACKAGE": package, "CDK_OUTDIR": assembly}
-    environment = {**os.environ, **aws.environment(), **{name: str(path) for name, path in paths.items()}}
-    for module in ("infra.package", "infra.app"):
-        done = subprocess.run(
-            [sys.executable, "-m", module],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-    outputs = _deploy(aws, assembly)
+    outputs = deploy(aws, text, tmp_path)
     alerts = _subscribed(aws, outputs["AlertTopicArn"])
     return Deployed(aws, outputs, queue, alerts)
 
@@ -233,30 +199,6 @@ def _with_firehose(aws: AwsServer) -> str:
         },
     )
     return f"{switches()['firehose']} = changes"
-
-
-def _deploy(aws: AwsServer, assembly: Path) -> dict[str, str]:
-    """What ``cdk bootstrap`` and ``cdk deploy`` do: the assets' bucket, the assets, the stack. Returns its outputs."""
-    aws.client("ssm").put_parameter(Name="/cdk-bootstrap/hnb659fds/version", Value="30", Type="String")
-    s3 = aws.client("s3")
-    bucket = f"cdk-hnb659fds-assets-{ACCOUNT}-{aws.region}"
-    s3.create_bucket(Bucket=bucket)
-    assets = json.loads((assembly / "docdb-stream.assets.json").read_text(encoding="utf-8"))["files"]
-    for asset in assets.values():
-        for place in asset["destinations"].values():
-            s3.upload_file(str(assembly / asset["source"]["path"]), bucket, place["objectKey"])
-    template = (assembly / "docdb-stream.template.json").read_text(encoding="utf-8")
-    cloudformation = aws.client("cloudformation")
-    cloudformation.create_stack(StackName="docdb-stream", TemplateBody=template, Capabilities=["CAPABILITY_IAM"])
-
-    def ended() -> dict[str, Any] | None:
-        (stack,) = cloudformation.describe_stacks(StackName="docdb-stream")["Stacks"]
-        return None if stack["StackStatus"].endswith("IN_PROGRESS") else dict(stack)
-
-    stack = eventually(ended, "the stack is made", timeout_s=30)
-    events = cloudformation.describe_stack_events(StackName="docdb-stream")["StackEvents"]
-    assert stack["StackStatus"] == "CREATE_COMPLETE", [event.get("ResourceStatusReason") for event in events]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
 def _subscribed(aws: AwsServer, topic: str) -> str:

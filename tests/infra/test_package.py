@@ -26,7 +26,7 @@ from docdb_stream.local import ReplicaSet
 from docdb_stream.settings import Settings
 from docdb_stream.testing.events import ChangeLog
 from infra.own_code import OwnCode, check_transforms, needed_by
-from infra.package import LEFT_OUT, MAX_BYTES, build_package, extras, package_path
+from infra.package import LEFT_OUT, MAX_BYTES, build_package, extras, package_path, unpacked_bytes
 from infra.settings import DeploySettings
 
 pytestmark = pytest.mark.integration
@@ -97,7 +97,8 @@ def test_two_builds_have_the_same_bytes(package: Path, own_code: Path, tmp_path:
 
 
 def test_it_is_small_enough_to_upload(package: Path, lambda_package: Path):
-    assert max(package.stat().st_size, lambda_package.stat().st_size) < MAX_BYTES
+    # Even one that has what a pipeline needs (pyarrow has 165 MB) fits.
+    assert max(unpacked_bytes(package), unpacked_bytes(lambda_package)) + 185_000_000 < MAX_BYTES
 
 
 def test_it_is_for_lambda_s_platform_whatever_built_it(lambda_package: Path):
