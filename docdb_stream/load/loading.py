@@ -143,7 +143,9 @@ def warehouse_of(settings: Settings) -> Warehouse:
     if uri.startswith(("postgresql://", "postgres://")):
         from docdb_stream.load.postgres import Postgres
 
-        return Postgres(uri, secret=settings.warehouse_secret, schema=settings.warehouse_schema)
+        return Postgres(
+            uri, secret=settings.warehouse_secret, schema=settings.warehouse_schema, watches=settings.watches
+        )
     if uri.startswith(("redshift://", "redshift-data://")):
         from docdb_stream.load.redshift import Redshift
         from docdb_stream.load.staging import Staging
@@ -153,6 +155,7 @@ def warehouse_of(settings: Settings) -> Warehouse:
             Staging(settings),
             role=settings.warehouse_copy_role,
             schema=settings.warehouse_schema,
+            watches=settings.watches,
         )
     raise ConfigError(
         f"WAREHOUSE_URI begins with {uri.partition(':')[0]}:, which is no warehouse that is known",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -29,9 +29,11 @@ from docdb_stream.load.redshift_sql import (
     staged_type,
     table_name,
 )
-from docdb_stream.load.row_file import Rows, write_rows
+from docdb_stream.load.renames import Rename, merge_in_order, renames
+from docdb_stream.load.row_file import NOT_HELD, RowField, Rows, write_rows
 from docdb_stream.load.staging import Staging
 from docdb_stream.load.warehouse import Loaded
+from docdb_stream.position import Namespace
 from docdb_stream.retry import Backoff
 from docdb_stream.schema.columns import ColumnType
 from docdb_stream.targets._temporary import temporary_files
@@ -51,6 +53,7 @@ class _Staged:
     table: str
     key: str
     rows: Rows
+    renames: Sequence[Rename]
 
 
 class Redshift:
@@ -61,17 +64,25 @@ class Redshift:
         staging: Where rows wait to be copied.
         role: ARN of the IAM role by which Redshift reads them; None: the cluster's default one.
         schema: Where the tables are; made, if it is not there.
+        watches: Whether the stream reads a collection: only to one that it does, a renamed one's rows are moved.
     """
 
     name = NAME
 
     def __init__(
-        self, connection: Connection, staging: Staging, *, role: str | None = None, schema: str = "public"
+        self,
+        connection: Connection,
+        staging: Staging,
+        *,
+        role: str | None = None,
+        schema: str = "public",
+        watches: Callable[[Namespace], bool] = lambda namespace: True,
     ) -> None:
         self._connection = connection
         self._staging = staging
         self._role = role
         self._schema = schema
+        self._watches = watches
         self._is_set_up = False
 
     def loaded(self, stream: str) -> Collection[str]:
@@ -106,7 +117,9 @@ class Redshift:
 
         with ExitStack() as stack:
             packed = stack.enter_context(SpooledTemporaryFile(_IN_MEMORY_BYTES))
-            rows = write_rows(stack.enter_context(ParquetFile(content)), cast("IO[bytes]", packed))
+            parquet = stack.enter_context(ParquetFile(content))
+            rows = write_rows(parquet, cast("IO[bytes]", packed))
+            renamed = [rename for rename in renames(parquet) if self._watches(rename.to)]
             # Two loads of one manifest have other nulls: each reads what it wrote itself.
             name = f"{hashlib.sha256(manifest.key.encode()).hexdigest()[:32]}/{number}-{rows.null}.csv.gz"
             key = self._staging.put(name, cast("IO[bytes]", packed))
@@ -116,7 +129,7 @@ class Redshift:
                 file.key,
                 ",".join(rows.not_held),
             )
-        return _Staged(table_name(file.namespace), key, rows)
+        return _Staged(table_name(file.namespace), key, rows, renamed)
 
     def _in_turn(self, stream: str, manifest: Manifest, staged: Sequence[_Staged]) -> Loaded | None:
         """The manifest in one transaction, again where that met another one."""
@@ -138,42 +151,67 @@ class Redshift:
         rows = sum(file.rows for file in manifest.files)
         self._run(f"INSERT INTO {own} (stream, manifest, rows) VALUES (%s, %s, %s)", stream, manifest.key, rows)
         found = Loaded()
+        later = {each.table for each in staged if each.renames}
         for each in staged:
-            found.add(self._merge(each))
+            if each.table not in later:
+                found.add(self._merge(each))
+        waiting = [(each, each.table, each.renames) for each in staged if each.table in later]
+        found.add(merge_in_order(waiting, self._merge, self._move))
         found.rows = rows
         return found
 
-    def _merge(self, staged: _Staged) -> Loaded:
-        """The newest state of each document in a file into its table."""
+    def _merge(self, staged: _Staged, until: int | None = None) -> Loaded:
+        """The newest state of each document in a file into its table; where a version is given, of what is before it."""
         sql = Statements(self._schema, staged.table)
-        known = self._prepared(sql, staged)
-        types = {
-            column_name(field.name): staged_type(field, known[column_name(field.name)]) for field in staged.rows.fields
-        }
+        known = self._prepared(sql, staged.table, staged.rows.fields)
+        types = _staged_types(staged.rows.fields, known)
         self._run(sql.stage(types))
         self._run(sql.copy(self._staging.uri(staged.key), self._role, staged.rows.null))
-        self._run(sql.fold(self._dropped(sql, staged.table)))
+        if until is not None:
+            self._run(sql.leave_until(until))
+        return self._merge_staged(sql, staged.table, types, known)
+
+    def _move(self, held: str, rename: Rename) -> Loaded:
+        """What a table holds into that of its collection's new name, in the place of what was there before.
+
+        A row that moves gets the rename's version: it is newer than all that either name had.
+        """
+        old = Statements(self._schema, held)
+        columns = self._prepared(old, held, ())
+        fields = [RowField(name, kind) for name, kind in columns.items() if name != NOT_HELD]
+        table = table_name(rename.to)
+        new = Statements(self._schema, table)
+        known = self._prepared(new, table, fields)
+        types = _staged_types(fields, known)
+        self._drop(new, table, rename.version - 1)
+        self._run(old.stage_own(fields, types, rename.version))
+        return self._merge_staged(new, table, types, known)
+
+    def _merge_staged(
+        self, sql: Statements, table: str, types: Mapping[str, ColumnType], known: Mapping[str, ColumnType]
+    ) -> Loaded:
+        self._run(sql.fold(self._dropped(sql, table)))
         total = self._number(f"SELECT COUNT(*) FROM {NEWEST}")
-        self._run(sql.leave_deleted(), staged.table)
+        self._run(sql.leave_deleted(), table)
         self._run(sql.leave_stale())
         taken = self._number(f"SELECT COUNT(*) FROM {NEWEST}")
         written = self._number(f"SELECT COUNT(*) FROM {NEWEST} WHERE _has_document")
         deleted = self._number(sql.count_deleted())
         for statement in sql.merge([*types.items()], known):
             self._run(statement)
-        self._run(sql.forget_deleted(), staged.table)
-        self._run(sql.note_deleted(), staged.table)
+        self._run(sql.forget_deleted(), table)
+        self._run(sql.note_deleted(), table)
         for temporary in (STAGED, NEWEST):
             self._run(f"DROP TABLE {temporary}")
         return Loaded(written=written, deleted=deleted, stale=total - taken)
 
-    def _prepared(self, sql: Statements, staged: _Staged) -> dict[str, ColumnType]:
-        """The table, with a column for each of the file; returns its columns with their types.
+    def _prepared(self, sql: Statements, table: str, fields: Sequence[RowField]) -> dict[str, ColumnType]:
+        """The table, with a column for each field; returns its columns with their types.
 
         What they are is noted beside the tables: Redshift's own catalogue has other words for some.
         """
         own = sql.own("columns")
-        found = self._rows(f"SELECT column_name, type FROM {own} WHERE table_name = %s", staged.table)
+        found = self._rows(f"SELECT column_name, type FROM {own} WHERE table_name = %s", table)
         known: dict[str, ColumnType] = {name: cast("ColumnType", kind) for name, kind in found}
 
         noted = dict(known)
@@ -185,10 +223,10 @@ class Redshift:
 
         if not known:
             # With all at once: each statement takes long, and a document can have a thousand fields.
-            statement, columns = sql.create({column_name(field.name): field.type for field in staged.rows.fields})
+            statement, columns = sql.create({column_name(field.name): field.type for field in fields})
             self._run(statement)
             known.update(columns)
-        for field in staged.rows.fields:
+        for field in fields:
             name = column_name(field.name)
             add(name, field.type)
             before = known[name]
@@ -202,7 +240,7 @@ class Redshift:
                 not is_wider(before, field.type) or exactly(name, field.type, before) is not None
             ):
                 add(other_name(name), "text")
-        self._note_columns(own, staged.table, known, noted)
+        self._note_columns(own, table, known, noted)
         return known
 
     def _note_columns(self, own: str, table: str, known: dict[str, ColumnType], before: dict[str, ColumnType]) -> None:
@@ -217,17 +255,21 @@ class Redshift:
 
     def _dropped(self, sql: Statements, table: str) -> int:
         """Up to which version all is gone: a collection that is dropped, or renamed, takes along what it held."""
-        own = sql.own("dropped")
-        before = self._number(f"SELECT COALESCE(MAX(_version), -1) FROM {own} WHERE table_name = %s", table)
         now = self._number(
             f"SELECT COALESCE(MAX(_version), -1) FROM {STAGED} WHERE _operation IN ('drop', 'rename', 'dropDatabase')"
         )
-        if now > before:
+        return self._drop(sql, table, now)
+
+    def _drop(self, sql: Statements, table: str, version: int) -> int:
+        """Take away all up to a version; returns up to which one all is gone."""
+        own = sql.own("dropped")
+        before = self._number(f"SELECT COALESCE(MAX(_version), -1) FROM {own} WHERE table_name = %s", table)
+        if version > before:
             self._run(f"DELETE FROM {own} WHERE table_name = %s", table)
-            self._run(f"INSERT INTO {own} VALUES (%s, %s)", table, now)
-            self._run(f"DELETE FROM {sql.table} WHERE _version <= {now}")
-            self._run(f"DELETE FROM {sql.own('deleted')} WHERE table_name = %s AND _version <= {now}", table)
-        return max(before, now)
+            self._run(f"INSERT INTO {own} VALUES (%s, %s)", table, version)
+            self._run(f"DELETE FROM {sql.table} WHERE _version <= {version}")
+            self._run(f"DELETE FROM {sql.own('deleted')} WHERE table_name = %s AND _version <= {version}", table)
+        return max(before, version)
 
     # Transactions
 
@@ -249,3 +291,8 @@ class Redshift:
 
     def _number(self, statement: str, *values: object) -> int:
         return int(self._rows(statement, *values)[0][0])
+
+
+def _staged_types(fields: Sequence[RowField], known: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
+    """The staged columns' types, for a table that has these columns."""
+    return {column_name(field.name): staged_type(field, known[column_name(field.name)]) for field in fields}

@@ -149,6 +149,26 @@ class Statements:
             f"{columns}, {NOT_HELD} VARCHAR(65535)) DISTSTYLE KEY DISTKEY (_key)"
         )
 
+    def stage_own(self, fields: Sequence[RowField], types: Mapping[str, ColumnType], version: int) -> str:
+        """The same of this table's own rows up to a version, which they have then.
+
+        Args:
+            fields: Its columns.
+            types: What the staged ones hold.
+            version: The version.
+        """
+        columns = ", ".join(_as_staged(field, types[field.name], version) for field in fields)
+        return (
+            f"CREATE TEMPORARY TABLE {STAGED} DISTSTYLE KEY DISTKEY (_key) AS SELECT CAST(0 AS BIGINT) AS _place, "
+            f"CAST('insert' AS VARCHAR(64)) AS _operation, TRUE AS _has_document, {columns}, {NOT_HELD} "
+            f"FROM {self.table} WHERE _version <= {version}"
+        )
+
+    @staticmethod
+    def leave_until(version: int) -> str:
+        """Leaves of the staged rows those before a rename."""
+        return f"DELETE FROM {STAGED} WHERE _version > {version} OR (_version = {version} AND _operation = 'rename')"
+
     @staticmethod
     def copy(uri: str, role: str | None, null: str) -> str:
         """Copies a file of rows into the temporary table."""
@@ -235,6 +255,18 @@ class Statements:
 def staged_type(field: RowField, known: ColumnType) -> ColumnType:
     """The type of a staged column: text, where the table's column is of another kind."""
     return field.type if field.type == known or is_wider(known, field.type) else "text"
+
+
+def _as_staged(field: RowField, kind: ColumnType, version: int) -> str:
+    name = quoted(field.name)
+    if field.name == "_version":
+        return f"CAST({version} AS BIGINT) AS {name}"
+    if field.type == "binary":
+        return f"FROM_VARBYTE({name}, 'hex') AS {name}"
+    if field.type == kind:
+        return name
+    text = f"JSON_SERIALIZE({name})" if field.type == "json" else f"CAST({name} AS VARCHAR(65535))"
+    return f"{text} AS {name}"
 
 
 def literal(value: object) -> str:

@@ -26,6 +26,8 @@ _COPY = re.compile(
 _STAGED = re.compile(r"CREATE TEMPORARY TABLE docdb_stream_staged \((.*)\) DISTSTYLE")
 _COLUMN = re.compile(r'("(?:[^"]|"")+"|\w+) (VARCHAR\(\d+\)|SUPER|DOUBLE PRECISION|DECIMAL\(\d+, \d+\)|\w+)(?:, |$)')
 _FUNCTIONS = (
+    "CREATE OR REPLACE FUNCTION from_varbyte(bytea, text) RETURNS text LANGUAGE sql AS $$ SELECT encode($1, $2) $$",
+    "CREATE OR REPLACE FUNCTION json_as_text(jsonb) RETURNS text LANGUAGE sql AS $$ SELECT $1::text $$",
     "CREATE OR REPLACE FUNCTION getdate() RETURNS timestamp LANGUAGE sql AS $$ SELECT now()::timestamp $$",
     "CREATE OR REPLACE FUNCTION to_varbyte(text, text) RETURNS bytea LANGUAGE sql AS $$ SELECT decode($1, $2) $$",
 )
@@ -115,6 +117,7 @@ class Session:
         statement = statement.replace(
             "current_setting('query_group')", "current_setting('redshift.query_group', true) AS query_group"
         )
+        statement = statement.replace("JSON_SERIALIZE(", "json_as_text(")  # a word of PostgreSQL's own
         return re.sub(r'" SUPER\b', '" jsonb', re.sub(r'" VARBYTE\(\d+\)', '" bytea', statement))
 
     def _copied(self, table: str, bucket: str, key: str, null: str) -> str:

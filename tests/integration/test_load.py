@@ -203,6 +203,67 @@ def test_a_collection_that_is_dropped_takes_its_rows_along(warehouse: Warehouse)
     assert warehouse.table("orders") == {3: {"_id": 3, "new": True}}
 
 
+def test_a_collection_that_is_renamed_takes_its_rows_along(warehouse: Warehouse) -> None:
+    db = warehouse.db
+    kept: dict[str, Any] = {"at": dt.datetime(1850, 1, 2, 3, 4, 5, 678000), "data": b"\0\xff", "nested": {"a": [1]}}
+    db.orders.insert_many([{"_id": n, "total": n, **kept} for n in range(10)])
+    db.archive.insert_many([{"_id": n, "total": "of another", "old": True} for n in (3, 50)])
+    warehouse.done("run")
+    warehouse.load()
+    # Before and after it, under both names, in one manifest.
+    db.orders.insert_one({"_id": 11, "total": 2.5})
+    warehouse.done("run", STATE_SYNC_COUNT="100")
+    db.orders.rename("archive", dropTarget=True)
+    db.archive.update_one({"_id": 1}, {"$set": {"total": 100}})
+    db.archive.delete_one({"_id": 2})
+    db.orders.insert_one({"_id": 1, "new": True})
+    warehouse.done("run")
+    warehouse.load()
+
+    def equal() -> None:
+        for coll in ("orders", "archive"):
+            rows = {key: plain(row) for key, row in warehouse.table(coll).items()}
+            assert rows == {key: plain(row) for key, row in warehouse.collection(coll).items()}, coll
+
+    equal()
+    # There and back, in one go; and each manifest once more, in any order.
+    db.orders.rename("other")
+    db.archive.rename("orders")
+    db.orders.insert_one({"_id": 60, "total": 6})
+    db.orders.rename("archive")
+    db.other.rename("orders")
+    warehouse.done("run")
+    warehouse.load()
+    equal()
+    assert warehouse.table("other") == {}
+    for key in [*warehouse.keys(), *reversed(warehouse.keys())]:
+        warehouse.sql(f"DELETE FROM docdb_stream_loads WHERE manifest = '{key}' RETURNING 1")
+        warehouse.load()
+        equal()
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whatever the columns of another collection have made of its number or text."""
+    named = {name.removesuffix("__string"): value for name, value in row.items()}
+    return {**named, "total": str(float(named["total"]))} if "total" in named else named
+
+
+def test_what_is_renamed_to_where_nobody_looks_is_gone(warehouse: Warehouse) -> None:
+    warehouse.environment["NAMESPACES"] = f"{warehouse.db.name}.orders"
+    warehouse.db.orders.insert_many([{"_id": n} for n in range(3)])
+    warehouse.done("run")
+    warehouse.load()
+    warehouse.db.orders.rename("archive")
+    warehouse.db.orders.insert_one({"_id": 7})
+    warehouse.done("run")
+    warehouse.load()
+    assert warehouse.table("orders") == {7: {"_id": 7}}
+    tables = warehouse.sql(
+        f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{warehouse.schema}'"
+    )
+    assert not [each for each in tables if each["table_name"].endswith("archive")]
+
+
 @pytest.mark.long
 def test_columns_widen(warehouse: Warehouse) -> None:
     steps: list[Any] = [1, Int64(2**40), 2.5, Decimal128("0.1"), "text", None]

@@ -18,6 +18,7 @@ from integration.test_load import (  # noqa: F401 - the same tests, into another
     UTC,
     Warehouse,
     test_a_collection_that_is_dropped_takes_its_rows_along,
+    test_a_collection_that_is_renamed_takes_its_rows_along,
     test_a_load_that_is_killed_is_gone_on_with,
     test_a_snapshot_is_loaded_like_any_other,
     test_a_stop_is_a_clean_end,

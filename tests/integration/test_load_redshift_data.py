@@ -16,6 +16,7 @@ from integration.test_load_redshift import (  # noqa: F401 - the same tests, by 
     is_of_redshift,
     redshift,
     test_a_collection_that_is_dropped_takes_its_rows_along,
+    test_a_collection_that_is_renamed_takes_its_rows_along,
     test_a_load_that_is_killed_is_gone_on_with,
     test_a_stop_is_a_clean_end,
     test_columns_widen,
