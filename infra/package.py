@@ -28,8 +28,8 @@ from infra.own_code import IN_THE_RUNTIME, OwnCode, check_transforms, distributi
 from infra.settings import DeploySettings, read_deployment
 
 MAX_BYTES = 250 * 1024 * 1024
-"""AWS Lambda quotas, "Deployment package": what a zip holds, unpacked, by way of S3, as the CDK does it. (The 50 MB of a
-direct upload are too few for pyarrow, which a pipeline needs.)"""
+"""AWS Lambda quotas, "Deployment package": what a zip holds, unpacked, by way of S3, as the CDK does it. The 50 MB of a
+direct upload would be too few for pyarrow, which a pipeline needs."""
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("build")

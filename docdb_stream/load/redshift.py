@@ -161,7 +161,7 @@ class Redshift:
         return found
 
     def _merge(self, staged: _Staged, until: int | None = None) -> Loaded:
-        """The newest state of each document in a file into its table; where a version is given, of what is before it."""
+        """The newest state of each document in a file into its table; with a version, of what is before that."""
         sql = Statements(self._schema, staged.table)
         known = self._prepared(sql, staged.table, staged.rows.fields)
         types = _staged_types(staged.rows.fields, known)

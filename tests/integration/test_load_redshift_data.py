@@ -29,7 +29,7 @@ from integration.test_load_redshift import (  # noqa: F401 - the same tests, by 
 
 from docdb_stream.local.process import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]  # test_load_refused has both ways, in less time
 
 
 @pytest.fixture

@@ -249,6 +249,7 @@ def test_a_conflict_without_end_is_given_up_in_time(warehouse: Warehouse, redshi
     equal(warehouse)
 
 
+@pytest.mark.long
 def test_a_warehouse_that_is_down_for_an_hour_gets_everything_afterwards(warehouse: Warehouse, door: Any) -> None:
     filled(warehouse, {"_id": 0, "total": 0})
     loaded(warehouse)
