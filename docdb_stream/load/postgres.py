@@ -148,9 +148,11 @@ class Postgres:
                 options = {"user": credentials.username, "password": credentials.password}
             within_s = max(2, int(min(_CONNECT_S, current_deadline().remaining_s)))
             self._connection = self._library.connect(self._uri, connect_timeout=within_s, autocommit=True, **options)
-            self._run("CREATE SCHEMA IF NOT EXISTS {schema}")
-            for statement in _SET_UP:
-                self._run(statement)
+            with self._connection.transaction():
+                # Of two that make the same at a time, one would fail, whether or not it is to be there already.
+                self._run("SELECT pg_advisory_xact_lock(hashtext(%s))", f"docdb_stream {self._schema}")
+                for statement in ("CREATE SCHEMA IF NOT EXISTS {schema}", *_SET_UP):
+                    self._run(statement)
         remaining_s = current_deadline().remaining_s
         limit_ms = int(1000 * max(0.1, remaining_s)) if remaining_s < 1e6 else 0
         self._run(f"SET statement_timeout = {limit_ms}")

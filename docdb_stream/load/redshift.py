@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, TypeVar, cast
 
 from docdb_stream.context import current_deadline
 from docdb_stream.load.manifest import DataFile, Manifest
@@ -44,6 +44,8 @@ _NOTED_TOGETHER: Final = 250
 """Columns that one statement notes: Redshift takes long for each, and the Data API no more than 100 KB of one."""
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Redshift:
                 if file.namespace.coll:  # the collections' own drops come before that of their database
                     with open_file(file) as content:
                         staged.append(self._staged(manifest, number, file, content))
-            return self._in_turn(stream, manifest, staged)
+            return _in_turn(lambda: self._load(stream, manifest, staged))
         finally:
             if not current_deadline().stopping and current_deadline().remaining_s > 0:
                 self._staging.remove([each.key for each in staged])
@@ -131,33 +133,22 @@ class Redshift:
             )
         return _Staged(table_name(file.namespace), key, rows, renamed)
 
-    def _in_turn(self, stream: str, manifest: Manifest, staged: Sequence[_Staged]) -> Loaded | None:
-        """The manifest in one transaction, again where that met another one."""
-        backoff = Backoff()
-        while True:
-            try:
-                with self._transaction():
-                    return self._load(stream, manifest, staged)
-            except MetAnotherError:
-                if not backoff.wait():
-                    raise
-
     def _load(self, stream: str, manifest: Manifest, staged: Sequence[_Staged]) -> Loaded | None:
         own = Statements(self._schema).own("loads")
-        # First of all: what the transaction sees is settled by the first statement that reads.
-        self._run(f"LOCK TABLE {own}")
-        if self._rows(f"SELECT 1 FROM {own} WHERE stream = %s AND manifest = %s", stream, manifest.key):
-            return None
-        rows = sum(file.rows for file in manifest.files)
-        self._run(f"INSERT INTO {own} (stream, manifest, rows) VALUES (%s, %s, %s)", stream, manifest.key, rows)
-        found = Loaded()
-        later = {each.table for each in staged if each.renames}
-        for each in staged:
-            if each.table not in later:
-                found.add(self._merge(each))
-        waiting = [(each, each.table, each.renames) for each in staged if each.table in later]
-        found.add(merge_in_order(waiting, self._merge, self._move))
-        found.rows = rows
+        found = Loaded(rows=sum(file.rows for file in manifest.files))
+        with self._transaction():
+            # First of all: what the transaction sees is settled by the first statement that reads.
+            self._run(f"LOCK TABLE {own}")
+            if self._rows(f"SELECT 1 FROM {own} WHERE stream = %s AND manifest = %s", stream, manifest.key):
+                return None
+            noted = f"INSERT INTO {own} (stream, manifest, rows) VALUES (%s, %s, %s)"
+            self._run(noted, stream, manifest.key, found.rows)
+            later = {each.table for each in staged if each.renames}
+            for each in staged:
+                if each.table not in later:
+                    found.add(self._merge(each))
+            waiting = [(each, each.table, each.renames) for each in staged if each.table in later]
+            found.add(merge_in_order(waiting, self._merge, self._move))
         return found
 
     def _merge(self, staged: _Staged, until: int | None = None) -> Loaded:
@@ -276,12 +267,15 @@ class Redshift:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         if not self._is_set_up:
-            with self._connection.transaction():
-                for statement in Statements(self._schema).set_up():
-                    self._run(statement)
-            self._is_set_up = True
+            _in_turn(self._set_up)
         with self._connection.transaction():
             yield
+
+    def _set_up(self) -> None:
+        with self._connection.transaction():
+            for statement in Statements(self._schema).set_up():
+                self._run(statement)
+        self._is_set_up = True
 
     def _run(self, statement: str, *values: object) -> None:
         self._connection.run(statement, *values)
@@ -296,3 +290,14 @@ class Redshift:
 def _staged_types(fields: Sequence[RowField], known: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
     """The staged columns' types, for a table that has these columns."""
     return {column_name(field.name): staged_type(field, known[column_name(field.name)]) for field in fields}
+
+
+def _in_turn(work: Callable[[], T]) -> T:
+    """Do what is a transaction, again where that met another one."""
+    backoff = Backoff()
+    while True:
+        try:
+            return work()
+        except MetAnotherError:
+            if not backoff.wait():
+                raise

@@ -28,7 +28,9 @@ class Answer:
 
     @property
     def met_another(self) -> bool:
-        """Whether two transactions met: Redshift's developer guide, "Serializable isolation" (1023), and deadlocks."""
+        """Whether two transactions met: Redshift's developer guide, "Serializable isolation" (1023), deadlocks, and two
+        that make the same schema or table. (No key of a user's table is unique in Redshift, but its catalogue's are.)
+        """
         return bool(_MET_ANOTHER.search(f"{self.state} {self.message}"))
 
     @property
@@ -49,7 +51,9 @@ class Answer:
 
 
 _MET_ANOTHER: Final = re.compile(
-    r"^40001 |^40P01 |\b1023 DETAIL|serializable isolation violation|deadlock detected", re.I
+    r"^40001 |^40P01 |\b1023 DETAIL|serializable isolation violation|deadlock detected"
+    r"|violates unique constraint|concurrently (updated|deleted)",
+    re.IGNORECASE,
 )
 _BEFORE: Final = re.compile(r"^[\s-]*(error:\s*)?", re.I)
 """A line of hyphens and "error:" stand before what the nodes report, "ERROR: " before each text of the Data API."""

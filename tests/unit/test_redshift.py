@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -160,7 +161,15 @@ class Scripted:
         pass
 
 
-SET_UP = 1
+class NoStaging:
+    """Where nothing waits."""
+
+    def remove(self, keys: Sequence[str]) -> None:
+        assert not keys
+
+
+def load(warehouse: Redshift) -> Loaded | None:
+    return warehouse.load("s", Manifest("m", ()), lambda file: io.BytesIO())
 
 
 @pytest.mark.parametrize(
@@ -170,6 +179,7 @@ SET_UP = 1
         (Answer("XX000", "1023 DETAIL: Serializable isolation violation on table - 1, transactions: 2"), 2),
         (Answer("", "ERROR: 1023 DETAIL: Serializable isolation violation on table - 1"), 2),
         (Answer("40P01", "deadlock detected"), 2),
+        (Answer("", 'ERROR: duplicate key value violates unique constraint "pg_namespace_nspname_index"'), 2),
         (Answer("XX000", "Load into table 'x' failed.  Check 'sys_load_error_detail'"), 1),
         (Answer("22001", "value too long for type character varying(65535)"), 1),
         (Answer("", 'ERROR: column "at1023" does not exist'), 1),
@@ -177,25 +187,32 @@ SET_UP = 1
 )
 def test_only_what_met_another_transaction_is_tried_again(answer: Answer, tries: int) -> None:
     connection = Scripted()
-    warehouse = Redshift(connection, Any)  # type: ignore[arg-type]
+    warehouse = Redshift(connection, NoStaging())  # type: ignore[arg-type]
     warehouse.loaded("s")
     connection.answers, before = [answer], connection.transactions
     with deadline(Deadline.after(20)):
         if tries == 1:
             with pytest.raises(TargetError):
-                warehouse._in_turn("s", Manifest("m", ()), ())
+                load(warehouse)
         else:
-            assert warehouse._in_turn("s", Manifest("m", ()), ()) == Loaded()
+            assert load(warehouse) == Loaded()
     assert connection.transactions - before == tries
+
+
+def test_two_that_make_the_same_tables_take_turns() -> None:
+    connection = Scripted(Answer("23505", 'duplicate key value violates unique constraint "pg_class_relname"'))
+    with deadline(Deadline.after(20)):
+        assert Redshift(connection, NoStaging()).loaded("s") == set()  # type: ignore[arg-type]
+    assert connection.transactions == 3
 
 
 def test_what_meets_others_without_end_is_given_up_in_time() -> None:
     connection = Scripted()
-    warehouse = Redshift(connection, Any)  # type: ignore[arg-type]
+    warehouse = Redshift(connection, NoStaging())  # type: ignore[arg-type]
     warehouse.loaded("s")
     connection.answers = [Answer("40001", "could not serialize access")] * 10_000
     with deadline(Deadline.after(0.3)), pytest.raises(TargetError, match="met another") as caught:
-        warehouse._in_turn("s", Manifest("m", ()), ())
+        load(warehouse)
     assert "nothing is lost" in caught.value.hint
 
 
