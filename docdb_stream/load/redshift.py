@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, TypeVar, cast
+from typing import IO, Any, Final, cast
 
 from docdb_stream.context import current_deadline
 from docdb_stream.load.manifest import DataFile, Manifest
-from docdb_stream.load.redshift_connection import NAME, Connection, MetAnotherError
+from docdb_stream.load.redshift_connection import NAME, Connection, in_turn
 from docdb_stream.load.redshift_sql import (
     NEWEST,
     STAGED,
@@ -34,7 +34,6 @@ from docdb_stream.load.row_file import NOT_HELD, RowField, Rows, write_rows
 from docdb_stream.load.staging import Staging
 from docdb_stream.load.warehouse import Loaded
 from docdb_stream.position import Namespace
-from docdb_stream.retry import Backoff
 from docdb_stream.schema.columns import ColumnType
 from docdb_stream.targets._temporary import temporary_files
 
@@ -44,8 +43,6 @@ _NOTED_TOGETHER: Final = 250
 """Columns that one statement notes: Redshift takes long for each, and the Data API no more than 100 KB of one."""
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class Redshift:
                 if file.namespace.coll:  # the collections' own drops come before that of their database
                     with open_file(file) as content:
                         staged.append(self._staged(manifest, number, file, content))
-            return _in_turn(lambda: self._load(stream, manifest, staged))
+            return in_turn(lambda: self._load(stream, manifest, staged))
         finally:
             if not current_deadline().stopping and current_deadline().remaining_s > 0:
                 self._staging.remove([each.key for each in staged])
@@ -267,7 +264,7 @@ class Redshift:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         if not self._is_set_up:
-            _in_turn(self._set_up)
+            in_turn(self._set_up)
         with self._connection.transaction():
             yield
 
@@ -290,14 +287,3 @@ class Redshift:
 def _staged_types(fields: Sequence[RowField], known: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
     """The staged columns' types, for a table that has these columns."""
     return {column_name(field.name): staged_type(field, known[column_name(field.name)]) for field in fields}
-
-
-def _in_turn(work: Callable[[], T]) -> T:
-    """Do what is a transaction, again where that met another one."""
-    backoff = Backoff()
-    while True:
-        try:
-            return work()
-        except MetAnotherError:
-            if not backoff.wait():
-                raise

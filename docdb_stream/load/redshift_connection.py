@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from docdb_stream.context import current_deadline
 from docdb_stream.errors import TargetError
+from docdb_stream.retry import Backoff
+
+T = TypeVar("T")
 
 NAME = "redshift"
 """Who is told of in errors, whatever the way."""
@@ -53,3 +56,14 @@ def statement_timeout() -> str:
     remaining_s = current_deadline().remaining_s
     limit_ms = int(1000 * max(0.1, remaining_s)) if remaining_s < 1e6 else 0
     return f"SET statement_timeout TO {limit_ms}"
+
+
+def in_turn(work: Callable[[], T]) -> T:
+    """Do what is a transaction, again where that met another one."""
+    backoff = Backoff()
+    while True:
+        try:
+            return work()
+        except MetAnotherError:
+            if not backoff.wait():
+                raise
