@@ -130,7 +130,7 @@ def test_collections_that_the_mapping_does_not_name_make_nothing(store: Store) -
 
 
 def test_a_drop_takes_what_is_older(store: Store, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docdb_stream.targets._neo4j.writer.PAGE", 100)
+    monkeypatch.setattr("docdb_stream.targets._graph.graph.Graph.most_changes", 100)
     before = log.inserts(250)
     drop, after = log.drop(), log.insert({"_id": 5, "n": 5})
     other = ChangeLog(coll="orders/1").insert({"_id": 1, "n": 1})
