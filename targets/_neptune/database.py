@@ -108,9 +108,8 @@ class NeptuneDatabase:
 
 def _code(error: Exception) -> str:
     """Its code; also where Neptune says only in words that it takes no writes ("openCypher exceptions")."""
-    code = aws.error_code(error)
-    is_client_error = code not in _PASSING and hasattr(error, "response")
-    return "ReadOnlyViolationException" if is_client_error and _READ_ONLY.search(str(error)) else code
+    words = str(getattr(error, "response", {}).get("detailedMessage", ""))
+    return "ReadOnlyViolationException" if _READ_ONLY.search(words) else aws.error_code(error)
 
 
 def _address(endpoint: str) -> tuple[str, str, str | None]:

