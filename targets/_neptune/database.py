@@ -108,7 +108,8 @@ class NeptuneDatabase:
 
 def _code(error: Exception) -> str:
     """Its code; also where Neptune says only in words that it takes no writes ("openCypher exceptions")."""
-    words = str(getattr(error, "response", {}).get("detailedMessage", ""))
+    answer = getattr(error, "response", None) or {}  # None where there was no answer
+    words = str(answer.get("detailedMessage", ""))
     return "ReadOnlyViolationException" if _READ_ONLY.search(words) else aws.error_code(error)
 
 

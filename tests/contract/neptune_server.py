@@ -16,8 +16,6 @@ from typing import Any, Self
 
 import neo4j
 
-from docdb_stream.local.arcadedb import DATABASE
-
 Fault = tuple[int, str, str]
 """Status, code, and message of an error."""
 
@@ -32,8 +30,9 @@ class NeptuneServer:
         before: Called with each statement before it is done.
     """
 
-    def __init__(self, driver: neo4j.Driver) -> None:
+    def __init__(self, driver: neo4j.Driver, database: str) -> None:
         self._driver = driver
+        self._database = database
         self._one = threading.Lock()
         self.faults: deque[Fault] = deque()
         self.lost = 0
@@ -84,7 +83,7 @@ class NeptuneServer:
             if any(isinstance(value, (list, dict)) for value in _values(parameters)):
                 return _error(400, "UnsupportedOperationException", "a list or a map as the value of a property")
             try:
-                rows = self._driver.execute_query(statement, parameters, database_=DATABASE).records
+                rows = self._driver.execute_query(statement, parameters, database_=self._database).records
             except neo4j.exceptions.Neo4jError as error:
                 code = "MalformedQueryException" if "Syntax" in str(error.code) else "InternalFailureException"
                 return _error(400 if code.startswith("Malformed") else 500, code, str(error))

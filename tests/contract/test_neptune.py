@@ -18,7 +18,7 @@ from docdb_stream.context import Deadline, RunContext, running
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.local import ArcadeServer
-from docdb_stream.local.arcadedb import DATABASE, PASSWORD
+from docdb_stream.local.arcadedb import PASSWORD
 from docdb_stream.target import Rejection
 from docdb_stream.targets._canonical import canonical_json
 from docdb_stream.targets._graph.graph import Graph
@@ -39,9 +39,10 @@ _streams = itertools.count()
 class Store:
     """The graph, empty for each test, and a client of its own."""
 
-    def __init__(self, server: NeptuneServer, driver: neo4j.Driver) -> None:
+    def __init__(self, server: NeptuneServer, driver: neo4j.Driver, database: str) -> None:
         self.server = server
-        self._driver = driver
+        self.driver = driver
+        self.database = database
         self.stream = f"orders{next(_streams)}"
 
     def target(self, endpoint: str = "", **options: Any) -> NeptuneTarget:
@@ -53,7 +54,7 @@ class Store:
             return [*target.write(events), *target.flush()]
 
     def ask(self, statement: str, **parameters: Any) -> list[dict[str, Any]]:
-        return [row.data() for row in self._driver.execute_query(statement, parameters, database_=DATABASE).records]
+        return [row.data() for row in self.driver.execute_query(statement, parameters, database_=self.database).records]
 
     def numbers(self) -> dict[int, int]:
         rows = self.ask("MATCH (n:Order) WHERE n._doc IS NOT NULL RETURN n.id AS id, n.n AS n")
@@ -69,18 +70,18 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def driver(arcadedb: ArcadeServer) -> Iterator[neo4j.Driver]:
-    with neo4j.GraphDatabase.driver(arcadedb.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
+def driver(neo4j_server: ArcadeServer) -> Iterator[neo4j.Driver]:
+    with neo4j.GraphDatabase.driver(neo4j_server.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
         yield made
 
 
 @pytest.fixture
-def store(driver: neo4j.Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(neo4j_server: ArcadeServer, driver: neo4j.Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    with NeptuneServer(driver) as server:
-        made = Store(server, driver)
+    with NeptuneServer(driver, neo4j_server.other_database) as server:
+        made = Store(server, driver, neo4j_server.other_database)
         made.ask("MATCH (n) DETACH DELETE n")
         yield made
 
@@ -187,28 +188,20 @@ def test_a_late_writer_changes_nothing_that_is_claimed_since(store: Store, log: 
     newer = log.replace({"_id": 1, "n": 2, "items": [{"sku": "new", "count": 2}]})
     store.deliver(newer, edges=EDGES)
     expected = store.shown()
-    late = NeptuneServer(store._driver)
-    for at in range(7):
-        store.ask("MATCH (n) DETACH DELETE n")
-        left = iter(range(at))
+    with NeptuneServer(store.driver, store.database) as late:
+        for at in range(7):
+            store.ask("MATCH (n) DETACH DELETE n")
+            left = iter(range(at))
 
-        def overtake(statement: str, left: Iterator[int] = left) -> None:
-            if next(left, None) is None:
-                late.before = lambda statement: None
-                store.deliver(newer, edges=EDGES)
+            def overtake(statement: str, left: Iterator[int] = left) -> None:
+                if next(left, None) is None:
+                    late.before = lambda statement: None
+                    store.deliver(newer, edges=EDGES)
 
-        late.before = overtake
-        with running(RunContext()), closing(store.target(edges=EDGES)) as target:
-            target._database._run = lambda statement, given: _asked(late, statement, given)  # type: ignore[method-assign]
-            assert target.write([older]) == []
-        assert store.shown() == expected, at
-
-
-def _asked(server: NeptuneServer, statement: str, given: Any) -> Any:
-    body = {"query": statement, "parameters": orjson.dumps(given).decode()}
-    status, answer = server.answer("/openCypher", body, "/neptune-db/aws4_request")
-    assert status == 200
-    return answer["results"]
+            late.before = overtake
+            with running(RunContext()), closing(store.target(late.url, edges=EDGES)) as target:
+                assert target.write([older]) == []
+            assert store.shown() == expected, at
 
 
 def test_a_drop_takes_what_is_older(store: Store, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:

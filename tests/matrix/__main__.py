@@ -98,7 +98,8 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
         tests += ["tests/contract/test_opensearch.py", *_only_here("opensearch")]
     if "neo4j" in parts:
         jars(neo4j.JARS)
-        tests += ["tests/contract/test_neo4j.py", "tests/integration/test_graph_statements.py"]
+        tests += ["tests/contract/test_neo4j.py", "tests/contract/test_neptune.py"]
+        tests += ["tests/integration/test_graph_statements.py"]
     if tests:
         yield Run(" and ".join(sorted(parts & {"kafka", "opensearch", "neo4j"})), ("--real-servers", *tests))
     if "long" in parts:

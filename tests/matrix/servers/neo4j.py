@@ -22,7 +22,7 @@ class Neo4jServer(ServerProcess):
     """A server with one database and the user ``root``, as ``ArcadeServer`` has them."""
 
     name = "neo4j"
-    database = DATABASE
+    database = other_database = DATABASE  # the Community Edition has one
     listening_mark = "Started."
     start_timeout_s = 300.0  # a Java that shares two cores with four workers
 
