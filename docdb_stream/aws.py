@@ -93,7 +93,14 @@ def _descriptions() -> Any:
     return botocore.session.get_session().get_component("data_loader")
 
 
-def client(service: str, *, region: str | None = None, read_timeout_s: float | None = None, **config: Any) -> Any:
+def client(
+    service: str,
+    *,
+    region: str | None = None,
+    endpoint: str | None = None,
+    read_timeout_s: float | None = None,
+    **config: Any,
+) -> Any:
     """A boto3 client that asks once and not for long: asking again is up to who knows the deadline (``patiently``).
 
     Looking for credentials can go to the network (instance metadata), so make it at the first use.
@@ -101,6 +108,7 @@ def client(service: str, *, region: str | None = None, read_timeout_s: float | N
     Args:
         service: boto3's name of the service.
         region: Overrides the region of the environment, for what names its region itself.
+        endpoint: The URL of a service that has none in common for all. Default: as boto3 has it.
         read_timeout_s: How long the service may be silent. Default: READ_TIMEOUT_S.
         config: Further fields of botocore's Config.
 
@@ -114,6 +122,7 @@ def client(service: str, *, region: str | None = None, read_timeout_s: float | N
     made = session().client(
         service,
         region_name=region,
+        endpoint_url=endpoint,
         config=Config(
             connect_timeout=min(CONNECT_TIMEOUT_S, read_timeout_s),
             read_timeout=read_timeout_s,
@@ -141,10 +150,11 @@ class Service:
     Args:
         name: boto3's name of the service.
         region: Overrides the region of the environment.
+        endpoint: See ``client``.
     """
 
-    def __init__(self, name: str, region: str | None = None) -> None:
-        self._name, self._region = name, region
+    def __init__(self, name: str, region: str | None = None, endpoint: str | None = None) -> None:
+        self._name, self._region, self._endpoint = name, region, endpoint
         self._clients: dict[float, Any] = {}
 
     @property
@@ -154,8 +164,16 @@ class Service:
         half_s = current_deadline().remaining_s / 2
         read_timeout_s = next((each for each in (READ_TIMEOUT_S, *_SHORTER_S) if each <= half_s), _SHORTER_S[-1])
         if read_timeout_s not in self._clients:
-            self._clients[read_timeout_s] = client(self._name, region=self._region, read_timeout_s=read_timeout_s)
+            self._clients[read_timeout_s] = client(
+                self._name, region=self._region, endpoint=self._endpoint, read_timeout_s=read_timeout_s
+            )
         return self._clients[read_timeout_s]
+
+    def close(self) -> None:
+        """Close the connections; the next request makes new ones."""
+        clients, self._clients = self._clients, {}
+        for each in clients.values():
+            each.close()
 
 
 def patiently(request: Callable[[], T]) -> T:

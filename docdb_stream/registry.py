@@ -32,6 +32,7 @@ TARGETS: dict[str, str] = {
     "postgresql": "docdb_stream.targets.postgresql:PostgresTarget",
     "redis": "docdb_stream.targets.redis:RedisTarget",
     "neo4j": "docdb_stream.targets.neo4j:Neo4jTarget",
+    "neptune": "docdb_stream.targets.neptune:NeptuneTarget",
     "dynamodb": "docdb_stream.targets.dynamodb:DynamoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",

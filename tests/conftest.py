@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -29,6 +29,9 @@ from docdb_stream.local import (
     Tls,
 )
 
+if TYPE_CHECKING:
+    from matrix.servers.neo4j import Neo4jServer
+
 _numbers = itertools.count(1)
 
 # What is slow on a busy machine is not wrong: the time-out of the whole suite is for what hangs.
@@ -39,7 +42,9 @@ settings.load_profile("busy")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``make test-matrix`` runs some of the suite once more, see tests/matrix."""
     parser.addoption(
-        "--real-servers", action="store_true", help="Apache Kafka and OpenSearch, not what stands in for them"
+        "--real-servers",
+        action="store_true",
+        help="Apache Kafka, OpenSearch and Neo4j, not what stands in for them",
     )
 
 
@@ -120,8 +125,20 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def arcadedb() -> Iterator[ArcadeServer]:
-    """An ArcadeDB server, which speaks Bolt and Cypher as Neo4j does."""
+    """An ArcadeDB server, which speaks Bolt and openCypher."""
     with ArcadeServer() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def neo4j_server(request: pytest.FixtureRequest) -> Iterator[ArcadeServer | Neo4jServer]:
+    """What stands in for Neo4j; Neo4j itself with --real-servers."""
+    if not request.config.getoption("--real-servers"):
+        yield request.getfixturevalue("arcadedb")
+        return
+    from matrix.servers.neo4j import Neo4jServer
+
+    with Neo4jServer() as started:
         yield started
 
 

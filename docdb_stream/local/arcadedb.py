@@ -11,14 +11,16 @@ from docdb_stream.errors import ConfigError
 from docdb_stream.local.process import HOST, INSTALL_HINT, ServerProcess, _free_port
 
 DATABASE = "graph"
+OTHER_DATABASE = "other"
 PASSWORD = "playwithdata"
 
 
 class ArcadeServer(ServerProcess):
-    """A server with one database and the user ``root``."""
+    """A server with two empty databases and the user ``root``."""
 
     name = "arcadedb"
     database = DATABASE
+    other_database = OTHER_DATABASE
     listening_mark = "ArcadeDB Server started"
 
     @property
@@ -42,7 +44,7 @@ class ArcadeServer(ServerProcess):
             "server.httpIncomingHost": HOST,
             "server.httpIncomingPort": _free_port(),
             "server.databaseDirectory": self.folder / "databases",
-            "server.defaultDatabases": f"{DATABASE}[root]",
+            "server.defaultDatabases": f"{DATABASE}[root];{OTHER_DATABASE}[root]",
             "server.rootPath": self.folder,
             "server.mode": "test",
             "bolt.host": HOST,

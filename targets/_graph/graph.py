@@ -5,7 +5,7 @@ Owns the order of the statements. Connections and transactions are the targets' 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,35 @@ class GraphWrite:
 
 
 class Graph:
-    """Keeps what documents make in a graph.
+    """Keeps what documents make in a graph, where several statements are one transaction.
 
     Args:
         mapping: Which documents make what.
     """
 
+    most_changes = 1_000
+    most_bytes = 8 * 1024 * 1024
+    """At most so much in one transaction, one change at least: a second or so, and little memory on either side."""
+    has_lists = True
+    """Whether properties can be lists and dates."""
+
     def __init__(self, mapping: GraphMapping) -> None:
         self._mapping = mapping
+
+    def pass_on(self, stream: str, epoch: int | None, run: Run) -> bool:
+        """Note a run's epoch; returns whether no later run has written. Where statements share a transaction, the
+        node is locked until its end: runs go one by one."""
+        return bool(run(cypher.PASS_ON, {"stream": stream, "epoch": epoch}))
+
+    def older(self, prefix: str, version: int, run: Run) -> Sequence[str]:
+        """The keys of documents of a collection that are there, of before a version: ``most_changes`` of them."""
+        found = run(cypher.OLDER, {"prefix": prefix, "version": version, "most": self.most_changes})
+        return [row["key"] for row in found]
+
+    def forget(self, before_ms: int, run: Run) -> bool:
+        """Forget documents that were deleted before a time; returns whether there may be more of them."""
+        [row] = run(cypher.PURGE, {"before_ms": before_ms, "most": self.most_changes})
+        return int(row["purged"]) == self.most_changes
 
     def write_of(self, key: str, collection: str, version: int, document: Mapping[str, Any]) -> GraphWrite:
         """What a document makes. Where an identity is null or missing, there is no node or relationship;
@@ -60,13 +81,10 @@ class Graph:
             found = rule.identity_path.value(document, None)
             # Of one document in a collection the _id may be null, and it is a document all the same.
             if rule.collection == collection and (found is not None or rule.identity_path.names == ("_id",)):
-                properties = properties_of(rule.properties, document)
+                properties = properties_of(rule.properties, document, lists=self.has_lists)
                 nodes[rule] = {"id": identity_of(found), "key": key, "properties": properties}
-        edges = {
-            rule: [row for each in rule.elements(document) if (row := _edge_row(rule, key, document, each)) is not None]
-            for rule in self._mapping.edges
-            if rule.collection == collection
-        }
+        rules = [rule for rule in self._mapping.edges if rule.collection == collection]
+        edges = {rule: [*self._edge_rows(rule, key, document)] for rule in rules}
         return GraphWrite(key, collection, version, None, nodes, edges)
 
     def delete_of(self, key: str, collection: str, version: int, at_ms: int) -> GraphWrite:
@@ -78,10 +96,7 @@ class Graph:
 
         All statements have to be of one transaction. Raises what ``run`` raises.
         """
-        newest: dict[str, GraphWrite] = {}
-        for each in writes:
-            if each.key not in newest or newest[each.key].version <= each.version:
-                newest[each.key] = each
+        newest = newest_of(writes)
         # In one order in all transactions, so that two of them never wait for each other's guards.
         rows = [
             {"key": key, "version": newest[key].version, "deleted_at_ms": newest[key].deleted_at_ms}
@@ -111,10 +126,18 @@ class Graph:
                 for row in run(cypher.vacate(node), {"keys": keys}):
                     bare.setdefault((node.label, node.identity), {})[row["id"]] = None
 
+    def _edge_rows(self, rule: EdgeRule, key: str, document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        for element in rule.elements(document):
+            start, end = (one.path.value(document, element) for one in (rule.start, rule.end))
+            if start is not None and end is not None:
+                properties = properties_of(rule.properties, document, element, lists=self.has_lists)
+                yield {"start": identity_of(start), "end": identity_of(end), "key": key, "properties": properties}
 
-def _edge_row(rule: EdgeRule, key: str, document: Mapping[str, Any], element: Any) -> Mapping[str, Any] | None:
-    start, end = (one.path.value(document, element) for one in (rule.start, rule.end))
-    if start is None or end is None:
-        return None
-    properties = properties_of(rule.properties, document, element)
-    return {"start": identity_of(start), "end": identity_of(end), "key": key, "properties": properties}
+
+def newest_of(writes: Sequence[GraphWrite]) -> Mapping[str, GraphWrite]:
+    """The newest change of each document, by its key; of one version, the last."""
+    newest: dict[str, GraphWrite] = {}
+    for each in writes:
+        if each.key not in newest or newest[each.key].version <= each.version:
+            newest[each.key] = each
+    return newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -25,13 +26,22 @@ def identity_of(value: Any) -> str:
     return document_id(value)
 
 
-def properties_of(paths: Iterable[tuple[str, Path]], document: Any, element: Any = None) -> Mapping[str, Any]:
+def properties_of(
+    paths: Iterable[tuple[str, Path]], document: Any, element: Any = None, *, lists: bool = True
+) -> Mapping[str, Any]:
     """The properties that have a value. What is null or missing is left out: a graph has no null.
+
+    Args:
+        paths: Their names, and where their values are.
+        document: The document.
+        element: That of one of its arrays, where paths begin at one.
+        lists: Whether the graph has lists and dates, and numbers that are none; else these are text, too.
 
     Raises:
         UnrenderableError: A value cannot be told; the reason names the property and not the value.
     """
-    found = ((name, _property(name, path.value(document, element))) for name, path in paths)
+    tell = _property if lists else _scalar
+    found = ((name, tell(name, path.value(document, element))) for name, path in paths)
     return {name: value for name, value in found if value is not None}
 
 
@@ -48,6 +58,16 @@ def _property(name: str, value: Any) -> Any:
         kinds = {int if isinstance(each, int) and type(each) is not bool else type(each) for each in value}
         if len(kinds) == 1 and kinds <= {bool, int, float, str}:
             return [int(each) if kinds == {int} else each for each in value]
+    return _text(name, value)
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """Booleans, finite numbers and text as they are; all else as text, as ``_property`` has it."""
+    is_plain = not isinstance(value, (list, dt.datetime)) and (not isinstance(value, float) or isfinite(value))
+    return _property(name, value) if is_plain else _text(name, value)
+
+
+def _text(name: str, value: Any) -> str:
     try:
         text = plain_json({"v": value})[len(b'{"v":') : -1]
     except (ValueError, TypeError, OverflowError) as error:

@@ -18,10 +18,10 @@ from docdb_stream.targets._graph.graph import Run
 from docdb_stream.targets._neo4j.errors import (
     CONSTRAINT,
     NAME,
-    RefusedError,
     code_of,
     is_refusal,
     no_answer,
+    refusal,
     trouble,
 )
 
@@ -114,7 +114,7 @@ class Database:
             except (self._neo4j.exceptions.GqlError, UnicodeEncodeError, OSError) as error:
                 violations += code_of(error) == CONSTRAINT
                 if is_refusal(error) and not 0 < violations < RACES:
-                    raise RefusedError(code_of(error)) from None  # the error itself quotes values
+                    raise refusal(error) from None
                 if not code_of(error):
                     self.close()  # the next one reads the secret anew
                 is_passing = 0 < violations < RACES or self._passes(error)

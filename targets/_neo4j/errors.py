@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from docdb_stream.errors import TargetError
+from docdb_stream.targets._graph.refusal import RefusedError
 
 NAME: Final = "neo4j"
 CONSTRAINT: Final = "Neo.ClientError.Schema.ConstraintValidationFailed"
@@ -44,17 +45,10 @@ _HINTS: Final[Mapping[str, str]] = {
 }
 
 
-class RefusedError(Exception):
-    """A document that the server does not take, however often it is sent.
-
-    Attributes:
-        code: Neo4j's status code; empty where the driver did not send it.
-    """
-
-    def __init__(self, code: str) -> None:
-        what = "a constraint refuses it" if code == CONSTRAINT else "the server does not take a value of it"
-        super().__init__(f"refused: {what}" + (f" ({code})" if code else ""))
-        self.code = code
+def refusal(error: BaseException) -> RefusedError:
+    """What a document's rejection says: never the error itself, which quotes values."""
+    code = code_of(error)
+    return RefusedError(code, "a constraint refuses it") if code == CONSTRAINT else RefusedError(code)
 
 
 def code_of(error: BaseException) -> str:

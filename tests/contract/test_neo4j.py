@@ -57,15 +57,15 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def driver(arcadedb: ArcadeServer) -> Iterator[neo4j.Driver]:
-    with neo4j.GraphDatabase.driver(arcadedb.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
+def driver(neo4j_server: ArcadeServer) -> Iterator[neo4j.Driver]:
+    with neo4j.GraphDatabase.driver(neo4j_server.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
         yield made
 
 
 @pytest.fixture
-def store(arcadedb: ArcadeServer, driver: neo4j.Driver, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("GRAPH_WRITER", arcadedb.secret)
-    made = Store(arcadedb, driver)
+def store(neo4j_server: ArcadeServer, driver: neo4j.Driver, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("GRAPH_WRITER", neo4j_server.secret)
+    made = Store(neo4j_server, driver)
     made.ask("MATCH (n) DETACH DELETE n")
     return made
 
@@ -130,7 +130,7 @@ def test_collections_that_the_mapping_does_not_name_make_nothing(store: Store) -
 
 
 def test_a_drop_takes_what_is_older(store: Store, log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docdb_stream.targets._neo4j.writer.PAGE", 100)
+    monkeypatch.setattr("docdb_stream.targets._graph.graph.Graph.most_changes", 100)
     before = log.inserts(250)
     drop, after = log.drop(), log.insert({"_id": 5, "n": 5})
     other = ChangeLog(coll="orders/1").insert({"_id": 1, "n": 1})

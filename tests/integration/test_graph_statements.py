@@ -69,8 +69,8 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def driver(arcadedb: ArcadeServer) -> Iterator[Any]:
-    with neo4j.GraphDatabase.driver(arcadedb.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
+def driver(neo4j_server: ArcadeServer) -> Iterator[Any]:
+    with neo4j.GraphDatabase.driver(neo4j_server.uri, auth=("root", PASSWORD), connection_timeout=20) as made:
         for statement in cypher.schema_of(MAPPING):
             made.execute_query(statement, database_=DATABASE)
         yield made

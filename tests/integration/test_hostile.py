@@ -16,7 +16,9 @@ from bson import Code, DBRef, Decimal128, ObjectId, Regex
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from contract.aws import Queue, new_name
+from contract.neptune_server import NeptuneServer
 from contract.webhook import Receiver
+from neo4j import GraphDatabase
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -31,6 +33,7 @@ from docdb_stream.local import (
     RedisServer,
     ReplicaSet,
 )
+from docdb_stream.local.arcadedb import PASSWORD
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
 from docdb_stream.result import RunResult
@@ -111,6 +114,16 @@ def receiver() -> Iterator[Receiver]:
     started.close()
 
 
+@pytest.fixture
+def neptune(arcadedb: ArcadeServer) -> Iterator[NeptuneServer]:
+    auth = ("root", PASSWORD)
+    with (
+        GraphDatabase.driver(arcadedb.uri, auth=auth, connection_timeout=20) as driver,
+        NeptuneServer(driver, arcadedb.other_database) as server,
+    ):
+        yield server
+
+
 @pytest.mark.parametrize(
     ("letters", "payload_format"),
     [
@@ -137,6 +150,7 @@ def test_no_document_stops_a_stream(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     receiver: Receiver,
+    neptune: NeptuneServer,
 ) -> None:
     monkeypatch.setenv("GRAPH_WRITER", arcadedb.secret)
     settings = Settings(
@@ -166,6 +180,9 @@ def test_no_document_stops_a_stream(
         neo4j_database=arcadedb.database,
         neo4j_nodes="orders: Hostile(id=_id, document=., a=a)",
         neo4j_edges="orders: (Hostile id=_id)-[HAS a=a]->(Thing id=a)",
+        neptune_endpoint=neptune.url,
+        neptune_nodes="orders: Hostile(id=_id, document=., a=a)",
+        neptune_edges="orders: (Hostile id=_id)-[HAS a=a]->(Thing id=a)",
         iceberg_catalog=f"sqlite:///{tmp_path}/catalog.db",
         iceberg_warehouse=f"file://{tmp_path}/warehouse",
         **places_of_targets(aws, fifo=letters == "fifo"),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from docdb_stream.context import current_run
 from docdb_stream.errors import TargetError
@@ -17,18 +17,13 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.target import Rejection
 from docdb_stream.targets._graph import cypher
 from docdb_stream.targets._graph.graph import Graph, GraphWrite, Run
-from docdb_stream.targets._neo4j.database import Database
-from docdb_stream.targets._neo4j.errors import NAME, RefusedError
+from docdb_stream.targets._graph.refusal import RefusedError
 
-TRANSACTION_EVENTS: Final = 1_000
-TRANSACTION_BYTES: Final = 8 * 1024 * 1024
-"""At most so much in one transaction, one change at least: a second or so, and little memory on either side."""
-PAGE: Final = 1_000
-"""Documents of a dropped collection, or old guards, that go in one transaction."""
 PURGE_S: Final = 3600.0
 """How often old guards are looked for."""
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -40,10 +35,27 @@ class Change:
     write: GraphWrite
 
 
+class GraphDatabase(Protocol):
+    """Where a graph is: the connection, and what is done again."""
+
+    def transact(self, body: Callable[[Run], T], *, writes: bool = True) -> T:
+        """Do ``body``, again where that may help: it is safe to repeat. What it did is durable on return.
+
+        Raises:
+            RefusedError: The server does not take one of the documents.
+            TargetError: It cannot be done, or not in time.
+            CheckpointConflictError: The run has lost its lease.
+        """
+
+    def change_schema(self, statement: str) -> None:
+        """Run a statement that makes a constraint or an index. Raises as ``transact``."""
+
+
 class Writer:
     """Writes to a graph.
 
     Args:
+        name: The target's.
         database: Where; its owner closes it.
         graph: Keeps what documents make there.
         stream: The stream's name.
@@ -52,8 +64,15 @@ class Writer:
     """
 
     def __init__(
-        self, database: Database, graph: Graph, stream: str, schema: Sequence[str], tombstone_days: int
+        self,
+        name: str,
+        database: GraphDatabase,
+        graph: Graph,
+        stream: str,
+        schema: Sequence[str],
+        tombstone_days: int,
     ) -> None:
+        self._name = name
         self._database = database
         self._graph = graph
         self._stream = stream
@@ -72,7 +91,7 @@ class Writer:
         size_bytes = 0
         for each in changes:
             size_bytes += each.event.size_bytes
-            if batch and (len(batch) >= TRANSACTION_EVENTS or size_bytes > TRANSACTION_BYTES):
+            if batch and (len(batch) >= self._graph.most_changes or size_bytes > self._graph.most_bytes):
                 rejections += self._write(batch)
                 batch, size_bytes = [], each.event.size_bytes
             batch.append(each)
@@ -88,8 +107,7 @@ class Writer:
 
         def body(run: Run) -> int:
             self._pass_on(run)
-            found = run(cypher.OLDER, {"prefix": prefix, "version": version, "most": PAGE})
-            keys = [row["key"] for row in found]
+            keys = self._graph.older(prefix, version, run)
             self._graph.apply([self._graph.delete_of(key, collection, version, at_ms) for key in keys], run)
             return len(keys)
 
@@ -108,23 +126,23 @@ class Writer:
             self._database.transact(body)
         except RefusedError as error:
             if len(changes) == 1:
-                return [Rejection(changes[0].event, NAME, str(error))]
+                return [Rejection(changes[0].event, self._name, str(error))]
             half = len(changes) // 2
             return [*self._write(changes[:half]), *self._write(changes[half:])]
         return []
 
     def _pass_on(self, run: Run) -> None:
-        """Note the run's epoch. Its node is locked until the end of the transaction: runs go one by one.
+        """Note the run's epoch.
 
         Raises:
             TargetError: A later holder of the stream's lease has written here.
         """
         epoch = current_run().lease_epoch()
-        if run(cypher.PASS_ON, {"stream": self._stream, "epoch": epoch}):
+        if self._graph.pass_on(self._stream, epoch, run):
             return
         current_run().check_lease()  # it mostly knows by now
         raise TargetError(
-            NAME,
+            self._name,
             f"a later run of stream {self._stream} has written here (this one has epoch {epoch})",
             hint="if one is running, all is well. If not, the stream's checkpoint was removed, or another deployment "
             f"has a stream of this name: give this one another STREAM_NAME, or delete its node {cypher.POSITION}",
@@ -142,13 +160,12 @@ class Writer:
             return
         before_ms = int(time.time() * 1000) - self._tombstone_ms
 
-        def body(run: Run) -> int:
+        def body(run: Run) -> bool:
             self._pass_on(run)
-            [row] = run(cypher.PURGE, {"before_ms": before_ms, "most": PAGE})
-            return int(row["purged"])
+            return self._graph.forget(before_ms, run)
 
         try:
-            if self._database.transact(body) == PAGE:
+            if self._database.transact(body):
                 return  # the next batch goes on
         except RefusedError as error:  # what others have set up for the guards is no reason to stop the stream
             logger.warning("old guards of deleted documents stay: %s", error)

@@ -1,0 +1,1 @@
+"""What the target neptune is made of, beside what graphs share."""
