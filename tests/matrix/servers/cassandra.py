@@ -116,7 +116,9 @@ def _settings(folder: Path, port: int, storage: int, authenticator: str) -> str:
 
 
 _LOGBACK = """<configuration>
-  <appender name="out" class="ch.qos.logback.core.ConsoleAppender"><encoder><pattern>%p %m%n%ex{3}</pattern></encoder></appender>
+  <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%p %m%n%ex{3}</pattern></encoder>
+  </appender>
   <root level="INFO"><appender-ref ref="out"/></root>
 </configuration>
 """
