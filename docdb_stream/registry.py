@@ -33,6 +33,7 @@ TARGETS: dict[str, str] = {
     "redis": "docdb_stream.targets.redis:RedisTarget",
     "neo4j": "docdb_stream.targets.neo4j:Neo4jTarget",
     "neptune": "docdb_stream.targets.neptune:NeptuneTarget",
+    "cassandra": "docdb_stream.targets.cassandra:CassandraTarget",
     "dynamodb": "docdb_stream.targets.dynamodb:DynamoTarget",
     "file": "docdb_stream.targets.file:FileTarget",
     "stdout": "docdb_stream.targets.stdout:StdoutTarget",

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.settings import Settings
+from docdb_stream.targets.cassandra import CassandraSettings
 from docdb_stream.targets.iceberg import IcebergSettings
 from docdb_stream.targets.kafka import KafkaSettings
 from docdb_stream.targets.neo4j import Neo4jSettings
@@ -90,6 +91,8 @@ def extras(streams: Iterable[Settings]) -> str:
         needed.append("redis")
     if any(stream.of(Neo4jSettings).is_on for stream in streams):
         needed.append("neo4j")
+    if any(stream.of(CassandraSettings).is_on for stream in streams):
+        needed.append("keyspaces")
     if "redshift" in warehouses:  # its Data API needs boto3 alone
         needed.append("redshift")
     return ",".join(needed)

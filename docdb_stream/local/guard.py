@@ -64,9 +64,11 @@ class Guard:
         return self._status if self._server is None else None
 
     def signal(self, number: int) -> None:
-        """Send the server a signal; nothing happens if it has ended."""
+        """Send the server a signal; nothing happens if it has ended. After SIGSTOP it stands still."""
         if self.poll() is None and self._server is not None:
             self._server.send_signal(number)
+            if number == signal.SIGSTOP and hasattr(os, "waitid"):  # macOS has it since 3.13
+                os.waitid(os.P_PID, self._server.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def end(self, grace_s: float) -> None:
         """End the server and all that it started: SIGTERM, and SIGKILL after ``grace_s`` seconds (0: at once)."""

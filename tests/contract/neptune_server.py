@@ -1,20 +1,24 @@
 """A stand-in for Neptune: its openCypher over HTTP, in front of ArcadeDB, with Neptune's errors.
 
 It is Neptune in that every query is a transaction of its own, that arrays and maps are no values of properties, and in
-how it answers. ``~id`` is a property like any other, and unique since queries go one at a time.
+how it answers. ``~id`` is a property like any other, which a constraint keeps unique; that and ``_doc`` are looked up
+by indexes, as everything is there.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
 import neo4j
+
+_MERGED = re.compile(r"MERGE \(\w+:(`[^`]+`|\w+) \{`~id`")
 
 Fault = tuple[int, str, str]
 """Status, code, and message of an error."""
@@ -34,6 +38,7 @@ class NeptuneServer:
         self._driver = driver
         self._database = database
         self._one = threading.Lock()
+        self._indexed: set[str] = set()
         self.faults: deque[Fault] = deque()
         self.lost = 0
         self.queries: list[str] = []
@@ -82,6 +87,7 @@ class NeptuneServer:
             parameters = json.loads(body.get("parameters") or "{}")
             if any(isinstance(value, (list, dict)) for value in _values(parameters)):
                 return _error(400, "UnsupportedOperationException", "a list or a map as the value of a property")
+            self._index(_MERGED.findall(statement))
             try:
                 rows = self._driver.execute_query(statement, parameters, database_=self._database).records
             except neo4j.exceptions.Neo4jError as error:
@@ -92,6 +98,14 @@ class NeptuneServer:
                 self.lost -= 1
                 return _error(500, "InternalFailureException", "the answer is lost")
             return 200, {"results": [row.data() for row in rows]}
+
+    def _index(self, labels: Iterable[str]) -> None:
+        for label in {*labels} - self._indexed:
+            unique = f"CREATE CONSTRAINT IF NOT EXISTS FOR (n:{label}) REQUIRE n.`~id` IS UNIQUE"
+            found = f"CREATE INDEX IF NOT EXISTS FOR (n:{label}) ON (n._doc)"
+            for statement in (unique, found):
+                self._driver.execute_query(statement, database_=self._database)
+            self._indexed.add(label)
 
 
 def _values(parameters: dict[str, Any]) -> list[Any]:

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matrix.servers import apicurio, kafka, neo4j, opensearch
+from matrix.servers import apicurio, cassandra, kafka, neo4j, opensearch
 from matrix.servers.downloads import UnobtainableError, cached, jars
 from matrix.servers.mongod import WHEELS, mongod_binary
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("mongod", "pymongo", "kafka", "opensearch", "neo4j", "long")
+PARTS = ("mongod", "pymongo", "kafka", "opensearch", "neo4j", "cassandra", "long")
 OPTIONS = ("--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder", "--timeout", "600")
 """As make test has them, with patience for larger servers."""
 
@@ -100,8 +100,13 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
         jars(neo4j.JARS)
         tests += ["tests/contract/test_neo4j.py", "tests/contract/test_neptune.py"]
         tests += ["tests/integration/test_graph_statements.py"]
+    if "cassandra" in parts:
+        jars(cassandra.JARS)
+        tests += _only_here("cassandra")
     if tests:
-        yield Run(" and ".join(sorted(parts & {"kafka", "opensearch", "neo4j"})), ("--real-servers", *tests))
+        yield Run(
+            " and ".join(sorted(parts & {"kafka", "opensearch", "neo4j", "cassandra"})), ("--real-servers", *tests)
+        )
     if "long" in parts:
         yield Run("what takes long", ("-m", "long"))
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from matrix.servers.cassandra import Cassandra
 from matrix.servers.kafka import ApacheKafka
 from matrix.servers.opensearch import OpenSearch
 
@@ -15,6 +16,13 @@ from matrix.servers.opensearch import OpenSearch
 def real_kafka() -> Iterator[ApacheKafka]:
     """An Apache Kafka of one node; topics are created when first used, with four partitions."""
     with ApacheKafka() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def cassandra() -> Iterator[Cassandra]:
+    """A Cassandra of one node."""
+    with Cassandra() as started:
         yield started
 
 

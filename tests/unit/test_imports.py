@@ -143,6 +143,15 @@ def test_constructing_a_target_of_aws_imports_boto3_and_not_the_run_that_writes_
         ("httpx", "webhook", {"WEBHOOK_URL": "https://hooks.example.com"}),
         ("psycopg", "postgresql", {"POSTGRES_URI": "postgresql://127.0.0.1:1/shop"}),
         ("neo4j", "neo4j", {"NEO4J_URI": "bolt://127.0.0.1:1", "NEO4J_NODES": "a: A(id=_id)"}),
+        (
+            "cassandra.cluster",
+            "cassandra",
+            {
+                "CASSANDRA_HOSTS": "127.0.0.1:1",
+                "CASSANDRA_KEYSPACE": "k",
+                "CASSANDRA_TABLES": "a: t (id text = _id, PRIMARY KEY (id))",
+            },
+        ),
         ("redis", "redis", {"REDIS_URI": "redis://127.0.0.1:1"}),
     ],
 )

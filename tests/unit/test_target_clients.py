@@ -13,6 +13,7 @@ import pytest
 from docdb_stream.errors import ConfigError
 from docdb_stream.targets._client import import_client
 from docdb_stream.targets._opensearch.client import OpenSearchClient
+from docdb_stream.targets.cassandra import CassandraTarget
 from docdb_stream.targets.kafka import KafkaTarget
 from docdb_stream.targets.neo4j import Neo4jTarget
 from docdb_stream.targets.opensearch import OpenSearchTarget
@@ -30,6 +31,7 @@ from docdb_stream.targets.webhook import WebhookTarget
         ("httpx", "webhook", lambda: WebhookTarget("https://host")),
         ("psycopg", "postgresql", lambda: PostgresTarget("postgresql://host/db")),
         ("neo4j", "neo4j", lambda: Neo4jTarget("bolt://host", nodes="a: A(id=_id)")),
+        ("cassandra", "cassandra", lambda: CassandraTarget("host", "k", "a: t (id text = _id, PRIMARY KEY (id))")),
         ("redis", "redis", lambda: RedisTarget("redis://host")),
     ],
 )
@@ -57,8 +59,8 @@ def test_a_library_that_lacks_something_itself_is_no_missing_library(monkeypatch
 def test_libraries_are_imported_when_a_target_is_constructed() -> None:
     code = """
 import sys
-from docdb_stream.targets import file, kafka, neo4j, opensearch, postgresql, redis, stdout, webhook
-clients = {"redis", "neo4j", "psycopg", "kafka", "confluent_kafka", "opensearchpy", "httpx", "httpcore"}
+from docdb_stream.targets import cassandra, file, kafka, neo4j, opensearch, postgresql, redis, stdout, webhook
+clients = {"redis", "cassandra", "neo4j", "psycopg", "kafka", "confluent_kafka", "opensearchpy", "httpx", "httpcore"}
 assert not clients & set(sys.modules)
 opensearch.OpenSearchTarget("https://host")
 assert "opensearchpy" in sys.modules and "kafka" not in sys.modules

@@ -1,0 +1,1 @@
+"""What the target cassandra is made of."""
