@@ -180,6 +180,16 @@ class Tabular(Protocol):
 
 
 @runtime_checkable
+class Nesting(Protocol):
+    """Of a ``FileFormat`` that makes columns, if it likes: what nested documents and arrays are in them."""
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether they are structs and lists; else they are text."""
+        ...
+
+
+@runtime_checkable
 class Whole(Protocol):
     """Of a ``FileFormat``, if it likes: how its files are written as a whole, and not one piece after the other. S3's
     target compresses the others on the way, and puts them one after another. A writer of whole files may be finished

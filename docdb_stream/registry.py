@@ -40,7 +40,13 @@ TARGETS: dict[str, str] = {
 }
 """Target name -> where its class is. Each class has ``settings_model``, and ``from_settings(settings) -> Target``."""
 
-_OLDER_WORDS = {"msk": "kafka", "elasticsearch": "opensearch", "bucket": "s3", "postgres": "postgresql"}
+_OLDER_WORDS = {
+    "msk": "kafka",
+    "elasticsearch": "opensearch",
+    "bucket": "s3",
+    "parquet": "s3",
+    "postgres": "postgresql",
+}
 """A key begins with the name of its target, or, as the AWS sample has it, with one of these words for it."""
 
 ENTRY_POINTS = "docdb_stream.targets"

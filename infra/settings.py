@@ -358,6 +358,10 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
                 f"[{DEPLOY_SECTION}] pipeline: {settings.stream_name} needs bucket_name, s3_format = parquet and "
                 "warehouse_uri"
             )
+        if s3.parquet_nested != "json":
+            problems.append(
+                f"[{DEPLOY_SECTION}] pipeline: {settings.stream_name} is not loaded with parquet_nested = struct"
+            )
         if deploy.trigger == "esm":
             problems.append(f"[{DEPLOY_SECTION}] pipeline: an event source mapping leaves no manifests")
     if function and function.snapshot_parallel:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, model_validator
@@ -26,7 +26,7 @@ from docdb_stream import aws
 from docdb_stream.context import current_run
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
-from docdb_stream.format import FileFormat, Format, Tabular
+from docdb_stream.format import FileFormat, Format, Nesting, Tabular
 from docdb_stream.formats import file_format_named, format_of, known_file_format
 from docdb_stream.formats.facts import FACTS, Facts
 from docdb_stream.permissions import Permission, to_write_objects
@@ -83,6 +83,11 @@ class S3Settings(TargetSettings):
         description="jsonl: gzip-compressed JSON Lines. parquet: a row for each event, a column for each field of the "
         "documents (docs/tables.md; pip install 'docdb-stream[parquet]'). Or the name of another file format.",
     )
+    parquet_nested: Literal["json", "struct"] = Field(
+        default="json",
+        description="What nested documents and arrays are in Parquet: json: text. struct: structs and lists, made of "
+        "what the schema ledger knows (docs/tables.md); docdb-stream load does not take these.",
+    )
     s3_object_bytes: int = Field(
         default=OBJECT_BYTES,
         ge=1024,
@@ -101,11 +106,22 @@ class S3Settings(TargetSettings):
         require_allow_list("s3_prefix", self.s3_prefix, self.s3_prefix_allow)
         if self.s3_format == "parquet" and self.s3_payload_format is not None:
             raise ValueError("s3_payload_format is of no use with s3_format = parquet, whose rows have the whole event")
+        if self.parquet_nested != "json" and self.s3_format != "parquet":
+            raise ValueError("parquet_nested is of no use without s3_format = parquet")
         return self
 
     def cautions(self, scope: Namespace | None) -> Iterable[str]:
         """See ``TargetSettings``."""
         yield from order_cautions(s3_prefix=self.s3_prefix)
+
+    @property
+    def file_format(self) -> FileFormat | str:
+        """The format of the objects, or its name."""
+        if self.parquet_nested == "json":
+            return self.s3_format
+        from docdb_stream.formats.parquet import Parquet
+
+        return Parquet(is_nested=True)
 
     @property
     def makes_tables(self) -> bool:
@@ -192,7 +208,7 @@ class S3Target:
             prefix=own.s3_prefix,
             prefix_allow=own.s3_prefix_allow,
             payload_format=settings.format_for(own.s3_payload_format),
-            file_format=own.s3_format,
+            file_format=own.file_format,
             object_bytes=own.s3_object_bytes,
             manifests_of=settings.stream_name if own.has_manifests else None,
         )
@@ -262,6 +278,7 @@ class S3Target:
                 destination=self._destination,
                 bucket=self._bucket,
                 client=lambda: self._client,
+                is_nested=isinstance(self._file_format, Nesting) and self._file_format.is_nested,
             )
         self._uploads.forget()
         return ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Final
 
-from docdb_stream.formats.arrow import RowTable, WaitingRows, arrow
+from docdb_stream.formats.arrow import RowTable, WaitingRows
+from docdb_stream.formats.cells import arrow
 from docdb_stream.formats.row import ROW
 
 _READ_ROWS: Final = 1024
@@ -20,6 +21,9 @@ class Parquet:
 
     Compressed with Snappy, which every reader has. A row of an event without a document, as a delete, has the fields of
     the document key and no others.
+
+    Attributes:
+        is_nested: Whether nested documents and arrays are structs and lists; else they are JSON as text.
     """
 
     name = "parquet"
@@ -27,13 +31,16 @@ class Parquet:
     takes = ROW
     is_whole = True
 
+    def __init__(self, *, is_nested: bool = False) -> None:
+        self.is_nested = is_nested
+
     def writer(self, write: Callable[[bytes], object]) -> ParquetWriter:
         """See ``FileFormat``.
 
         Raises:
             ConfigError: pyarrow is not installed.
         """
-        return ParquetWriter(write)
+        return ParquetWriter(write, is_nested=self.is_nested)
 
     def event_ids(self, file: IO[bytes]) -> Iterator[Sequence[str]]:
         """See ``Tabular``."""
@@ -51,8 +58,9 @@ PARQUET: Final = Parquet()
 class ParquetWriter:
     """A file in the making."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object], *, is_nested: bool) -> None:
         self._write = write
+        self._is_nested = is_nested
         self._rows = WaitingRows()
 
     def append(self, payloads: Sequence[bytes]) -> None:
@@ -64,7 +72,7 @@ class ParquetWriter:
         pa = arrow()
         from pyarrow.parquet import ParquetWriter as Writer
 
-        table = RowTable(self._rows.columns())
+        table = RowTable(self._rows.columns(), is_nested=self._is_nested)
         with Writer(_Sink(self._write), table.schema, compression="snappy") as file:
             group: list[Any] = []
             for rows in self._rows.parts():

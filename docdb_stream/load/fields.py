@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final, cast
 
+from docdb_stream.errors import ConfigError
 from docdb_stream.schema.columns import META, ColumnType
 
 NOT_LOADED: Final = ("_operation", "_has_document", "_raw")
@@ -14,9 +15,14 @@ _NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def type_of(field: Any) -> ColumnType:
-    """What a file's column holds, as its writer said; META's by their Arrow types."""
+    """What a file's column holds, as its writer said; META's by their Arrow types. Raises ConfigError for a struct."""
     told = (field.metadata or {}).get(b"type")
     if told is not None:
+        if told in (b"struct", b"list"):
+            raise ConfigError(
+                f"column {field.name} of a file is a {told.decode()}, and tables have JSON",
+                hint="load files that were written with PARQUET_NESTED = json",
+            )
         return cast("ColumnType", told.decode())
     return META[field.name]
 

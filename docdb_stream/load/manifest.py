@@ -68,6 +68,11 @@ class Manifests:
                 f"stream {settings.stream_name} leaves no manifests of Parquet files, which are what is loaded",
                 hint="set BUCKET_NAME and S3_FORMAT = parquet for it, and leave S3_MANIFESTS out",
             )
+        if own.parquet_nested != "json":
+            raise ConfigError(
+                f"stream {settings.stream_name} writes structs and lists, which are not loaded",
+                hint="set PARQUET_NESTED = json for it, or leave it out; a second stream may write structs elsewhere",
+            )
         self.bucket = own.where
         path = f"{own.bucket_path.strip('/')}/" if own.bucket_path.strip("/") else ""
         self._folder = manifest_folder(path, settings.stream_name)

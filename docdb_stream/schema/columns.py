@@ -9,7 +9,10 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from docdb_stream.schema.nested import Nested
 
 ColumnType = Literal["int32", "int64", "double", "decimal", "bool", "text", "timestamp", "binary", "json"]
 """``decimal`` has DECIMAL_DIGITS digits, DECIMAL_SCALE of them after the point. ``timestamp`` is UTC, in milliseconds.
@@ -67,12 +70,14 @@ class Column:
         type: What the column holds.
         has_other: Whether there is a second column, ``other_name``, for values that are of another type, or that this
             one cannot hold exactly, as text.
+        nested: What it is as a struct or a list, where it is one; see ``schema.nested``.
     """
 
     name: str
     field: str
     type: ColumnType
     has_other: bool = False
+    nested: Nested | None = None
 
     @property
     def other_name(self) -> str:

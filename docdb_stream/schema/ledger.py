@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from bson import Timestamp
 
 from docdb_stream.position import Namespace
 from docdb_stream.schema.columns import COLUMNS_MOST, Column, column_name, type_of
+from docdb_stream.schema.nested import Nested, nested_columns
 from docdb_stream.schema.shape import Shape, key_of, paths_in
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,7 @@ class Ledger:
     def columns(self) -> Sequence[Column]:
         """The columns of the collection's tables, in the order in which their fields came first."""
         found = []
+        nested = nested_columns(self.paths)
         taken = {name.lower() for name in self.names.values()}
         for path, kinds in self.paths.items():
             name, kind = key_of(path), type_of(kinds)
@@ -169,7 +171,7 @@ class Ledger:
                     continue
                 self.names[name] = column_name(name, taken)
                 taken.add(self.names[name].lower())
-            found.append(Column(self.names[name], name, *kind))
+            found.append(Column(self.names[name], name, *kind, nested=_called(self.names[name], nested.get(name))))
         return found
 
     def _count(self, pairs: Iterable[tuple[str, str]], documents: int, first: Moment, last: Moment) -> None:
@@ -198,3 +200,7 @@ class Ledger:
                 self.namespace,
                 PATHS_MOST,
             )
+
+
+def _called(name: str, nested: Nested | None) -> Nested | None:
+    return None if nested is None else replace(nested, name=name)

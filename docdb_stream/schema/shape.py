@@ -145,6 +145,16 @@ def key_of(path: str) -> str | None:
     return _ESCAPED.sub(r"\1", path) if _ONE_KEY.fullmatch(path) else None
 
 
+def steps_of(path: str) -> Sequence[str]:
+    """The steps of a path inwards: ELEMENT, or a dot and a key. Empty for a path that is cut."""
+    return () if len(path) > PATH_LENGTH_MOST else [_step(found[0]) for found in _STEP.finditer(f".{path}")]
+
+
+def _step(text: str) -> str:
+    return text if text == ELEMENT else _ESCAPED.sub(r"\1", text)
+
+
+_STEP: Final = re.compile(r"\[\]|\.(?:\\.|[^.\[\\])*", re.DOTALL)
 _PATH_SIGNS: Final = re.compile(r"[.\[\\]")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _ONE_KEY: Final = re.compile(r"(?:\\.|[^.\[\\])*", re.DOTALL)

@@ -38,6 +38,7 @@ def put_manifest(
     destination: Destination,
     bucket: str,
     client: Callable[[], Any],
+    is_nested: bool,
 ) -> str | None:
     """Write the manifest of the checkpoint that is made now; returns its key, or None where no checkpoint is.
 
@@ -49,7 +50,7 @@ def put_manifest(
     if not (uploads and run.next_checkpoint and run.next_order):
         return None
     key = f"{manifest_folder(path, stream)}{run.next_order}-{run.next_checkpoint[:16]}.json"
-    body = orjson.dumps(_manifest(run, stream, uploads), option=orjson.OPT_INDENT_2)
+    body = orjson.dumps(_manifest(run, stream, uploads, is_nested), option=orjson.OPT_INDENT_2)
 
     def put() -> None:
         try:
@@ -62,7 +63,7 @@ def put_manifest(
     return key
 
 
-def _manifest(run: RunContext, stream: str, uploads: Sequence[Upload]) -> dict[str, Any]:
+def _manifest(run: RunContext, stream: str, uploads: Sequence[Upload], is_nested: bool) -> dict[str, Any]:
     objects = []
     for upload in sorted(uploads, key=lambda upload: upload.content.key):
         values = upload.as_dict()
@@ -70,7 +71,7 @@ def _manifest(run: RunContext, stream: str, uploads: Sequence[Upload]) -> dict[s
         if columns is not None:
             values["columns"] = [
                 {"name": each.name, "field": each.field, "type": each.type, "has_other": each.has_other}
-                for each in columns
+                for each in (column.nested if is_nested and column.nested else column for column in columns)
             ]
             values["schema_version"] = run.schema_version_of(upload.namespace)
         objects.append(values)

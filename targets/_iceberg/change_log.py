@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from docdb_stream.formats.arrow import RowTable, WaitingRows, arrow
+from docdb_stream.formats.arrow import RowTable, WaitingRows
+from docdb_stream.formats.cells import arrow
 from docdb_stream.schema.columns import DECIMAL_DIGITS, DECIMAL_SCALE, META, OTHER_SUFFIX
 
 AFTER: Final = "docdb-stream.after"
