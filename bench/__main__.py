@@ -13,7 +13,7 @@ from functools import partial
 from rich.console import Console
 from rich.status import Status
 
-from bench import cpu, documents, follow, memory, report, shaping, throughput
+from bench import cpu, documents, follow, memory, report, shaping, tables, throughput
 from bench.report import Figure
 from bench.rounds import Plan, SkippedError
 from bench.servers import MIRROR, TARGETS
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Figure]]] = {
     "formats": shaping.formats,
     "snapshot": documents.snapshot,
     "verify": documents.verify,
+    "tables": tables.tables,
     "follow": follow.measure,
     "memory": memory.measure,
     "growth": cpu.growth,

@@ -84,6 +84,19 @@ class JsonRenderer:
             return None
         return rendered[1:-3].split(b",\n,")
 
+    def each(self, values: Sequence[Any]) -> list[bytes]:
+        """Render values that were decoded, of any type. Raises UnrenderableError as `alone` does."""
+        lines: list[Any] = [_LINE] * (2 * len(values))
+        lines[::2] = values
+        try:
+            found = orjson.dumps(lines, self.default, _OPTIONS)[1:-3].split(b",\n,") if values else []
+        except (RecursionError, orjson.JSONEncodeError):
+            found = [b"null"] * len(values)
+        # What orjson writes as null may be NaN or an infinity.
+        return [
+            self.exactly({"": value})[4:-1] if b"null" in one else one for value, one in zip(values, found, strict=True)
+        ]
+
     def alone(self, document: Mapping[str, Any], raw: bytes | None) -> bytes:
         """Render one document, given the bytes it was decoded from. Without them, what the decoder drops is unknown.
 

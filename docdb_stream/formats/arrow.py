@@ -18,6 +18,7 @@ from docdb_stream.formats.decoded import decode_all
 from docdb_stream.formats.facts import FACTS, Facts, key_of
 from docdb_stream.formats.nesting import nested_arrays, nested_fields
 from docdb_stream.formats.row import Row, row_of
+from docdb_stream.position import Namespace
 from docdb_stream.schema.columns import Column
 from docdb_stream.schema.ledger import Ledger, Moment
 from docdb_stream.schema.nested import NestedType
@@ -49,20 +50,29 @@ class WaitingRows:
 
     def columns(self) -> Sequence[Column]:
         """Those of the run's ledger; or what the events themselves have."""
-        own: Ledger | None = None
+        namespace = self._namespace()
+        if namespace is None:
+            return ()
+        known = current_run().columns_of(namespace)
+        if known is not None:
+            return known
+        own = Ledger(namespace)
         for rows in self.parts():
             for decoded in decode_all([row.raw for row in rows]):
                 for facts, shape in zip(FACTS.render(decoded), SHAPES.render(decoded), strict=True):
-                    if not isinstance(facts, Facts):
-                        continue
-                    if own is None:
-                        known = current_run().columns_of(facts.namespace)
-                        if known is not None:
-                            return known
-                        own = Ledger(facts.namespace)
-                    if shape and isinstance(shape, tuple):
+                    if isinstance(facts, Facts) and shape and isinstance(shape, tuple):
                         own.learn(shape, Moment.of(facts.event_id, facts.cluster_time))
-        return own.columns() if own is not None else ()
+        return own.columns()
+
+    def _namespace(self) -> Namespace | None:
+        """The collection of them; None where there are none."""
+        for rows in self.parts():
+            for row in rows:
+                for decoded in decode_all([row.raw]):
+                    [facts] = FACTS.render(decoded)
+                    if isinstance(facts, Facts):
+                        return facts.namespace
+        return None
 
     def parts(self) -> Iterator[list[Row]]:
         """The rows in their order, some at a time. What is appended meanwhile is not among them."""

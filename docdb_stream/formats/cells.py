@@ -22,21 +22,33 @@ from docdb_stream.schema.columns import DECIMAL_DIGITS, DECIMAL_SCALE, DOUBLE_EX
 
 
 def arrays_of(column: Column, values: list[Any]) -> list[Any]:
-    """The arrays of a column, and of its second one where it has that. ``values`` is the caller's no more."""
+    """The arrays of a column, and of its second one where it has that."""
     pa = arrow()
-    kinds = {*map(type, values)}
-    if not kinds <= _AS_THEY_ARE[column.type]:
-        convert = CONVERT[column.type]
-        others: list[str | None] = [None] * len(values)
-        for index, value in enumerate(values):
-            if value is not None:
-                values[index] = converted = convert(value)
-                if converted is None and column.has_other:
-                    others[index] = text_of(value)
+    others: list[str | None] = [None] * len(values)
+    if {*map(type, values)} <= _AS_THEY_ARE[column.type]:
+        held = values
     else:
-        others = []
-    array = pa.array(values, ARROW_TYPES[column.type](), from_pandas=False)
-    return [array, pa.array(others or [None] * len(values), pa.string())] if column.has_other else [array]
+        held = _all_json(values) if column.type == "json" else _converted(CONVERT[column.type], values)
+        if column.has_other:
+            others = [
+                text_of(value) if kept is None and value is not None else None
+                for value, kept in zip(values, held, strict=True)
+            ]
+    array = pa.array(held, ARROW_TYPES[column.type](), from_pandas=False)
+    return [array, pa.array(others, pa.string())] if column.has_other else [array]
+
+
+def _converted(convert: Callable[[Any], Any], values: list[Any]) -> list[Any]:
+    return [None if value is None else convert(value) for value in values]
+
+
+def _all_json(values: list[Any]) -> list[str | None]:
+    """As ``_json`` of each, in one call."""
+    places = [place for place, value in enumerate(values) if value is not None and type(value) not in _SIMPLE]
+    found: list[str | None] = [None] * len(values)
+    for place, text in zip(places, PLAIN.each([values[place] for place in places]), strict=True):
+        found[place] = text.decode()
+    return found
 
 
 def text_of(value: Any) -> str:
@@ -49,8 +61,8 @@ def text_of(value: Any) -> str:
 
 def json_of(value: Any) -> str:
     """A value as plain JSON; see ``formats.plain``."""
-    rendered = PLAIN.exactly({"v": value})
-    return rendered[5:-1].decode()
+    [rendered] = PLAIN.each([value])
+    return rendered.decode()
 
 
 def _whole(value: Any, bits: int) -> int | None:

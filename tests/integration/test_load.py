@@ -301,6 +301,61 @@ def test_fields_that_are_called_like_columns_of_the_servers_own(warehouse: Wareh
     assert {name: row[columns.get(name, name)] for name in names} == {name: at for at, name in enumerate(names)}
 
 
+@pytest.mark.long
+def test_a_collection_whose_keys_and_types_are_data(warehouse: Warehouse) -> None:
+    """Whatever documents hold, each is a row, and what columns cannot hold stops nothing."""
+    values: list[Any] = [
+        1,
+        "one",
+        2.5,
+        True,
+        None,
+        {"a": 1},
+        [1],
+        ObjectId(),
+        b"x",
+        Decimal128("1E+6144"),
+        Int64(2**60),
+    ]
+    warehouse.db.mixed.insert_many([{"_id": n, "x": value} for n, value in enumerate(values)])
+    keys = [f"key {number}" for number in range(5_200)]
+    warehouse.db.wide.insert_many([{"_id": n, **dict.fromkeys(keys[n::4], n)} for n in range(4)])
+    awkward = {
+        "a.b": 1,
+        "a_b": 2,
+        'q"q': 3,
+        "select": 4,
+        "User": 5,
+        "user": 6,
+        "it's": 7,
+        "": 8,
+        "%s{}": 9,
+        "ö" * 60: 10,
+    }
+    numbers = {
+        "long": "x" * 65_536,
+        "most": Decimal128("1234567890123456789012345678901234"),
+        "tiny": Decimal128("1E-6176"),
+    }
+    dates = {"early": dt.datetime(1, 1, 1), "never": DatetimeMS(2**62)}  # test_dates has those after 9999
+    warehouse.db.odd.insert_one({"_id": 1, **awkward, **numbers, **dates})
+    told = warehouse.done("run")
+    assert "more than 5000 paths" in told.stderr
+    assert warehouse.load()["waiting"] == 0
+    assert len(warehouse.table("mixed")) == len(values)
+    mixed = warehouse.table("mixed")
+    assert (mixed[0]["x"], mixed[1]["x__string"], mixed[3]["x__string"]) == (1, "one", "true")
+    assert (mixed[5]["x__string"], mixed[6]["x__string"]) == ('{"a":1}', "[1]")
+    wide = warehouse.table("wide")
+    assert len(wide) == 4
+    assert len({name for row in wide.values() for name in row}) == 1_500
+    [odd] = warehouse.table("odd").values()
+    assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 10} <= {value for value in odd.values() if isinstance(value, int)}
+    assert odd["long"] == "x" * 65_536
+    assert odd["most__string"] == "1234567890123456789012345678901234"
+    assert odd["early"] == dt.datetime(1, 1, 1, tzinfo=UTC)
+
+
 def test_a_load_that_is_killed_is_gone_on_with(warehouse: Warehouse) -> None:
     for number in range(40):
         warehouse.db.orders.insert_many([{"_id": 100 * number + n, "total": n} for n in range(100)])
