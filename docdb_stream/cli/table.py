@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from docdb_stream.admin.checklist.item import VERDICTS, Item
 from docdb_stream.admin.snapshot import SnapshotStatus
 from docdb_stream.admin.status import StreamStatus
 from docdb_stream.checkpoint import Verified
@@ -48,6 +49,17 @@ def print_status(statuses: list[StreamStatus]) -> None:
             )
         if snapshot is not None:
             put(f"{found.stream}: {snapshot_line(snapshot)}; docdb-stream snapshot status '{found.stream}'")
+
+
+def print_checklist(stream: str, found: Sequence[Item]) -> None:
+    """The checklist of a stream on standard output: by area a row for each item, and below what is to be done."""
+    put(f"{stream}: " + ", ".join(f"{sum(each.verdict == name for each in found)} {name}" for name in VERDICTS))
+    rows = [(each.area, each.what, each.verdict, each.told) for each in sorted(found, key=lambda each: each.area)]
+    for line in _table([tuple(map(shown, row)) for row in rows], ("area", "what", "", "found"), ()):
+        put_safe(line)
+    for each in found:
+        if each.todo and each.verdict != "ok":
+            put(f"{each.verdict}: {each.what}: {each.todo}")
 
 
 def print_schema(stream: str, found: Mapping[str, Any]) -> None:
