@@ -134,7 +134,7 @@ class Neo4jTarget(GraphTarget):
             cypher.schema_of(mapping) if create else (),
             tombstone_days,
         )
-        super().__init__(mapping, graph, writer, follows_drops=on_drop == "delete")
+        super().__init__(mapping, graph, writer, self._database, follows_drops=on_drop == "delete", source=source)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

@@ -105,7 +105,7 @@ class NeptuneTarget(GraphTarget):
         graph = NeptuneGraph(mapping)
         name = stream or (source.stream_name if source else "")
         writer = Writer(NAME, self._database, graph, name, (), tombstone_days)
-        super().__init__(mapping, graph, writer, follows_drops=on_drop == "delete")
+        super().__init__(mapping, graph, writer, self._database, follows_drops=on_drop == "delete", source=source)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

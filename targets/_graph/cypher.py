@@ -52,6 +52,57 @@ def prefix_of(source: str) -> str:
     return source.replace("%", "%25").replace("/", "%2F") + "/"
 
 
+def source_of(prefix: str) -> str:
+    """The collection of a prefix, without its slash."""
+    return prefix.replace("%2F", "/").replace("%25", "%")
+
+
+GUARDS: Final = (
+    f"UNWIND $keys AS key MATCH (g:{GUARD}) WHERE g.key = key "
+    "RETURN g.key AS key, g.version AS version, g.deleted_at_ms AS deleted_at_ms"
+)
+"""The guards of documents ($keys), as far as there are any."""
+
+
+def keys_after(most: int) -> str:
+    """The first keys after one ($after)."""
+    return f"MATCH (g:{GUARD}) WHERE g.key > $after RETURN g.key AS key ORDER BY key LIMIT {most}"
+
+
+def guards_after(most: int) -> str:
+    """The first guards of a collection ($prefix) after a key ($after), of documents that are there."""
+    return (
+        f"MATCH (g:{GUARD}) WHERE g.key > $after AND g.key STARTS WITH $prefix AND g.deleted_at_ms IS NULL "
+        f"RETURN g.key AS key, g.version AS version, g.deleted_at_ms AS deleted_at_ms ORDER BY key LIMIT {most}"
+    )
+
+
+def some_guards(most: int) -> str:
+    """Some guards of a collection ($prefix), by chance, of documents that are there."""
+    return (
+        f"MATCH (g:{GUARD}) WHERE g.key STARTS WITH $prefix AND g.deleted_at_ms IS NULL WITH g, rand() AS chance "
+        f"ORDER BY chance LIMIT {most} RETURN g.key AS key, g.version AS version, g.deleted_at_ms AS deleted_at_ms"
+    )
+
+
+def nodes_of(rule: NodeRule) -> str:
+    """The nodes that documents ($keys) have made."""
+    return (
+        f"UNWIND $keys AS key MATCH (n:{quoted(rule.label)}) WHERE n._doc = key "
+        f"RETURN key, n.{quoted(rule.identity)} AS id, properties(n) AS properties"
+    )
+
+
+def edges_of(rule: EdgeRule) -> str:
+    """The relationships of a type that documents ($keys) have made."""
+    start, end = rule.start, rule.end
+    return (
+        f"UNWIND $keys AS key MATCH (a:{quoted(start.label)})-[r:{quoted(rule.type)}]->(b:{quoted(end.label)}) "
+        f"WHERE r._doc = key RETURN key, a.{quoted(start.identity)} AS start, b.{quoted(end.identity)} AS end, "
+        "properties(r) AS properties"
+    )
+
+
 def uniques_of(mapping: GraphMapping) -> Mapping[str, str]:
     """Each label, with the property that has to be unique among its nodes."""
     return {GUARD: "key", POSITION: "stream", **mapping.identities}

@@ -15,11 +15,13 @@ from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN
+from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._graph import cypher
 from docdb_stream.targets._graph.graph import Graph
+from docdb_stream.targets._graph.held import GraphHoldings
 from docdb_stream.targets._graph.mapping import GraphMapping, mapping_of
-from docdb_stream.targets._graph.writer import Change, Writer
+from docdb_stream.targets._graph.writer import Change, GraphDatabase, Writer
 from docdb_stream.targets._mirror import OF_COLLECTIONS, WRITING, check_is_gone
 from docdb_stream.targets._versioned import document_id, document_version
 
@@ -73,15 +75,28 @@ class GraphTarget:
         mapping: Which documents make what.
         graph: Keeps it.
         writer: Writes it.
+        database: Where it is; its owner closes it.
         follows_drops: Whether what documents of a dropped or renamed collection have made is removed.
+        source: The stream; None: there is nothing to compare.
     """
 
     name: str
     keyed = True
     formats = (PLAIN, FACTS)
 
-    def __init__(self, mapping: GraphMapping, graph: Graph, writer: Writer, *, follows_drops: bool) -> None:
+    def __init__(
+        self,
+        mapping: GraphMapping,
+        graph: Graph,
+        writer: Writer,
+        database: GraphDatabase,
+        *,
+        follows_drops: bool,
+        source: Settings | None,
+    ) -> None:
         self._mapping = mapping
+        self._of_database = database
+        self._source = source
         self._graph = graph
         self._writer = writer
         self._follows_drops = follows_drops
@@ -109,6 +124,17 @@ class GraphTarget:
     def flush(self) -> Sequence[Rejection]:
         """Nothing is left to do."""
         return ()
+
+    def holdings(self) -> GraphHoldings:
+        """See ``Verifiable``. What a document has made is compared as a whole.
+
+        Raises:
+            ConfigError: The target was made without a stream.
+        """
+        if self._source is None:
+            raise ConfigError("the target was made without a stream, so there is nothing to compare")
+        is_own = True if self._follows_drops else None
+        return GraphHoldings(self._source, self._of_database, self._mapping, change_of=self._change_of, is_own=is_own)
 
     def _change_of(self, event: ChangeEvent) -> Change | None:
         """What the event writes; None where it writes nothing.

@@ -79,7 +79,7 @@ def cut(rule: EdgeRule) -> str:
     ends that nothing is tied to then and that no document has made."""
     return (
         f"{_CLAIMED}MATCH (a:{quoted(rule.start.label)})-[r:{quoted(rule.type)}]->(b:{quoted(rule.end.label)}) "
-        "WHERE r._doc = row.key AND r._claim <> $claim DELETE r "
+        "WHERE r._doc = row.key AND coalesce(r._claim, '') <> $claim DELETE r "
         "WITH collect(a) + collect(b) AS ends UNWIND ends AS n "
         "WITH DISTINCT n WHERE n._doc IS NULL AND NOT (n)--() DELETE n"
     )
@@ -90,7 +90,7 @@ def vacate(rule: NodeRule) -> str:
     nothing where nothing is tied to them."""
     names = [name for name, _ in rule.properties] + ["_doc", "_claim"]
     return (
-        f"{_CLAIMED}MATCH (n:{quoted(rule.label)}) WHERE n._doc = row.key AND n._claim <> $claim "
+        f"{_CLAIMED}MATCH (n:{quoted(rule.label)}) WHERE n._doc = row.key AND coalesce(n._claim, '') <> $claim "
         f"REMOVE {', '.join(f'n.{quoted(name)}' for name in names)} WITH DISTINCT n WHERE NOT (n)--() DELETE n"
     )
 

@@ -99,7 +99,7 @@ def runs(parts: frozenset[str]) -> Iterator[Run]:
     if "neo4j" in parts:
         jars(neo4j.JARS)
         tests += ["tests/contract/test_neo4j.py", "tests/contract/test_neptune.py"]
-        tests += ["tests/integration/test_graph_statements.py"]
+        tests += ["tests/integration/test_graph_statements.py", "tests/integration/test_verify_graphs.py"]
     if "cassandra" in parts:
         jars(cassandra.JARS)
         tests += _only_here("cassandra")
