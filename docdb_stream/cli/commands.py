@@ -19,6 +19,7 @@ from docdb_stream.cli.ledger import ledger
 from docdb_stream.cli.load import load
 from docdb_stream.cli.outcome import say_error
 from docdb_stream.cli.reset import reset
+from docdb_stream.cli.restore import restore
 from docdb_stream.cli.run import run
 from docdb_stream.cli.schema import schema_app
 from docdb_stream.cli.snapshot import snapshot_app
@@ -55,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (run, tail, explain, status, verify, load, reset, enable, ledger, doctor, config, demo):
+for _command in (run, tail, explain, status, verify, load, restore, reset, enable, ledger, doctor, config, demo):
     app.command()(_command)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(schema_app, name="schema")

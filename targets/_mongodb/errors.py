@@ -23,9 +23,9 @@ _NO_TRANSACTIONS = frozenset({20, 303})
 supported", as before 4.0."""
 _NOT_IN_TRANSACTIONS = 263
 """OperationNotSupportedInTransaction: somebody has dropped the collection, which MongoDB 4.2 cannot make in one."""
-_PASSING = frozenset({24, 46, 64, 112, 225, 244, 251, 290})
-"""LockTimeout, LockBusy, WriteConcernFailed, WriteConflict, TransactionTooOld, TransactionAborted, NoSuchTransaction,
-TransactionExceededLifetimeLimitSeconds (the server's error_codes.yml)."""
+_PASSING = frozenset({24, 46, 64, 112, 215, 225, 244, 251, 290})
+"""LockTimeout, LockBusy, WriteConcernFailed, WriteConflict, DatabaseDropPending, TransactionTooOld, TransactionAborted,
+NoSuchTransaction, TransactionExceededLifetimeLimitSeconds (the server's error_codes.yml)."""
 _PASSING_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult")
 
 _MEANING: Mapping[int, str] = {

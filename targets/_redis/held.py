@@ -109,6 +109,13 @@ class RedisHoldings:
 
     def _read(self, place: str, keys: Sequence[str]) -> list[Held]:
         ours = [key for key in keys if self._places[place].id(key) is not None]
+        found = self._seen(place, ours)
+        # A document and its version are two keys: one that is there without a version may just have gone, or moved.
+        doubtful = [each.key.decode() for each in found if each.digest is not None and each.version is None]
+        again = {each.key: each for each in self._seen(place, doubtful)} if doubtful else {}
+        return [again.get(each.key, each) for each in found]
+
+    def _seen(self, place: str, ours: Sequence[str]) -> list[Held]:
         kinds = [*map(type_of, self._client.do([("TYPE", key) for key in ours], writes=False))]
         asked = [(READS.get(kind, "TYPE"), key) for key, kind in zip(ours, kinds, strict=True)]
         values = self._client.do([*asked, *(("GET", version_key(key)) for key in ours)], writes=False)

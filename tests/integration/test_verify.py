@@ -35,13 +35,15 @@ from docdb_stream.local import AwsServer, OpenSearchServer, PostgresServer, Redi
 from docdb_stream.local.process import wait_until
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.poller import Poller
-from docdb_stream.position import Position, ResumeToken
+from docdb_stream.position import Namespace, Position, ResumeToken
 from docdb_stream.result import RunResult
 from docdb_stream.settings import Settings
 from docdb_stream.stores.mongodb import MongoCheckpointStore
 from docdb_stream.targets._mongodb.held import MongoHoldings
 from docdb_stream.targets._opensearch.client import OpenSearchClient
+from docdb_stream.targets._redis.client import Client
 from docdb_stream.targets.mongodb import MongoTarget
+from docdb_stream.targets.redis import RedisTarget
 from docdb_stream.testing.events import hostile_documents
 from docdb_stream.verify.result import SHOWN, VerifyResult
 
@@ -689,6 +691,32 @@ def test_a_collection_that_is_dropped_or_renamed_meanwhile(make: Make) -> None:
         wait_until(lambda: count_of(stream.verify()) == {"missing": missing}, "the stream is past it", timeout_s=60)
         result = stream.verify(repair=True)
         assert (count_of(result), result.repaired) == ({}, missing)
+
+
+def test_a_key_that_goes_between_two_looks_is_nobody_elses(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a rename: the script has moved the version, and the value was seen before."""
+    stream = Keys(replica_set.uri, mongo, db_name, redis_server)
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(10)])
+    stream.run()
+    original, gone = Client.do, []
+
+    def do(self: Client, commands: Any, **options: Any) -> Any:
+        found = original(self, commands, **options)
+        if not gone and any("docdb-stream:v:" in str(part) for command in commands for part in command):
+            gone.append(True)
+            return [*found[:-1], None]
+        return found
+
+    with closing(RedisTarget.from_settings(stream.settings)) as target:
+        holdings = target.holdings()
+        place = holdings.place_of(Namespace(db_name, "orders"))
+        assert place is not None
+        monkeypatch.setattr(Client, "do", do)
+        held = [*holdings.held(place)]
+    assert (len(held), [each for each in held if not each.is_own], gone) == (10, [], [True])
 
 
 @pytest.mark.parametrize("comes_back", [False, True])

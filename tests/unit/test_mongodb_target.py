@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pymongo.errors import BulkWriteError
 
 from docdb_stream.context import RunContext, current_run, running
 from docdb_stream.errors import ConfigError
@@ -14,6 +15,7 @@ from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings
 from docdb_stream.settings.cluster import NO_CLUSTER
 from docdb_stream.target import is_keyed, takes_derived
+from docdb_stream.targets._mongodb.errors import RefusedError, RepeatError, raise_refused
 from docdb_stream.targets._mongodb.loop import name_the_same
 from docdb_stream.targets.mongodb import MongoTarget
 from docdb_stream.testing.events import ChangeLog
@@ -146,3 +148,12 @@ def test_without_a_lease_there_is_no_epoch() -> None:
     assert current_run().lease_epoch() is None
     with running(RunContext(lease_epoch=lambda: 3)) as run:
         assert run.lease_epoch() == 3
+
+
+def test_a_database_that_is_being_dropped_is_waited_for() -> None:
+    """Its writes are refused for a moment, and none of them is a document's fault."""
+    told = {"index": 0, "code": 215, "errmsg": "the database is in the process of being dropped"}
+    with pytest.raises(RepeatError):
+        raise_refused(BulkWriteError({"writeErrors": [told]}))
+    with pytest.raises(RefusedError):
+        raise_refused(BulkWriteError({"writeErrors": [{**told, "code": 2}]}))
