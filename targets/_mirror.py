@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.settings import Settings
+from docdb_stream.target import Rejection
+
+T = TypeVar("T")
 
 WRITING: Final = frozenset({"insert", "update", "replace", "delete"})
 """Operations about one document that a mirror follows."""
@@ -24,6 +28,43 @@ def check_whole(source: Settings | None) -> None:
             f"a mirror takes whole documents, and with FULL_DOCUMENT = {source.full_document} updates may bring none",
             hint="set FULL_DOCUMENT = update_lookup or required",
         )
+
+
+def write_in_order(
+    events: Sequence[ChangeEvent],
+    name: str,
+    change_of: Callable[[ChangeEvent], T | None],
+    write: Callable[[Sequence[T]], Sequence[Rejection]],
+    follow: Callable[[ChangeEvent], None],
+) -> list[Rejection]:
+    """Write what events make, and follow what is done with a collection once all that came before it is written.
+
+    Args:
+        events: In their order.
+        name: The target's.
+        change_of: What an event of a document makes; None: nothing. Raises UnrenderableError.
+        write: Writes changes; returns what is refused.
+        follow: Does what a drop or a rename asks for. Raises UnrenderableError.
+    """
+    rejections: list[Rejection] = []
+    changes: list[T] = []
+    for event in events:
+        try:
+            if event.operation in OF_COLLECTIONS:
+                rejections += write(changes)
+                changes = []
+                follow(event)
+            elif (change := change_of(event)) is not None:
+                changes.append(change)
+        except UnrenderableError as error:
+            rejections.append(Rejection(event, name, str(error)))
+    return [*rejections, *write(changes)]
+
+
+def gone_by(event: ChangeEvent) -> Sequence[Namespace]:
+    """The collections that are not what they were since a drop or a rename: also one that was replaced by it."""
+    to = event.document.get("to") if event.operation == "rename" else None
+    return [event.namespace, *([Namespace(to["db"], to["coll"])] if to else ())]
 
 
 def check_is_gone(event: ChangeEvent) -> None:

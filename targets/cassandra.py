@@ -30,7 +30,7 @@ from docdb_stream.targets._cassandra.held import CassandraHoldings
 from docdb_stream.targets._cassandra.rows import Row, keys_by_id, rows_of
 from docdb_stream.targets._cassandra.tables import Tables
 from docdb_stream.targets._cassandra.writer import Change, Writer
-from docdb_stream.targets._mirror import LOCAL, OF_COLLECTIONS, WRITING, check_is_gone, check_whole
+from docdb_stream.targets._mirror import LOCAL, WRITING, check_is_gone, check_whole, gone_by, write_in_order
 from docdb_stream.targets._versioned import document_id, document_version
 
 TOMBSTONE_DAYS: Final = 30
@@ -234,19 +234,7 @@ class CassandraTarget:
             TargetError: The cluster cannot be reached, refuses the user, or lacks a table.
         """
         self._tables.make_ready()
-        rejections: list[Rejection] = []
-        changes: list[Change] = []
-        for event in events:
-            try:
-                if event.operation in OF_COLLECTIONS:
-                    rejections += self._writer.write(changes)
-                    changes = []
-                    self._follow(event)
-                elif (change := self._change_of(event)) is not None:
-                    changes.append(change)
-            except UnrenderableError as error:
-                rejections.append(Rejection(event, self.name, str(error)))
-        return [*rejections, *self._writer.write(changes)]
+        return write_in_order(events, self.name, self._change_of, self._writer.write, self._follow)
 
     def flush(self) -> Sequence[Rejection]:
         """Nothing is left to do."""
@@ -314,9 +302,6 @@ class CassandraTarget:
         Raises TargetError."""
         if not self._follows_drops:
             return
-        places = [event.namespace]
-        if event.operation == "rename" and (to := event.document.get("to")):
-            places.append(Namespace(to["db"], to["coll"]))
-        for place in places:
+        for place in gone_by(event):
             if place.coll in self._rules:
                 self._writer.remove(str(place), event, document_version(event.cluster_time))

@@ -34,7 +34,8 @@ from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import OwnFormat, TemplateText, Words
 from docdb_stream.snapshot_event import snapshot_of
 from docdb_stream.target import Rejection
-from docdb_stream.targets._aws.client import Destination, client
+from docdb_stream.targets._aws.bucket import bucket_destination
+from docdb_stream.targets._aws.client import client
 from docdb_stream.targets._aws.manifest import put_manifest
 from docdb_stream.targets._aws.objects import suffix_of
 from docdb_stream.targets._aws.uploads import Uploads
@@ -188,13 +189,8 @@ class S3Target:
         self.formats = (self._format, FACTS)
         self._object_bytes = object_bytes
         self._lanes = lanes
-        self._destination = Destination(
-            target=self.name,
-            what=f"S3 bucket {bucket}",
-            variable=S3Settings.switch.upper(),
-            create=f"aws s3 mb s3://{bucket}",
-            capacity="spread the load over more prefixes with BUCKET_PATH",
-        )
+        capacity = "spread the load over more prefixes with BUCKET_PATH"
+        self._destination = bucket_destination(bucket, capacity)
         self._uploads = Uploads(self._destination, bucket, lambda: self._client, found, lanes)
         self._stream = manifests_of
 

@@ -10,10 +10,9 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from shutil import copyfileobj
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
 
 from bson.errors import BSONError
 
@@ -23,7 +22,7 @@ from docdb_stream.events import ChangeEvent
 from docdb_stream.formats.extended import EXTENDED
 from docdb_stream.formats.reader import to_bson
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws.client import Destination, client
+from docdb_stream.targets._aws.bucket import BucketReader
 from docdb_stream.targets._aws.manifest import FOLDER as MANIFESTS
 from docdb_stream.targets.s3 import S3Settings
 
@@ -66,36 +65,19 @@ class Archive:
                 f"of S3_FORMAT = {own.s3_format} with {written.name} no events are made again",
                 hint="an archive to restore from has S3_FORMAT = jsonl with PAYLOAD_FORMAT = extended, or parquet",
             )
-        self.bucket = own.where
         self.alien = 0
         path = own.bucket_path.strip("/")
         self._prefix = f"{path}/" if path else ""
         self._format = own.s3_format
         self._settings = settings
-        self._destination = Destination(
-            target="s3",
-            what=f"S3 bucket {self.bucket}",
-            variable="BUCKET_NAME",
-            create=f"aws s3 mb s3://{self.bucket}",
-            capacity="run it again",
-        )
-
-    @cached_property
-    def _client(self) -> Any:
-        return client("s3", 4)
+        self._bucket = BucketReader(own.where, "run it again")
 
     def objects(self) -> Iterator[str]:
         """The keys of its objects, sorted: of a collection they have the stream's order. Raises TargetError."""
-        more: dict[str, str] = {}
-        while True:
-            answer = self._ask("s3:ListBucket", "list_objects_v2", Prefix=self._prefix, **more)
-            for each in answer.get("Contents", ()):
-                name = each["Key"].removeprefix(self._prefix)
-                if name.endswith(_SUFFIXES[self._format]) and not name.startswith(_NO_EVENTS):
-                    yield each["Key"]
-            if not answer.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": answer["NextContinuationToken"]}
+        for each in self._bucket.objects(self._prefix):
+            name = each["Key"].removeprefix(self._prefix)
+            if name.endswith(_SUFFIXES[self._format]) and not name.startswith(_NO_EVENTS):
+                yield each["Key"]
 
     def events(self, key: str) -> Iterator[Sequence[ChangeEvent]]:
         """The events of an object that are of what the stream watches, in their order, some at a time.
@@ -106,7 +88,7 @@ class Archive:
         batch: list[ChangeEvent] = []
         size_bytes = 0
         try:
-            with self._ask("s3:GetObject", "get_object", Key=key)["Body"] as body:
+            with self._bucket.opened(key) as body:
                 for text in self._texts(body):
                     event = self._event(key, text)
                     if event is None:
@@ -127,8 +109,7 @@ class Archive:
 
     def close(self) -> None:
         """Let go of connections."""
-        if "_client" in self.__dict__:
-            self._client.close()
+        self._bucket.close()
 
     def _texts(self, body: IO[bytes]) -> Iterator[str | bytes]:
         if self._format == "jsonl":
@@ -159,8 +140,3 @@ class Archive:
             self.alien += 1
             logger.warning("a line that is no event is passed over: object=%s error=%s", key, type(error).__name__)
             return None
-
-    def _ask(self, action: str, method: str, **parameters: Any) -> Any:
-        with self._destination.errors(action):
-            ask = getattr(self._client, method)
-        return self._destination.retry(action, lambda: ask(Bucket=self.bucket, **parameters))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
 
 import orjson
 
@@ -14,7 +13,7 @@ from docdb_stream.aws import error_code, request_errors
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws.client import Destination, client
+from docdb_stream.targets._aws.bucket import BucketReader
 from docdb_stream.targets._aws.manifest import FORMAT_VERSION, manifest_folder
 from docdb_stream.targets._temporary import temporary_files
 from docdb_stream.targets.s3 import S3Settings
@@ -73,20 +72,9 @@ class Manifests:
                 f"stream {settings.stream_name} writes structs and lists, which are not loaded",
                 hint="set PARQUET_NESTED = json for it, or leave it out; a second stream may write structs elsewhere",
             )
-        self.bucket = own.where
         path = f"{own.bucket_path.strip('/')}/" if own.bucket_path.strip("/") else ""
         self._folder = manifest_folder(path, settings.stream_name)
-        self._destination = Destination(
-            target="s3",
-            what=f"S3 bucket {self.bucket}",
-            variable="BUCKET_NAME",
-            create=f"aws s3 mb s3://{self.bucket}",
-            capacity="the next load goes on",
-        )
-
-    @cached_property
-    def _client(self) -> Any:
-        return client("s3", 8)
+        self._bucket = BucketReader(own.where, "the next load goes on")
 
     def listed(self) -> Iterator[str]:
         """The manifests' keys, in the order of the stream's checkpoints.
@@ -94,13 +82,7 @@ class Manifests:
         Raises:
             TargetError: The bucket cannot be listed.
         """
-        more: dict[str, str] = {}
-        while True:
-            answer = self._ask("s3:ListBucket", "list_objects_v2", Prefix=self._folder, **more)
-            yield from [each["Key"] for each in answer.get("Contents", ()) if each["Key"].endswith(".json")]
-            if not answer.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": answer["NextContinuationToken"]}
+        yield from (each["Key"] for each in self._bucket.objects(self._folder) if each["Key"].endswith(".json"))
 
     def read(self, key: str) -> Manifest:
         """A manifest.
@@ -108,7 +90,7 @@ class Manifests:
         Raises:
             TargetError: It cannot be read, or is none.
         """
-        with self._ask("s3:GetObject", "get_object", Key=key)["Body"] as body:
+        with self._opened(key) as body:
             content = body.read()
         try:
             found = orjson.loads(content)
@@ -136,10 +118,10 @@ class Manifests:
         Raises:
             TargetError: It cannot be read.
         """
-        body = self._ask("s3:GetObject", "get_object", Key=file.key)["Body"]
+        body = self._opened(file.key)
         content = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115
         try:
-            with body, self._destination.errors("s3:GetObject"):
+            with body, self._bucket.destination.errors("s3:GetObject"):
                 while piece := body.read(1024 * 1024):
                     content.write(piece)
         except BaseException:
@@ -150,20 +132,17 @@ class Manifests:
 
     def close(self) -> None:
         """Let go of connections."""
-        if "_client" in self.__dict__:
-            self._client.close()
+        self._bucket.close()
 
-    def _ask(self, action: str, method: str, **parameters: Any) -> Any:
-        with self._destination.errors(action):
-            ask = getattr(self._client, method)
+    def _opened(self, key: str) -> IO[bytes]:
         try:
-            return self._destination.retry(action, lambda: ask(Bucket=self.bucket, **parameters))
+            return self._bucket.opened(key)
         except TargetError as error:
             cause = error.__cause__
             if isinstance(cause, request_errors()) and error_code(cause) in ("NoSuchKey", "404"):
                 raise TargetError(
                     "s3",
-                    f"object {parameters.get('Key')} is gone, which a manifest names",
+                    f"object {key} is gone, which a manifest names",
                     hint="what was in it has to come again: docdb-stream snapshot start; then remove the manifest",
                 ) from cause
             raise

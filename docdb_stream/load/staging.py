@@ -9,7 +9,8 @@ from typing import IO, Any, Final
 
 from docdb_stream.aws import request_errors
 from docdb_stream.settings import Settings
-from docdb_stream.targets._aws.client import Destination, client
+from docdb_stream.targets._aws.bucket import bucket_destination
+from docdb_stream.targets._aws.client import client
 from docdb_stream.targets.s3 import S3Settings
 
 FOLDER: Final = "_load"
@@ -30,13 +31,7 @@ class Staging:
         self.bucket = own.where
         path = own.bucket_path.strip("/")
         self._folder = f"{path}/{FOLDER}/" if path else f"{FOLDER}/"
-        self._destination = Destination(
-            target="s3",
-            what=f"S3 bucket {self.bucket}",
-            variable="BUCKET_NAME",
-            create=f"aws s3 mb s3://{self.bucket}",
-            capacity="the next load goes on",
-        )
+        self._destination = bucket_destination(self.bucket, "the next load goes on")
 
     @cached_property
     def _client(self) -> Any:

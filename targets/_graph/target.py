@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator
 
 from docdb_stream.errors import ConfigError, UnrenderableError
-from docdb_stream.events import ChangeEvent, Namespace
+from docdb_stream.events import ChangeEvent
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.formats.plain import PLAIN
 from docdb_stream.settings import Settings
@@ -22,7 +22,7 @@ from docdb_stream.targets._graph.graph import Graph
 from docdb_stream.targets._graph.held import GraphHoldings
 from docdb_stream.targets._graph.mapping import GraphMapping, mapping_of
 from docdb_stream.targets._graph.writer import Change, GraphDatabase, Writer
-from docdb_stream.targets._mirror import OF_COLLECTIONS, WRITING, check_is_gone
+from docdb_stream.targets._mirror import WRITING, check_is_gone, gone_by, write_in_order
 from docdb_stream.targets._versioned import document_id, document_version
 
 TOMBSTONE_DAYS: Final = 30
@@ -107,19 +107,7 @@ class GraphTarget:
         Raises:
             TargetError: The server cannot be reached, refuses the user, or a later run of the stream has written there.
         """
-        rejections: list[Rejection] = []
-        changes: list[Change] = []
-        for event in events:
-            try:
-                if event.operation in OF_COLLECTIONS:
-                    rejections += self._writer.write(changes)
-                    changes = []
-                    self._follow(event)
-                elif (change := self._change_of(event)) is not None:
-                    changes.append(change)
-            except UnrenderableError as error:
-                rejections.append(Rejection(event, self.name, str(error)))
-        return [*rejections, *self._writer.write(changes)]
+        return write_in_order(events, self.name, self._change_of, self._writer.write, self._follow)
 
     def flush(self) -> Sequence[Rejection]:
         """Nothing is left to do."""
@@ -165,10 +153,7 @@ class GraphTarget:
         Raises TargetError."""
         if not self._follows_drops:
             return
-        places = [event.namespace]
-        if event.operation == "rename" and (to := event.document.get("to")):
-            places.append(Namespace(to["db"], to["coll"]))
         version, at_ms = document_version(event.cluster_time), int(time.time() * 1000)
-        for place in places:
+        for place in gone_by(event):
             if place.coll in self._mapping.collections:
                 self._writer.remove_older(str(place), place.coll or "", version, at_ms)
