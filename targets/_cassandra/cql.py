@@ -92,6 +92,12 @@ def create(rule: TableRule, options: str) -> str:
     return f"CREATE TABLE IF NOT EXISTS {rule.table} ({columns}, PRIMARY KEY ({key})) WITH {ordered}{options}"
 
 
+STATE_OPTIONS: Final = "gc_grace_seconds = 3600"
+"""States that are forgotten leave tombstones, one for each move of a document's rows; a read that meets 100,000 of them
+fails (cassandra.yaml, tombstone_failure_threshold). One that comes back is older than what is there, and is forgotten
+once more, so they need not stay for long."""
+
+
 def create_state(options: str) -> str:
     """Makes the target's own table."""
     columns = ", ".join(f"{name} {kind}" for name, kind in STATE_COLUMNS.items())

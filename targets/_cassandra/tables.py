@@ -35,6 +35,7 @@ class Tables:
         self._tombstone_s = tombstone_s
         remembers = f"gc_grace_seconds = {tombstone_s}"
         self._options = cql.KEYSPACES_OPTIONS if cluster.is_keyspaces else remembers
+        self._state_options = cql.KEYSPACES_OPTIONS if cluster.is_keyspaces else cql.STATE_OPTIONS
         self._ready = False
 
     def make_ready(self) -> None:
@@ -92,7 +93,7 @@ class Tables:
         ordered = {table: [found[place] for place in sorted(found)] for table, found in keys.items()}
         missing = []
         if self._is_to_be_made(STATE, cql.STATE_COLUMNS, cql.STATE_KEY, tables, ordered):
-            missing.append(cql.create_state(self._options))
+            missing.append(cql.create_state(self._state_options))
         for rule in self._rules:
             columns = {column.name: column.type for column in rule.columns}
             if self._is_to_be_made(rule.table, columns, [each.name for each in rule.key], tables, ordered):

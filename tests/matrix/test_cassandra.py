@@ -233,6 +233,20 @@ def test_a_row_that_has_no_key_any_more_goes(store: Store, log: ChangeLog) -> No
     assert store.numbers("orders_by_n") == {1: 1}
 
 
+def test_a_document_whose_rows_move_all_the_time_is_known_by_little(store: Store, log: ChangeLog) -> None:
+    store.deliver(tables=BY_N)
+    with running(RunContext()), closing(store.target(BY_N)) as target:
+        for number in range(300):
+            assert target.write([log.update({"_id": 1, "n": number})]) == []
+    assert store.numbers("orders_by_n") == {1: 299}
+    assert len(store.ask("SELECT keys FROM $.docdb_stream_documents")) == 1
+    [row] = store.ask(
+        f"SELECT gc_grace_seconds AS s FROM system_schema.tables WHERE keyspace_name = '{store.keyspace}' "
+        "AND table_name = 'docdb_stream_documents'"
+    )
+    assert row.s == 3600
+
+
 @pytest.mark.parametrize("writes", range(4))
 def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_find(store: Store, log: ChangeLog, writes: int) -> None:
     """See tests/unit/test_cassandra_writers.py, for every moment and any runs; this is on a server."""
