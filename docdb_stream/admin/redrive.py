@@ -90,7 +90,7 @@ def deliver_again(dead_letters: DeadLetters, stream: str, targets: Sequence[Targ
             result.without_event += 1
         elif target is None:
             result.other_target += 1
-        elif _refused(target, event):
+        elif deliver(target, [event]):
             result.refused += 1
         else:
             dead_letters.remove(letter)
@@ -98,9 +98,14 @@ def deliver_again(dead_letters: DeadLetters, stream: str, targets: Sequence[Targ
     return result
 
 
-def _refused(target: Target, event: ChangeEvent) -> list[Rejection]:
+def deliver(target: Target, events: Sequence[ChangeEvent]) -> list[Rejection]:
+    """Give a target events beside its stream; they are durable on return, but for those that it refuses.
+
+    Raises:
+        TargetError: It does not work.
+    """
     try:
-        return [*target.write([event]), *target.flush()]
+        return [*target.write(events), *target.flush()]
     except DocdbStreamError:
         raise
     except Exception as error:

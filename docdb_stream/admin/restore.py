@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from docdb_stream.admin.archive import Archive
+from docdb_stream.admin.redrive import deliver
 from docdb_stream.context import Deadline, RunContext, running
-from docdb_stream.errors import ConfigError, DocdbStreamError, TargetError
-from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.dead_letters import DeadLetters
+from docdb_stream.errors import ConfigError
+from docdb_stream.events import ChangeEvent
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.mongodb.connection import Connection
 from docdb_stream.registry import target_class
@@ -92,8 +94,9 @@ def restore(
     # The stream may be running: a transaction of Kafka's here would end its own.
     built = {each.name: each for each in build_targets(settings.model_copy(update={"kafka_transactions": "off"}))}
     try:
-        with running(RunContext(limit)):
-            return _restored(settings, built[target], archive, through, limit, progress)
+        with running(RunContext(limit)), Connection(settings) as connection:
+            letters = dead_letters_for(settings, connection)
+            return _restored(settings, built[target], archive, letters, through, limit, progress)
     finally:
         archive.close()
         for each in built.values():
@@ -104,6 +107,7 @@ def _restored(
     settings: Settings,
     target: Target,
     archive: Archive,
+    letters: DeadLetters,
     through: dt.datetime | None,
     limit: Deadline,
     progress: Callable[[RestoreResult], None],
@@ -115,7 +119,12 @@ def _restored(
             if limit.stop.is_set() or limit.remaining_s <= 0:
                 result.is_cut = True
                 break
-            _deliver(settings, target, [each for each in events if _is_wanted(each, through, result)], result)
+            wanted = [each for each in events if _is_wanted(each, through, result)]
+            rejections = deliver(target, wanted) if wanted else []
+            result.events += len(wanted)
+            if rejections:
+                letters.write(settings.stream_name, rejections)
+                result.rejected += len(rejections)
         if result.is_cut:
             break
         result.objects += 1
@@ -134,23 +143,3 @@ def _is_wanted(event: ChangeEvent, through: dt.datetime | None, result: RestoreR
         return False
     result.last = at if result.last is None else max(result.last, at)
     return True
-
-
-def _deliver(settings: Settings, target: Target, events: Sequence[ChangeEvent], result: RestoreResult) -> None:
-    if not events:
-        return
-    try:
-        rejections = [*target.write(events), *target.flush()]
-    except DocdbStreamError:
-        raise
-    except Exception as error:
-        raise TargetError(target.name, f"{type(error).__name__}: {error}") from error
-    result.events += len(events)
-    if rejections:
-        _reject(settings, rejections)
-        result.rejected += len(rejections)
-
-
-def _reject(settings: Settings, rejections: Sequence[Rejection]) -> None:
-    with Connection(settings) as connection:
-        dead_letters_for(settings, connection).write(settings.stream_name, rejections)
