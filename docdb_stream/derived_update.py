@@ -34,6 +34,9 @@ OPERATORS: Final = (
 )
 """The update operators that can be used: those whose outcome the update and the document alone decide."""
 
+SET_OPERATORS: Final = ("$addToSet", "$min", "$max")
+"""Those of OPERATORS that come to the same in whatever order, and however often, they are applied."""
+
 _DERIVED_BYTES: Final = b"\x02operationType\0" + (len(DERIVED) + 1).to_bytes(4, "little") + DERIVED.encode() + b"\0"
 
 
@@ -88,6 +91,24 @@ def derived_in(events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
     """The derived updates among events. There are none among those that are as they were read, which costs nothing."""
     is_sure = isinstance(events, Events) and events.are_as_read
     return [] if is_sure else [event for event in events if is_derived(event)]
+
+
+def in_any_order(event: ChangeEvent) -> ChangeEvent:
+    """A derived update that is applied whenever it comes, and again each time: of an event that has no place in an
+    order, by which it would be known that it was applied before.
+
+    Raises:
+        UnrenderableError: It has other operators than SET_OPERATORS, and could come to something else.
+    """
+    others = [operator for operator in event.document["update"] if operator not in SET_OPERATORS]
+    if others:
+        raise UnrenderableError(f"derived update: {_shown(others[0])} is none of {', '.join(SET_OPERATORS)}")
+    return event.replace(inAnyOrder=True)
+
+
+def is_in_any_order(event: ChangeEvent) -> bool:
+    """Whether a derived update was made by ``in_any_order``."""
+    return event.document.get("inAnyOrder") is True
 
 
 def check(event: ChangeEvent) -> None:

@@ -15,9 +15,9 @@ from docdb_stream import step
 from docdb_stream.alerts import Alerts
 from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.delivery import Delivery
-from docdb_stream.derived_update import derived_in
-from docdb_stream.errors import CheckpointConflictError, ConfigError
-from docdb_stream.events import ChangeEvent, Rejection
+from docdb_stream.derived_update import derived_in, in_any_order
+from docdb_stream.errors import CheckpointConflictError, ConfigError, UnrenderableError
+from docdb_stream.events import ChangeEvent, Events, Rejection
 from docdb_stream.handlers._runtime import emit, end_of, log_failure, logger, now, run_deadline
 from docdb_stream.letters import dead_letters_for
 from docdb_stream.metrics import Metric
@@ -64,7 +64,12 @@ class Pushed:
 
 
 def push(
-    read: Callable[[], Sequence[ChangeEvent | Rejection]], context: Any, *, in_parts: bool = False, derived: bool = True
+    read: Callable[[], Sequence[ChangeEvent | Rejection]],
+    context: Any,
+    *,
+    in_parts: bool = False,
+    ordered: bool = True,
+    watched_db_name: str | None = None,
 ) -> Pushed:
     """Deliver what ``read`` finds in the payload, within the invocation's time, and tell of it: log, metrics, alert.
 
@@ -74,8 +79,10 @@ def push(
         context: Lambda's.
         in_parts: Settle after every BATCH_SIZE events, for a trigger that can be told what failed first and then sends
             only the rest again. Otherwise once, at the end: either everything is settled, or nothing counts as such.
-        derived: Whether there may be derived updates: they are told apart by the stream's times, so that what several
-            shards push side by side, each with times of its own, would be taken for done.
+        ordered: Whether what is pushed has one order. Of several shards, each with times of its own, derived updates
+            cannot be told apart by their times: those that come to the same in any order are applied each time, and
+            all others end the invocation.
+        watched_db_name: The database of all that is pushed, where that is not for the settings to say.
 
     Returns:
         What is durable, and the error if that is not everything. A handler that cannot name a part in its answer raises
@@ -87,12 +94,12 @@ def push(
     end = end_of(context)
     try:
         events = read()
-        kept = _kept_parts()
+        kept = _kept_parts(watched_db_name)
     except Exception as error:
         log_failure(error)
         _discard(end)
         raise
-    pushed = kept.deliver(events, run_deadline(end, kept.settings), in_parts, derived)
+    pushed = kept.deliver(events, run_deadline(end, kept.settings), in_parts, ordered)
     if pushed.error is not None:
         log_failure(pushed.error)  # before anything that could take the time which is left
         with deadline(end):
@@ -127,8 +134,8 @@ def _tell(pushed: Pushed) -> None:
 class _Parts:
     """What the container keeps warm."""
 
-    def __init__(self) -> None:
-        self.settings = _settings()
+    def __init__(self, watched_db_name: str | None) -> None:
+        self.settings = _settings(watched_db_name)
         self.alerts = Alerts(self.settings)
         targets = build_targets(self.settings)
         self._steps = step.told_apart(steps_for(self.settings, targets), targets)
@@ -137,7 +144,7 @@ class _Parts:
         self._connection: Connection | None = None
 
     def deliver(
-        self, events: Sequence[ChangeEvent | Rejection], limit: Deadline, in_parts: bool, derived: bool
+        self, events: Sequence[ChangeEvent | Rejection], limit: Deadline, in_parts: bool, ordered: bool
     ) -> Pushed:
         """Deliver the events by ``limit``; see ``push``."""
         pushed = Pushed(self.settings.stream_name)
@@ -147,7 +154,7 @@ class _Parts:
                 with self._delivery as delivery:
                     unsettled = _Unsettled()
                     for start in range(0, len(events), size):
-                        self._write(events[start : start + size], delivery, unsettled, derived)
+                        self._write(events[start : start + size], delivery, unsettled, ordered)
                         if in_parts:
                             _settle(delivery, unsettled, pushed)
                             unsettled = _Unsettled()
@@ -160,20 +167,15 @@ class _Parts:
         return pushed
 
     def _write(
-        self, pushed: Sequence[ChangeEvent | Rejection], delivery: Delivery, unsettled: _Unsettled, derived: bool
+        self, pushed: Sequence[ChangeEvent | Rejection], delivery: Delivery, unsettled: _Unsettled, ordered: bool
     ) -> None:
         """Send events through the steps to the targets, and add them up."""
         events = [event for event in pushed if isinstance(event, ChangeEvent)]
         wanted = [event for event in events if not self._state_events.has(event)]
         delivery.reject(step.redacted(self._steps, [each for each in pushed if isinstance(each, Rejection)]))
         made = step.apply(self._steps, wanted)
-        if not derived and derived_in(made.events):
-            raise ConfigError(
-                "a step makes derived updates, which are not for what several shards push side by side",
-                hint="take the function out of TRANSFORM; deliver to the mirror, and derive there",
-            )
         if made.events:
-            delivery.write(made.events, made.size_bytes)
+            delivery.write(made.events if ordered else _in_any_order(made.events), made.size_bytes)
         delivery.reject(made.rejected)
         unsettled.pushed += len(pushed)
         unsettled.events += len(made.events)
@@ -201,6 +203,20 @@ class _Parts:
                 )
             self._connection = Connection(self.settings)
         dead_letters_for(self.settings, self._connection).write(stream, rejections)
+
+
+def _in_any_order(events: Sequence[ChangeEvent]) -> Sequence[ChangeEvent]:
+    """The same events, their derived updates for any order. Raises ConfigError: one could come to something else."""
+    derived = {id(event) for event in derived_in(events)}
+    if not derived:
+        return events
+    try:
+        return Events(in_any_order(event) if id(event) in derived else event for event in events)
+    except UnrenderableError as error:
+        raise ConfigError(
+            f"{error}, which alone are for what several shards push side by side: it comes again, and in any order",
+            hint="have the function of TRANSFORM make other updates; or mirror the table, and derive of the mirror",
+        ) from error
 
 
 @dataclass(slots=True)
@@ -233,17 +249,19 @@ def _settle(delivery: Delivery, unsettled: _Unsettled, pushed: Pushed) -> None:
 _kept: _Parts | None = None
 
 
-def _kept_parts() -> _Parts:
+def _kept_parts(watched_db_name: str | None) -> _Parts:
     global _kept
     if _kept is None:
-        _kept = _Parts()
+        _kept = _Parts(watched_db_name)
     return _kept
 
 
-def _settings() -> Settings:
+def _settings(watched_db_name: str | None) -> Settings:
     """As for the poller, but without the cluster."""
+    absent = {"DOCUMENTDB_URI": NO_CLUSTER, "WATCHED_DB_NAME": watched_db_name or ""}
+    known = {name: os.environ.get(name) or value for name, value in absent.items()}
     try:
-        found = Settings.from_env({**os.environ, "DOCUMENTDB_URI": os.environ.get("DOCUMENTDB_URI") or NO_CLUSTER})
+        found = Settings.from_env({**os.environ, **known})
     except ConfigError as error:
         raise ConfigError("; ".join([str(error), *error.problems]), hint=error.hint) from None
     if found.schema_policy is not None:

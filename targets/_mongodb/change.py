@@ -17,7 +17,7 @@ from bson import Timestamp
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 
-from docdb_stream.derived_update import check
+from docdb_stream.derived_update import check, is_in_any_order
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.formats import rawbson
@@ -105,6 +105,7 @@ class Update:
         operators: What becomes of it.
         time: When the change was that it is derived from.
         mark: Tells it from the others of that time.
+        is_ordered: Whether time and mark tell that it was applied before; otherwise it is applied each time.
     """
 
     event: ChangeEvent
@@ -113,6 +114,7 @@ class Update:
     operators: RawBSONDocument
     time: Timestamp
     mark: bytes
+    is_ordered: bool = True
 
 
 Change = Write | Update
@@ -167,7 +169,8 @@ def update_of(event: ChangeEvent) -> Update:
         *(Value(b"\x03", rawbson.joined([Value.of(one).named("$eq")])).named(name) for name, one in conditions.items())
     )
     mark = sha256(event.event_id.encode()).digest()[:MARK_BYTES]
-    return Update(event, str(event.namespace), query, RawBSONDocument(fields["update"].raw, RAW), time, mark)
+    operators = RawBSONDocument(fields["update"].raw, RAW)
+    return Update(event, str(event.namespace), query, operators, time, mark, not is_in_any_order(event))
 
 
 def _fields(event: ChangeEvent) -> dict[str, Value]:

@@ -113,6 +113,8 @@ class Progress:
 
     def takes(self, update: Update) -> bool:
         """Whether a derived update is to be applied; asked in order. One that was is left out when it comes again."""
+        if not update.is_ordered:
+            return True
         if update.mark in self._were_refused:
             self._taken.append(update.mark)
             return True
@@ -124,6 +126,8 @@ class Progress:
         Raises:
             TargetError: There are too many.
         """
+        if not update.is_ordered:
+            return
         if update.mark not in self._were_refused and len(self._were_refused) >= REFUSED_MOST:
             raise TargetError(
                 NAME,

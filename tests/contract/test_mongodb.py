@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -12,7 +13,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
 from docdb_stream.context import RunContext, running
-from docdb_stream.derived_update import DERIVED, derived
+from docdb_stream.derived_update import DERIVED, derived, in_any_order
 from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.formats.decoded import field_of
@@ -305,6 +306,38 @@ def test_one_that_is_refused_can_be_given_again_and_counts_once(deployment: Depl
         assert deployment.deliver(events[7]) == []  # redriven: without a lease
     assert deployment.deliver(*events, epoch=4) == []
     assert deployment.mirrored("counts") == {"bad": 1, "all": 19}
+
+
+def test_one_for_any_order_is_applied_whenever_it_comes(deployment: Deployment, log: ChangeLog) -> None:
+    coll = f"{deployment.db.name}.users"
+    update = [{"$addToSet": {"orders": n}, "$max": {"last": n}, "$min": {"first": n}} for n in range(40)]
+    made = [
+        in_any_order(derived(event, coll, key={"_id": n % 3}, update=update[n]))
+        for n, event in enumerate(log.inserts(40))
+    ]
+    chance = random.Random(7)
+    for _ in range(3):
+        chance.shuffle(made)
+        assert deployment.deliver(*made) == []
+    found = {each["_id"]: each for each in deployment.db.users.find()}
+    assert {key: sorted(each["orders"]) for key, each in found.items()} == {n: [*range(n, 40, 3)] for n in range(3)}
+    assert [(found[n]["first"], found[n]["last"]) for n in range(3)] == [(0, 39), (1, 37), (2, 38)]
+
+
+def test_one_for_any_order_that_is_refused_is_applied_when_it_is_given_again(
+    deployment: Deployment, log: ChangeLog
+) -> None:
+    coll = f"{deployment.db.name}.users"
+    deployment.db.users.insert_one({"_id": "Ann", "orders": "none"})
+    one, other = (
+        in_any_order(derived(event, coll, key={"_id": key}, update={"$addToSet": {"orders": 1}}))
+        for event, key in zip(log.inserts(2), ("Ann", "Ben"), strict=True)
+    )
+    [rejection] = deployment.deliver(other, one)
+    assert rejection.event is one
+    deployment.db.users.update_one({"_id": "Ann"}, {"$unset": {"orders": ""}})
+    assert deployment.deliver(one) == []
+    assert {each["_id"]: each["orders"] for each in deployment.db.users.find()} == {"Ann": [1], "Ben": [1]}
 
 
 def test_a_run_that_was_taken_over_from_applies_nothing(deployment: Deployment, log: ChangeLog) -> None:

@@ -336,7 +336,7 @@ def test_what_a_target_refuses_goes_to_the_dead_letters_and_the_batch_is_done(
 def test_any_other_failure_raises_and_the_next_attempt_delivers(account: Account, log: io.StringIO) -> None:
     events = [canonical(cast("bytes", event.raw)) for event in ChangeLog().inserts(3)]
     esm.handler(payload([]), Context())
-    [kinesis] = [each for each in _push._kept_parts()._delivery._targets if each.name == "kinesis"]
+    [kinesis] = [each for each in _push._kept_parts(None)._delivery._targets if each.name == "kinesis"]
 
     def put_records(**request: Any) -> None:
         raise denied("PutRecords")

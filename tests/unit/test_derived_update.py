@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,16 @@ import pytest
 import docdb_stream
 from docdb_stream import step
 from docdb_stream.delivery import Delivery
-from docdb_stream.derived_update import DERIVED, OPERATORS, derived, derived_in, is_derived
+from docdb_stream.derived_update import (
+    DERIVED,
+    OPERATORS,
+    SET_OPERATORS,
+    derived,
+    derived_in,
+    in_any_order,
+    is_derived,
+    is_in_any_order,
+)
 from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Events, Rejection
 from docdb_stream.step import each
@@ -130,3 +140,15 @@ def test_events_as_they_were_read_are_not_looked_into() -> None:
 def test_a_rejection_is_nothing_special(event: ChangeEvent) -> None:
     made = derived(event, "a.b", key={"_id": 1}, update=UPDATE)
     assert Rejection(made, "mongodb", "refused").event.render("extended").startswith(b"{")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_what_comes_to_the_same_in_any_order(event: ChangeEvent, operator: str) -> None:
+    made = derived(event, "a.b", key={"_id": 1}, update={"$addToSet": {"a": 1}, operator: {"b": 1}})
+    if operator in SET_OPERATORS:
+        assert is_in_any_order(in_any_order(made))
+        assert is_derived(in_any_order(made))
+    else:
+        with pytest.raises(UnrenderableError, match=re.escape(f"{operator} is none of $addToSet, $min, $max")):
+            in_any_order(made)
+    assert not is_in_any_order(made)

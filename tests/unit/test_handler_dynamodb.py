@@ -12,6 +12,8 @@ from bson import Binary, Decimal128, Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docdb_stream import derived
+from docdb_stream.derived_update import is_in_any_order
 from docdb_stream.errors import ConfigError, TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.handlers import _push, dynamodb
@@ -296,3 +298,41 @@ def test_what_another_service_sends_is_refused(target: ListTarget, event: Any) -
 
 def test_no_records(target: ListTarget) -> None:
     assert failed(handle()) == []
+
+
+def history(event: ChangeEvent) -> list[ChangeEvent]:
+    update = {"$addToSet": {"orders": event.document["documentKey"]["_id"]}}
+    return [event, derived(event, "shop.users", key={"_id": "Ann"}, update=update)]
+
+
+def total(event: ChangeEvent) -> ChangeEvent:
+    return derived(event, "shop.users", key={"_id": "Ann"}, update={"$inc": {"total": 1}})
+
+
+def test_what_is_derived_comes_to_the_same_in_any_order(target: ListTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORM", f"{__name__}:history")
+    monkeypatch.setattr(ListTarget, "takes_derived", True, raising=False)
+    assert failed(handle(record(1))) == []
+    [event, made] = target.events
+    assert event.operation == "insert"
+    assert is_in_any_order(made)
+    assert made.document["update"] == {"$addToSet": {"orders": "o1"}}
+
+
+def test_what_is_derived_and_counts_ends_the_invocation(target: ListTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORM", f"{__name__}:total")
+    monkeypatch.setattr(ListTarget, "takes_derived", True, raising=False)
+    with pytest.raises(ConfigError, match=r"\$inc is none of \$addToSet, \$min, \$max, which alone are for") as caught:
+        handle(record(1))
+    assert "derive of the mirror" in caught.value.hint
+    assert target.events == []
+
+
+def test_the_database_of_tables_is_what_is_watched(target: ListTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle(record(1))
+    assert _push._kept is not None
+    assert _push._kept.settings.watched_db_name == "dynamodb"
+    monkeypatch.setattr(_push, "_kept", None)
+    monkeypatch.setenv("WATCHED_DB_NAME", "mine")
+    handle(record(2))
+    assert _push._kept.settings.watched_db_name == "mine"
