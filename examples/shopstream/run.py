@@ -1,0 +1,242 @@
+"""ShopStream on real servers of this machine: everybody buys at once, everything fails once, and then it is counted.
+
+python examples/shopstream/run.py [--buyers 500] [--ahead 3000] [--orders-per-s 20] [--outage-s 3].
+Exits with 1 if anything is missing, or there twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import neo4j
+import redis
+from board import Board
+from books import Books
+from fulfilment import Fulfilment
+from live import Viewers
+from orders import Answer, Orders
+from page import Page
+from programs import FUNCTIONS, TIMES, Programs
+from recommendations import Recommendations
+from rich.console import Console
+from servers import Servers
+from sessions import Sessions
+from shop import Shop
+from users import RefusedError, Users
+
+from docdb_stream import Settings
+from docdb_stream.local.process import wait_until
+
+HERE = Path(__file__).parent
+LAST_UNIT = "prod_limited_001"
+STOCK = 60
+"""Of each product: the ones most wanted are sold out on the way."""
+PATIENCE_S = 300.0
+
+
+def main() -> int:
+    """Start the servers, run it all, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--buyers", type=int, default=500, help="who want the last unit at the same moment")
+    parser.add_argument("--ahead", type=int, default=3_000, help="live events that may be on their way to Cassandra")
+    parser.add_argument("--orders-per-s", type=float, default=20.0, help="orders that come all the time")
+    parser.add_argument("--outage-s", type=float, default=3.0, help="how long each database is stopped")
+    parser.add_argument("--without-cassandra", action="store_true", help="and so without live events")
+    parser.add_argument("--port", type=int, default=0, help="where the page is; 0 is a free port")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same customers")
+    arguments = parser.parse_args()
+    logging.getLogger("neo4j").setLevel(logging.ERROR)  # that the graph is away is no news here
+    with ExitStack() as stack:
+        servers = stack.enter_context(Servers(cassandra=not arguments.without_cassandra))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shopstream-")))
+        return Show(servers, folder, stack, arguments).play()
+
+
+class Show:
+    """The example, from the first user to the last count."""
+
+    def __init__(self, servers: Servers, folder: Path, stack: ExitStack, arguments: argparse.Namespace) -> None:
+        self._servers, self._stack, self._arguments = servers, stack, arguments
+        self._console = Console()
+        self._chance = random.Random(arguments.seed)
+        mongo = stack.enter_context(servers.mongo.client(w="majority"))
+        self._database = mongo.shopstream
+        driver = neo4j.GraphDatabase.driver(servers.graph.uri, auth=("root", servers.graph.password))
+        self._graph = Recommendations(stack.enter_context(driver))
+        self._users = Users(self._database)
+        self._orders = Orders(servers.aws_client("dynamodb", max_pool_connections=64))
+        self._sessions = Sessions(self._database.sessions, stack.enter_context(redis.Redis.from_url(servers.redis.uri)))
+        self._shop = Shop(self._users, self._orders, self._sessions, self._chance)
+        self._books = Books(self._shop)
+        sqs = servers.aws_client("sqs")
+        queue, letters = (
+            str(sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"])
+            for name, attributes in (("fulfilment.fifo", {"FifoQueue": "true"}), ("letters", {}))
+        )
+        self._sqs, self._letters = sqs, letters
+        self._fulfilment = Fulfilment(sqs, queue)
+        servers.aws_client("secretsmanager").create_secret(Name="shopstream/graph", SecretString=servers.graph.secret)
+        environment = {
+            **servers.environment(),
+            "ORDERS_STREAM_ARN": self._orders.create(),
+            "FULFILMENT_QUEUE": queue,
+            "LETTERS_QUEUE": letters,
+        }
+        self._cassandra = self._keyspace()
+        self._programs = stack.enter_context(Programs(environment, folder, with_events=self._cassandra is not None))
+        streams = [
+            each for name in self._programs.pollers for each in Settings.from_config(str(HERE / name), environment)
+        ]
+        self._board = Board(self._shop, self._programs, self._graph, streams)
+
+    def play(self) -> int:
+        """Returns the exit code."""
+        arguments = self._arguments
+        self._users.create()
+        self._programs.catch_up()  # the streams begin now
+        self._check_rules()
+        self._programs.start()
+        self._fulfilment.start()
+        self._board.start()
+        page = self._stack.enter_context(Page(self._board.figures, arguments.port))
+        self._say(f"the shop is open: look at {page.url}")
+        self._shop.open(users=200, products=20, stock=STOCK)
+        self._publish_products()
+        self._say(f"{arguments.buyers} want the last unit, now")
+        self._rush(arguments.buyers)
+        self._trade_through_outages()
+        self._say("the shop is closed; what is on its way arrives")
+        self._arrive()
+        self._board.stop()
+        self._count()
+        self._console.print(self._books.table())
+        return 0 if self._books.are_right else 1
+
+    def _check_rules(self) -> None:
+        """What the server takes for a profile, and what not."""
+        self._books.check(
+            "a profile without an address is refused", True, _refused(lambda: self._users.register("u1", None))
+        )
+        for user in ("u1", "u2"):
+            self._users.register(user, "same@example.com", name=user)
+        self._users.verify("u1")
+        self._books.check(
+            "two share an address; one alone can verify it", True, _refused(lambda: self._users.verify("u2"))
+        )
+        self._shop.users.update({"u1": "u1", "u2": "u2"})
+
+    def _publish_products(self) -> None:
+        self._database.products.insert_many([{"_id": id, "title": title} for id, title in self._shop.products.items()])
+
+    def _rush(self, buyers: int) -> None:
+        self._shop.stock_up(LAST_UNIT, 1)
+        answers = self._shop.rush(LAST_UNIT, buyers)
+        expected = {Answer.PLACED: 1, Answer.OUT_OF_STOCK: buyers - 1}
+        self._books.check(f"of {buyers} who want the last unit, one gets it", expected, dict(answers))
+
+    def _trade_through_outages(self) -> None:
+        """Orders, carts and live events, while each database stops, and each program is killed."""
+        arguments, shop = self._arguments, self._shop
+        work: list[threading.Thread] = [
+            threading.Thread(target=shop.trade, args=(arguments.orders_per_s,), name="buyers", daemon=True),
+            threading.Thread(target=shop.browse, args=(arguments.orders_per_s,), name="visitors", daemon=True),
+        ]
+        if self._cassandra is not None:
+            self._board.viewers = Viewers(
+                self._database.events, shop, self._events_delivered, arguments.ahead, arguments.seed
+            )
+            work.append(self._board.viewers)
+        for each in work:
+            each.start()
+        for name in (*self._programs.pollers, *FUNCTIONS):
+            time.sleep(arguments.outage_s / 2)
+            self._say(f"{name} is killed, and started again")
+            self._programs.restart(name)
+        for name, stop in self._servers.outages().items():
+            self._say(f"{name} stops for {arguments.outage_s:.0f} s")
+            with self._down(name):
+                stop(arguments.outage_s)
+            time.sleep(arguments.outage_s / 2)
+        shop.closed.set()
+        for each in work:
+            each.join()
+
+    def _arrive(self) -> None:
+        """Wait until everything has been delivered, and end the programs."""
+        records = len(self._shop.placed) + len(self._shop.paid)
+        wait_until(
+            lambda: all(self._programs.progress(name)["records"] >= records for name in FUNCTIONS),
+            f"the functions have delivered {records} records",
+            timeout_s=PATIENCE_S,
+        )
+        if (viewers := self._board.viewers) is not None:
+            wait_until(
+                lambda: self._events_delivered() >= viewers.written, "all live events arrive", timeout_s=PATIENCE_S
+            )
+        self._books.check("pollers that did not end well", {}, self._programs.end())
+        self._programs.catch_up()
+        self._fulfilment.finish()
+        wait_until(
+            lambda: not any(self._sessions.get(token) for token in self._shop.ended),
+            "sessions end",
+            timeout_s=PATIENCE_S,
+        )
+
+    def _count(self) -> None:
+        self._books.count_orders(self._orders, self._orders.lowest_stock(self._servers.aws_client("dynamodbstreams")))
+        self._books.count_fan_out(self._users, self._fulfilment, self._graph)
+        self._books.count_sessions(self._sessions)
+        if self._cassandra is not None and self._board.viewers is not None:
+            self._books.count_events(self._board.viewers, self._cassandra)
+            rate = self._board.viewers.written / self._board.viewers.seconds
+            self._say(f"live events were written at {rate:,.0f}/s, through the outages")
+        self._say(f"every record of the stream of orders was delivered {TIMES} times")
+
+    def _keyspace(self) -> Any:
+        """A session of Cassandra's; None without."""
+        if self._servers.cassandra is None:
+            return None
+        from cassandra.cluster import Cluster
+
+        host, _, port = self._servers.cassandra.partition(":")
+        session = self._stack.enter_context(Cluster([host], port=int(port), connect_timeout=60)).connect()
+        session.default_timeout = 60.0
+        session.execute(
+            "CREATE KEYSPACE shopstream WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+        )
+        session.set_keyspace("shopstream")
+        return session
+
+    def _events_delivered(self) -> int:
+        return self._board.delivered.get("events", 0)
+
+    @contextmanager
+    def _down(self, name: str) -> Iterator[None]:
+        self._board.down.add(name)
+        yield
+        self._board.down.discard(name)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, style="bold", highlight=False)
+
+
+def _refused(action: Callable[[], None]) -> bool:
+    try:
+        action()
+    except RefusedError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
