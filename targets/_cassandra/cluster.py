@@ -7,6 +7,7 @@ Owns who is spoken to, as whom, and how long an answer is waited for.
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -70,8 +71,9 @@ class Cluster:
         self._tls = tls or self.is_keyspaces
         self._ca = ca
         self._concurrency = concurrency
-        self._session: Any = None
-        self._prepared: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+        self._generation = 0  # of the attempts that are waited for: one that comes to its turn later sends nothing
 
     def write(self, statements: Sequence[Statement]) -> Mapping[int, RefusedError]:
         """Send statements, side by side and in no order; they are durable on return, but for those that the server
@@ -104,10 +106,11 @@ class Cluster:
 
     def close(self) -> None:
         """Close the session, without waiting: where a server is silent, its end would not come."""
-        session, self._session = self._session, None
-        self._prepared.clear()
+        with self._lock:
+            session, self._session = self._session, None
+            self._generation += 1
         if session is not None:
-            in_background(session.cluster.shutdown, "cassandra-close")
+            in_background(session.driver.cluster.shutdown, "cassandra-close")
 
     def _answers(self, statements: Sequence[Statement], *, prepares: bool = True) -> list[Any]:
         """The rows of each statement, or why it is refused; sent again and again while what fails may pass."""
@@ -129,10 +132,10 @@ class Cluster:
         self, statements: Mapping[int, Statement], answers: dict[int, Any], *, prepares: bool
     ) -> BaseException | None:
         """Send statements and note what is answered; returns what some have met, None where there was no answer."""
-        limit = current_deadline()
+        limit, generation = current_deadline(), self._generation
         try:
             found = answer_in_time(
-                lambda: self._sent([*statements.values()], prepares=prepares),
+                lambda: self._sent([*statements.values()], generation, prepares=prepares),
                 within_s=max(0.1, min(limit.patience_s, limit.remaining_s)),
             )
         except NoAnswerError:
@@ -152,56 +155,65 @@ class Cluster:
                 failed = answer
         return failed
 
-    def _sent(self, statements: Sequence[Statement], *, prepares: bool) -> Sequence[Any]:
-        session = self._opened()
+    def _sent(self, statements: Sequence[Statement], generation: int, *, prepares: bool) -> Sequence[Any]:
+        """What became of each statement. Raises NoAnswerError where nobody waits for it any more: nothing is sent."""
+        session = self._opened(generation)
         if not prepares:
             for text, _ in statements:
-                session.execute(text)
+                session.driver.execute(text)
             return [(True, None) for _ in statements]
         from cassandra.concurrent import execute_concurrent
 
-        bound = [(self._statement(session, text), values) for text, values in statements]
-        return list(execute_concurrent(session, bound, concurrency=self._concurrency, raise_on_first_error=False))
+        bound = [(session.statement(text), values) for text, values in statements]
+        if generation != self._generation:
+            raise NoAnswerError
+        return list(
+            execute_concurrent(session.driver, bound, concurrency=self._concurrency, raise_on_first_error=False)
+        )
 
-    def _statement(self, session: Any, text: str) -> Any:
-        if text not in self._prepared:
-            prepared = session.prepare(text)
-            prepared.is_idempotent = True  # each has its timestamp
-            self._prepared[text] = prepared
-        return self._prepared[text]
+    def _opened(self, generation: int) -> _Session:
+        """The session of an attempt. Raises NoAnswerError where it comes too late."""
+        with self._lock:
+            if generation == self._generation and self._session is not None:
+                return self._session
+        made = _Session(self._connected())
+        with self._lock:
+            if generation == self._generation:
+                self._session = made
+                return made
+        in_background(made.driver.cluster.shutdown, "cassandra-close")
+        raise NoAnswerError
 
-    def _opened(self) -> Any:
-        if self._session is None:
-            from cassandra import ConsistencyLevel
-            from cassandra.cluster import EXEC_PROFILE_DEFAULT, ExecutionProfile
-            from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
-            from cassandra.query import tuple_factory
+    def _connected(self) -> Any:
+        from cassandra import ConsistencyLevel
+        from cassandra.cluster import EXEC_PROFILE_DEFAULT, ExecutionProfile
+        from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+        from cassandra.query import tuple_factory
 
-            profile = ExecutionProfile(
-                load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(self._datacenter or "")),
-                consistency_level=ConsistencyLevel.LOCAL_QUORUM,  # the one with which Keyspaces writes
-                request_timeout=REQUEST_S,
-                row_factory=tuple_factory,
-            )
-            cluster = self._driver.Cluster(
-                self._hosts,
-                port=self._port,
-                auth_provider=self._auth(),
-                ssl_context=self._tls_context(),
-                # All its nodes have the certificate of the endpoint; those of others are asked by their own addresses.
-                ssl_options={"server_hostname": self._hosts[0]} if self.is_keyspaces else None,
-                execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-                connect_timeout=CONNECT_S,
-                control_connection_timeout=CONNECT_S,
-                application_name="docdb-stream",
-                monitor_reporting_enabled=False,
-            )
-            try:
-                self._session = cluster.connect(self.keyspace)
-            except BaseException:
-                in_background(cluster.shutdown, "cassandra-close")
-                raise
-        return self._session
+        profile = ExecutionProfile(
+            load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(self._datacenter or "")),
+            consistency_level=ConsistencyLevel.LOCAL_QUORUM,  # the one with which Keyspaces writes
+            request_timeout=REQUEST_S,
+            row_factory=tuple_factory,
+        )
+        cluster = self._driver.Cluster(
+            self._hosts,
+            port=self._port,
+            auth_provider=self._auth(),
+            ssl_context=self._tls_context(),
+            # All its nodes have the certificate of the endpoint; those of others are asked by their own addresses.
+            ssl_options={"server_hostname": self._hosts[0]} if self.is_keyspaces else None,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            connect_timeout=CONNECT_S,
+            control_connection_timeout=CONNECT_S,
+            application_name="docdb-stream",
+            monitor_reporting_enabled=False,
+        )
+        try:
+            return cluster.connect(self.keyspace)
+        except BaseException:
+            in_background(cluster.shutdown, "cassandra-close")
+            raise
 
     def _tls_context(self) -> ssl.SSLContext | None:
         return tls_context(self._ca) if self._tls else None
@@ -216,6 +228,22 @@ class Cluster:
             sigv4 = import_client("cassandra_sigv4.auth", "keyspaces")
             return sigv4.SigV4AuthProvider(aws.session())
         return None
+
+
+class _Session:
+    """Args: driver: The driver's session."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+        self._prepared: dict[str, Any] = {}
+
+    def statement(self, text: str) -> Any:
+        """Prepared once."""
+        if text not in self._prepared:
+            prepared = self.driver.prepare(text)
+            prepared.is_idempotent = True  # each has its timestamp
+            self._prepared[text] = prepared
+        return self._prepared[text]
 
 
 def _addresses(text: str) -> tuple[list[str], int]:
