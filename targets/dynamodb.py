@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field
 
 from docdb_stream import aws
-from docdb_stream.errors import ConfigError, UnrenderableError
+from docdb_stream.errors import Caution, ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.permissions import Permission, named_arn
@@ -24,7 +25,17 @@ from docdb_stream.target import Rejection
 from docdb_stream.targets._aws.sender import BatchSender, Refusal
 from docdb_stream.targets._dynamodb.drop import dropped, moved, older
 from docdb_stream.targets._dynamodb.held import DynamoHoldings
-from docdb_stream.targets._dynamodb.item import LIMITS, OWN, Item, attributes_of, newest
+from docdb_stream.targets._dynamodb.item import (
+    LIMITS,
+    OWN,
+    PREFIX,
+    Item,
+    attributes_of,
+    floor_id,
+    floors_of,
+    newest,
+    version_of,
+)
 from docdb_stream.targets._dynamodb.tables import NAME, Tables, destination_of, table_name
 from docdb_stream.targets._mirror import OF_COLLECTIONS, WRITING, check_is_gone, check_whole, renamed_to
 from docdb_stream.targets._names import shares_names
@@ -175,7 +186,7 @@ class DynamoTarget:
         own = settings.of(DynamoSettings)
         actions = ["dynamodb:PutItem", "dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive"]
         if own.dynamodb_on_drop == "delete":
-            actions.append("dynamodb:Scan")
+            actions += ["dynamodb:Scan", "dynamodb:BatchGetItem"]
         if own.dynamodb_create:
             actions += ["dynamodb:CreateTable", "dynamodb:UpdateTimeToLive"]
         fields = Template(own.where).fields
@@ -199,13 +210,13 @@ class DynamoTarget:
             try:
                 if event.operation in OF_COLLECTIONS:
                     if self._follows_drops:
-                        rejections += [*self._put(pending), *self._sender.flush(), *self._follow(event)]
+                        rejections += [*self._put(self._newer(pending)), *self._sender.flush(), *self._follow(event)]
                         pending = []
                 elif (item := self._item_of(event)) is not None:
                     pending.append(item)
             except UnrenderableError as error:
                 rejections.append(Rejection(event, self.name, str(error)))
-        return [*rejections, *self._put(pending)]
+        return [*rejections, *self._put(self._newer(pending))]
 
     def flush(self) -> Sequence[Rejection]:
         """Return when everything written is durable or rejected. Raises as ``write`` does."""
@@ -225,8 +236,17 @@ class DynamoTarget:
             TargetError: One is missing and is not to be made, or has another key.
             Caution: One keeps its tombstones for ever.
         """
-        for table in self._known_tables():
-            self._tables.check(table)
+        tables = self._known_tables()
+        if not tables:  # which there are shows at their events: here, that DynamoDB answers, and who may ask
+            self._tables.describe(self._table_of(Namespace("docdb-stream", "doctor")))
+        cautions = []
+        for table in tables:
+            try:
+                self._tables.check(table)
+            except Caution as caution:
+                cautions.append(caution)
+        if cautions:
+            raise cautions[0]
 
     def holdings(self) -> DynamoHoldings:
         """See ``Verifiable``. Documents are compared as items.
@@ -268,6 +288,8 @@ class DynamoTarget:
                 check_is_gone(event)
                 return None
         id_text = event.object_id or document_id(event.exact_id)
+        if id_text.startswith(PREFIX):
+            raise UnrenderableError(f"_id: what begins with {PREFIX} is the target's own")
         return self._item(event, event.namespace, id_text, attributes)
 
     def _item(self, event: ChangeEvent, namespace: Namespace, id_text: str, attributes: Any = None) -> Item:
@@ -281,6 +303,18 @@ class DynamoTarget:
             attributes,
             int(time.time()) + self._tombstone_s,
         )
+
+    def _newer(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those that are not older than what was done with their collections as a whole."""
+        if not self._follows_drops:
+            return items
+        known: dict[tuple[str, str], int] = {}
+        for table, ids in floors_of(items).items():
+            self._tables.make_ready(table)
+            known |= {(table, item[self._key]["S"]): version_of(item) for item in self._tables.get(table, ids)}
+        if not known:
+            return items
+        return [each for each in items if each.version >= known.get((each.table, floor_id(each.source)), 0)]
 
     def _put(self, items: Sequence[Item]) -> list[Rejection]:
         """Send items, of each document the last; see ``BatchSender.send``."""
@@ -315,23 +349,30 @@ class DynamoTarget:
         renamed = renamed_to(event, self._source)
         if renamed is None:
             return self._bury(old)[:1]
+        # What was there under the new name is replaced: by tombstones that are older than what comes there, so that one
+        # that is late takes nothing away.
         new = self._item(event, renamed, "")
-        return [*self._bury(new), *self._move(old, new)][:1]  # what was there under the new name is replaced
+        return [*self._bury(new, new.version - 1), *self._move(old, new)][:1]
 
-    def _bury(self, old: Item) -> list[Rejection]:
-        rejections: list[Rejection] = []
+    def _bury(self, old: Item, version: int | None = None) -> list[Rejection]:
+        """Write tombstones of a version, that of the drop itself if none is given."""
+        rejections = self._forbid_older(old)
         for page in older(self._tables, old):
-            rejections += self._written(dropped(each, old) for each in page)
+            rejections += self._written(replace(dropped(each, old), version=version or old.version) for each in page)
         return rejections
 
     def _move(self, old: Item, new: Item) -> list[Rejection]:
-        rejections: list[Rejection] = []
+        rejections = self._forbid_older(old)
         for page in older(self._tables, old):
-            refused = self._written(moved(each, new) for each in page)
-            if old.table != new.table and not refused:  # once they are there, and nowhere else
-                refused = self._written(dropped(each, old) for each in page)
-            rejections += refused
+            rejections += self._written(moved(each, new) for each in page)
+            if old.table != new.table:  # the collection is gone, whatever of it the new table takes
+                rejections += self._written(dropped(each, old) for each in page)
         return rejections
+
+    def _forbid_older(self, old: Item) -> list[Rejection]:
+        """Let nothing of the collection come any more that is older than the drop."""
+        is_there = self._tables.describe(old.table) is not None
+        return self._written([replace(old, id=floor_id(old.source))]) if is_there else []
 
     def _written(self, items: Iterable[Item]) -> list[Rejection]:
         """Write items; they are durable, or rejected, on return."""

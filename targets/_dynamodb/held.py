@@ -16,8 +16,6 @@ from docdb_stream.targets._dynamodb.item import DELETED, ITEM_BYTES, SOURCE, VER
 from docdb_stream.targets._dynamodb.tables import Tables
 from docdb_stream.targets._versioned import document_key, version_time
 
-_KEYS: Final = 100
-"""API reference, BatchGetItem: 100 items, of which 16 MB are given at once."""
 _ALL_ITEMS: Final = 100_000
 """Of so many items a sample looks at each."""
 _SEGMENT_ITEMS: Final = 100
@@ -97,10 +95,9 @@ class DynamoHoldings:
         found: dict[tuple[str, bytes], Held] = {}
         for place in dict.fromkeys(each.place for each in wanted):
             ids = list(dict.fromkeys(each.key.decode() for each in wanted if each.place == place))
-            for first in range(0, len(ids), _KEYS):
-                for item in self._tables.get(place, ids[first : first + _KEYS]):
-                    held = self._held(place, item)
-                    found[place, held.key] = held
+            for item in self._tables.get(place, ids):
+                held = self._held(place, item)
+                found[place, held.key] = held
         return [
             found.get((each.place, each.key)) or Held(each.place, each.key, None, None, is_own=False) for each in wanted
         ]

@@ -24,6 +24,8 @@ LIMITS: Final = Limits(1, ITEM_BYTES, ITEM_BYTES)
 """PutItem takes one item; requests of several take no conditions, or cost twice as much (TransactWriteItems)."""
 
 VERSION, SOURCE, DELETED, EXPIRES = "_version", "_source", "_deleted", "_expires"
+PREFIX: Final = "docdb-stream:"
+"""How ids begin that are the target's own."""
 OWN: Final = frozenset({VERSION, SOURCE, DELETED, EXPIRES})
 """The attributes that the target adds beside the key."""
 
@@ -68,11 +70,30 @@ class Item:
             "TableName": self.table,
             "Item": whole,
             # Of an equal version the later in order wins. What has no version is nobody's, or not there.
-            "ConditionExpression": "attribute_not_exists(#v) OR #v <= :v",
+            "ConditionExpression": "attribute_not_exists(#v) OR NOT attribute_type(#v, :n) OR #v <= :v",
             "ExpressionAttributeNames": {"#v": VERSION},
-            "ExpressionAttributeValues": {":v": whole[VERSION]},
+            "ExpressionAttributeValues": {":v": whole[VERSION], ":n": {"S": "N"}},
         }
         return Record(self.event, f"{self.table}/{self.id}", size_bytes(whole), request)
+
+
+def floor_id(source: str) -> str:
+    """The id of what says since when a collection is another one, or gone: a tombstone among its documents."""
+    return f"{PREFIX}since:{source}"
+
+
+def floors_of(items: Iterable[Item]) -> dict[str, list[str]]:
+    """By tables, the ids of ``floor_id`` of all collections that items are of."""
+    found: dict[str, dict[str, None]] = {}
+    for each in items:
+        found.setdefault(each.table, {})[floor_id(each.source)] = None
+    return {table: [*ids] for table, ids in found.items()}
+
+
+def version_of(item: Mapping[str, Attribute]) -> int:
+    """The version of what is there; 0 where it has none."""
+    text = item.get(VERSION, {}).get("N", "")
+    return int(text) if text.isdecimal() else 0
 
 
 def newest(items: Iterable[Item]) -> list[Item]:

@@ -38,6 +38,10 @@ def table_name(template: Template, namespace: Namespace) -> str:
     return distinct_name(name, accepted, _NAME_BYTES)
 
 
+_KEYS: Final = 100
+"""API reference, BatchGetItem: 100 items, of which 16 MB are given at once."""
+
+
 def destination_of(table: str, key: str) -> Destination:
     """A table in the words of errors."""
     return Destination(
@@ -144,11 +148,14 @@ class Tables:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     def get(self, table: str, ids: list[str]) -> list[dict[str, Attribute]]:
-        """The items of these ids, of which there are 100 at most, read consistently; those that are there.
+        """The items of these ids, read consistently; those that are there.
 
         Raises:
             TargetError: They cannot be read, or not in time.
         """
+        return [item for first in range(0, len(ids), _KEYS) for item in self._get(table, ids[first : first + _KEYS])]
+
+    def _get(self, table: str, ids: list[str]) -> list[dict[str, Attribute]]:
         found: list[dict[str, Attribute]] = []
         keys: list[Any] = [{self.key: {"S": each}} for each in ids]
         backoff = Backoff()

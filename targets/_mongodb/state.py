@@ -42,6 +42,11 @@ def since_id(target: str, source: str) -> RawBSONDocument:
     return document(_text("n", target), _text("s", source))
 
 
+def since_touched(id: RawBSONDocument, mark: str) -> UpdateOne:
+    """What changes nothing that is known of a collection, and yet lets one alone commit: this or a drop of it."""
+    return UpdateOne({"_id": id}, {"$inc": {"touched": 1}, "$set": {MARK: mark}}, upsert=True)
+
+
 def versions_of(target: str, source: str, before: Timestamp) -> Document:
     """The query for the versions of a collection's documents that are older."""
     low, high = ({"n": target, "i": end} for end in (MinKey(), MaxKey()))

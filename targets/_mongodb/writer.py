@@ -37,7 +37,14 @@ from docdb_stream.targets._mongodb.errors import (
     raise_refused,
     trouble,
 )
-from docdb_stream.targets._mongodb.state import Progress, since_id, version_id, version_update, versions_of
+from docdb_stream.targets._mongodb.state import (
+    Progress,
+    since_id,
+    since_touched,
+    version_id,
+    version_update,
+    versions_of,
+)
 
 TRANSACTION_CHANGES = 500
 TRANSACTION_BYTES = 8 * 1024 * 1024
@@ -182,7 +189,13 @@ class Writer:
         updates = [each for each in changes if isinstance(each, Update) and progress.takes(each)]
         if not newest and not updates:
             return
-        self.keep(session, [progress.update, *(version_update(each, self._mark) for each in newest)])
+        guards: list[Operation] = [progress.update]
+        if current_run().lease_epoch() is None and not any(each.is_ordered for each in updates):
+            # It is beside a run, with which it would take turns at the stream's progress: what is left to see to is
+            # that no collection is dropped between the look and the write.
+            collections = sorted({(each.target, each.source) for each in newest})
+            guards = [since_touched(sinces[each], self._mark) for each in collections]
+        self.keep(session, [*guards, *(version_update(each, self._mark) for each in newest)])
         for target, operations in _by_target(newest, updates).items():
             self.apply(session, target, operations)
 
@@ -279,7 +292,8 @@ def _wins(
 ) -> bool:
     """Whether nothing newer is there: equal versions are of one transaction, or of the same event again."""
     rivals = (known.get(bytes(each.raw)) for each in (version, since))
-    return all(rival is None or write.version >= rival["v"] for rival in rivals)
+    known_since = (None if rival is None else rival.get("v") for rival in rivals)
+    return all(since is None or write.version >= since for since in known_since)
 
 
 def _by_target(writes: Iterable[Write], updates: Iterable[Update]) -> dict[str, list[Operation]]:

@@ -311,6 +311,77 @@ def test_a_move_that_breaks_in_the_middle_is_done_by_the_next(
     assert place.mirrored() == {}
 
 
+def test_what_was_never_there_does_not_come_after_a_drop(place: Place, log: ChangeLog) -> None:
+    """As a dead letter that is redriven, or a page of a snapshot whose worker was late."""
+    first, late = log.insert({"_id": 1, "n": 1}), log.insert({"_id": 2, "n": 2})
+    drop, after = log.drop(), log.insert({"_id": 3, "n": 3})
+    for events in ([first], [drop], [late], [after, late]):
+        assert place.deliver(*events) == []
+    assert place.mirrored() == {3: 3}
+    assert place.deliver(late, on_drop="keep") == []  # nobody follows drops
+    assert place.mirrored() == {3: 3, 2: 2}
+    assert place.deliver(log.drop()) == []
+    assert place.mirrored() == {}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_was_never_there_does_not_come_after_a_rename(place: Place, log: ChangeLog, shared: bool) -> None:
+    options: dict[str, Any] = {"table": place.name("archive")} if shared else {}
+    first, late = log.insert({"_id": 1, "n": 1}), log.insert({"_id": 2, "n": 2})
+    replaced = ChangeLog(coll="archive").insert({"_id": 4, "n": 4})
+    rename, after = log.rename("archive"), log.insert({"_id": 3, "n": 3})
+    place.deliver(first, ChangeLog(coll="archive").insert({"_id": 5, "n": 5}), **options)
+    for events in ([rename], [late, replaced], [after]):
+        assert place.deliver(*events, **options) == []
+    found = {**place.mirrored("archive"), **place.mirrored()}
+    assert found == {1: 1, 3: 3}
+
+
+def test_a_rename_of_which_an_item_has_no_place_takes_the_others_along(place: Place, log: ChangeLog) -> None:
+    fits = log.insert({"_id": 0, "n": 0, "text": "x" * (400 * 1024 - 60 - len(place.prefix))})
+    others = [log.insert({"_id": number, "n": number}) for number in range(1, 6)]
+    longer = "archive_of_" + "a" * 60
+    rename = log.rename(longer)
+    assert place.deliver(fits, *others) == []
+    [rejection] = place.deliver(rename)
+    assert rejection.event is rename
+    assert place.mirrored(longer) == {number: number for number in range(1, 6)}
+    assert place.items() == []
+
+
+def test_a_tombstone_of_a_rename_that_is_late_takes_nothing_away(
+    place: Place, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = ChangeLog(coll="archive").insert({"_id": 1, "n": 0})
+    place.deliver(old, log.insert({"_id": 1, "n": 1}))
+    with closing(place.target()) as target:
+        made, sent = target._client.put_item, []
+
+        def noted(**request: Any) -> Any:
+            sent.append(request)
+            return made(**request)
+
+        monkeypatch.setattr(target._client, "put_item", noted)
+        assert target.write([log.rename("archive")]) == []
+        late = [each for each in sent if each["Item"]["_id"] == {"S": "1"} and "_deleted" in each["Item"]]
+        assert [each["TableName"] for each in late] == [place.name("archive"), place.name()]
+        with pytest.raises(ClientError, match="ConditionalCheckFailed"):
+            made(**late[0])
+    assert place.mirrored("archive") == {1: 1}
+
+
+def test_ids_of_the_targets_own_are_refused(place: Place, log: ChangeLog) -> None:
+    [rejection] = place.deliver(log.insert({"_id": "docdb-stream:since:shop.orders", "n": 1}))
+    assert "the target's own" in rejection.reason
+
+
+def test_what_others_have_put_there_with_a_version_of_theirs_is_replaced(place: Place, log: ChangeLog) -> None:
+    table = place.create()
+    place.client.put_item(TableName=table, Item={"_id": {"S": "1"}, "_version": {"S": "v7"}})
+    assert place.deliver(log.insert({"_id": 1, "n": 1})) == []
+    assert place.mirrored() == {1: 1}
+
+
 # Tables and servers
 
 
@@ -340,6 +411,35 @@ def test_check(place: Place) -> None:
         ttl = {"Enabled": True, "AttributeName": "_expires"}
         place.client.update_time_to_live(TableName=table, TimeToLiveSpecification=ttl)
         target.check()
+    several = settings.model_copy(
+        update={"watched_collection_name": None, "namespaces": ("shop.orders", "shop.missing"), "dynamodb_table": "t"}
+    )
+    place.client.update_time_to_live(TableName=table, TimeToLiveSpecification={**ttl, "Enabled": False})
+    # Which a caution about the first does not hide.
+    with (
+        closing(place.target(create=False, source=several)) as target,
+        pytest.raises(TargetError, match="ResourceNotFound"),
+    ):
+        target.check()
+
+
+def test_check_reaches_the_service_where_no_table_is_known(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(documentdb_uri="mongodb://h/", watched_db_name="shop", dynamodb_table="t")
+    with closing(place.target(source=settings)) as target:
+        target.check()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with (
+        deadline(Deadline.after(3)),
+        closing(place.target(source=settings)) as target,
+        pytest.raises(TargetError, match="DynamoDB"),
+    ):
+        target.check()
+
+
+def test_check_of_a_table_for_documents_of_others(place: Place) -> None:
+    settings = Settings(
+        documentdb_uri="mongodb://h/", watched_db_name="shop", watched_collection_name="orders", dynamodb_table="t"
+    )
     with pytest.raises(ConfigError, match="whole documents"):
         place.target(source=settings.model_copy(update={"full_document": "default"}))
 

@@ -20,6 +20,7 @@ from docdb_stream.formats.decoded import field_of
 from docdb_stream.local import ReplicaSet
 from docdb_stream.target import Rejection
 from docdb_stream.targets._mongodb.change import RAW
+from docdb_stream.targets._mongodb.writer import Writer
 from docdb_stream.targets.mongodb import MongoTarget
 from docdb_stream.testing.contract import Delivered, TargetContract
 from docdb_stream.testing.events import ChangeLog
@@ -338,6 +339,47 @@ def test_one_for_any_order_that_is_refused_is_applied_when_it_is_given_again(
     deployment.db.users.update_one({"_id": "Ann"}, {"$unset": {"orders": ""}})
     assert deployment.deliver(one) == []
     assert {each["_id"]: each["orders"] for each in deployment.db.users.find()} == {"Ann": [1], "Ben": [1]}
+
+
+@pytest.mark.parametrize("operation", ["drop", "rename"])
+def test_what_is_written_beside_a_run_is_not_brought_back_after_a_drop(
+    deployment: Deployment, log: ChangeLog, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """By redrive, a restore, a snapshot's workers: they hold no lease, and no look at the stream's progress."""
+    old = log.inserts(5)
+    gone = log.drop() if operation == "drop" else log.rename("renamed")
+    known, looks = Writer.known, itertools.count()
+
+    def look(self: Writer, session: Any, ids: Any) -> Any:
+        found = known(self, session, ids)
+        if ids and next(looks) == 0:  # between its look and its write
+            deployment.deliver(gone, epoch=3)
+        return found
+
+    monkeypatch.setattr(Writer, "known", look)
+    assert deployment.deliver(*old) == []
+    assert next(looks) == 2  # it had to look again
+    assert deployment.mirrored() == {}
+    assert deployment.mirrored("shop_renamed") == {}
+
+
+def test_writers_beside_a_run_are_not_in_its_way(
+    deployment: Deployment, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.deliver(*log.inserts(1), epoch=3)
+    events = log.inserts(20, first_id=100)
+    known, looks = Writer.known, itertools.count()
+
+    def look(self: Writer, session: Any, ids: Any) -> Any:
+        found = known(self, session, ids)
+        if ids and next(looks) == 0:
+            deployment.deliver(*events[:10], epoch=3)
+        return found
+
+    monkeypatch.setattr(Writer, "known", look)
+    assert deployment.deliver(*events[10:]) == []
+    assert next(looks) == 2  # one for each: nobody had to try again
+    assert len(deployment.mirrored()) == 21
 
 
 def test_a_run_that_was_taken_over_from_applies_nothing(deployment: Deployment, log: ChangeLog) -> None:
