@@ -7,7 +7,7 @@ keys and values become a model is ``settings.ini``'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from docdb_stream.settings import Settings
 from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
@@ -24,6 +24,10 @@ DEPLOYMENT_SECTIONS = ("deploy", "network")
 # What names one stream. With several streams in a file, these come from its sections alone: a WATCHED_DB_NAME left in
 # the environment must not turn every stream into the same one.
 PER_STREAM = frozenset({"stream_name", "watched_db_name", "watched_collection_name"})
+
+
+WATCHING = frozenset({"watched_db_name", "watched_collection_name", "namespaces"})
+"""What says which collections of a cluster are read."""
 
 
 def stream_keys(extra: tuple[str, ...]) -> Keys:
@@ -74,19 +78,22 @@ def settings_from_config(
     """
     file = ConfigFile(path, os.environ if environ is None else environ)
     found = read_streams(file, overlaid=overlaid)
+    if not found and not file.problems:
+        file.problems.append(
+            "every stream is a DynamoDB table's: its function is started by a mapping, and not by hand"
+        )
     file.settled()
     return found
 
 
-def read_streams(
-    file: ConfigFile, *, overlaid: bool, absent: Callable[[str], Mapping[str, str]] = lambda name: {}
-) -> list[Settings]:
+def read_streams(file: ConfigFile, *, overlaid: bool, of_table: Mapping[str, str] | None = None) -> list[Settings]:
     """As ``settings_from_config``; what is wrong becomes the file's problems, and the other streams are returned.
 
     Args:
         file: The file.
         overlaid: Whether the environment wins over it.
-        absent: Says by a stream's name in the file what holds for keys that nothing sets.
+        of_table: What holds for a DynamoDB table's stream where nothing sets it: what is WATCHING in the shared section
+            is about other streams. None: such streams are left out.
     """
     overlaying = file.environ if overlaid else {}
     extra = split_words(",".join([*file.raw("extra_targets"), overlaying.get("EXTRA_TARGETS", "")]))
@@ -110,7 +117,12 @@ def read_streams(
     found = []
     for name, own in (streams or {"": {}}).items():
         where = f"[{STREAM_PREFIX}{name}]" if name else f"[{SHARED_SECTION}]"
-        values = {**absent(name), **shared, **own, **overlay}
+        inherited: Mapping[str, str] = shared
+        if _is_of_table(file, own.get("stream_name", "")):
+            if of_table is None and name:
+                continue
+            inherited = {**(of_table or {}), **{key: shared[key] for key in shared.keys() - WATCHING}}
+        values = {**inherited, **own, **overlay}
         its_keys = stream_keys(split_words(values.get("extra_targets", "")))
         # What is about a target that is another stream's alone: known, but nothing to this one.
         values = {key: value for key, value in values.items() if its_keys.find(key)}
@@ -123,6 +135,16 @@ def read_streams(
     ]
     file.problems += _shared_files(found)
     return found
+
+
+def _is_of_table(file: ConfigFile, stream: str) -> bool:
+    """Whether a stream is a DynamoDB table's, by the deployment's sections."""
+    found = file.text("deploy", "dynamodb_stream_arn")
+    for section in file.sections:
+        if section.split(None, 1) == ["deploy", stream]:
+            own = file.text(section, "dynamodb_stream_arn")
+            found = found if own is None else own
+    return bool(found)
 
 
 def _shared_files(streams: Sequence[Settings]) -> Iterator[str]:

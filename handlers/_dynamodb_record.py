@@ -6,9 +6,10 @@ Owns how items become documents: types, keys, and what tells of the change. See 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any, Final
 
 import bson
@@ -20,9 +21,11 @@ OPERATIONS: Final = {"INSERT": "insert", "MODIFY": "update", "REMOVE": "delete"}
 _TTL_PRINCIPAL: Final = "dynamodb.amazonaws.com"
 """Who deletes items whose time has come (DynamoDB developer guide, "DynamoDB Streams and Time to Live")."""
 _TABLE: Final = re.compile(r":table/([^/]+)")
-_EXACT: Final = Context(prec=34)
+_EXACT: Final = Context(prec=34, traps=[Inexact, InvalidOperation])
 """Digits of a Decimal128; DynamoDB's numbers have up to 38."""
 _INT32, _INT64 = 1 << 31, 1 << 63
+_RECORD_CHARACTERS: Final = 64 * 1024
+"""Of a record in a dead letter: what a queue takes beside the letter's other parts."""
 _MANTISSA_BITS: Final = 23
 """An increment has 31 bits in versions (``targets._versioned``); eight of them are for the length."""
 
@@ -107,7 +110,9 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _item(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(name): _value(value) for name, value in attributes.items()}
+    """Names, and the values of sets, in an order of their own: DynamoDB promises none, and what comes again has to be
+    the same."""
+    return {str(name): _value(attributes[name]) for name in sorted(attributes)}
 
 
 def _value(attribute: Mapping[str, Any]) -> Any:
@@ -128,11 +133,11 @@ def _value(attribute: Mapping[str, Any]) -> Any:
         case "L":
             return [_value(each) for each in value]
         case "SS":
-            return [str(each) for each in value]
+            return sorted(map(str, value))
         case "NS":
-            return [_number(str(each)) for each in value]
+            return [_number(each) for each in sorted(map(str, value), key=Decimal)]
         case "BS":
-            return [_binary(each) for each in value]
+            return sorted(map(_binary, value))
     raise ValueError(f"there is no type {kind:.20}")
 
 
@@ -153,8 +158,8 @@ def _number(text: str) -> Any:
         if -_INT64 <= whole < _INT64:
             return Int64(whole)
     try:
-        return Decimal128(_EXACT.create_decimal(number)) if len(number.as_tuple().digits) <= _EXACT.prec else text
-    except InvalidOperation:
+        return Decimal128(_EXACT.create_decimal(number))  # zeros at the end are no digits that count
+    except (Inexact, InvalidOperation):
         return text
 
 
@@ -166,7 +171,8 @@ def sequence_of(record: Mapping[str, Any]) -> str | None:
 
 
 def parts_known(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be said of a record that cannot be read, for the dead letters."""
+    """What can be said of a record that cannot be read, for the dead letters: where it is of, and the record itself as
+    JSON."""
     found = _TABLE.search(_printable(record.get("eventSourceARN", "")))
     return {
         "_id": {"_data": _printable(record.get("eventID", ""))},
@@ -174,7 +180,16 @@ def parts_known(record: Mapping[str, Any]) -> dict[str, Any]:
         "clusterTime": Timestamp(0, 1),
         "ns": {"db": DATABASE, "coll": found[1] if found else ""},
         "dynamodb": {"sequenceNumber": str(sequence_of(record)), "eventName": _printable(record.get("eventName", ""))},
+        "record": _as_text(record),
     }
+
+
+def _as_text(record: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(record, default=str)  # escapes all that BSON cannot hold
+    except (RecursionError, TypeError, ValueError):
+        return ""
+    return text if len(text) <= _RECORD_CHARACTERS else text[:_RECORD_CHARACTERS] + "..."
 
 
 def _printable(value: object) -> str:

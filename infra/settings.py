@@ -255,7 +255,7 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     """
     file = ConfigFile(path, os.environ if environ is None else environ)
     local_cloud = bool(_LOOPBACK.search(file.environ.get("AWS_ENDPOINT_URL", "")))
-    streams = read_streams(file, overlaid=False, absent=lambda name: _READ_BY_OTHERS if _is_table(file, name) else {})
+    streams = read_streams(file, overlaid=False, of_table=_OF_TABLE)
     functions = _functions(file, streams)
     deploy = file.read(DeploySettings, DEPLOY_SECTION)
     network = file.read(NetworkSettings, NETWORK_SECTION)
@@ -268,13 +268,7 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     return Deployment(deploy, network, tuple((each, functions[each.stream_name]) for each in streams))
 
 
-_READ_BY_OTHERS = {"documentdb_uri": NO_CLUSTER, "watched_db_name": DATABASE}
-
-
-def _is_table(file: ConfigFile, stream: str) -> bool:
-    """Whether a stream is a DynamoDB table's, and needs no cluster."""
-    sections = ([DEPLOY_SECTION], [DEPLOY_SECTION, stream])
-    return any(file.has(each, "dynamodb_stream_arn") for each in file.sections if each.split(None, 1) in sections)
+_OF_TABLE = {"documentdb_uri": NO_CLUSTER, "watched_db_name": DATABASE}
 
 
 def _functions(file: ConfigFile, streams: list[Settings]) -> dict[str, FunctionSettings]:
@@ -365,6 +359,11 @@ def _conflicts(settings: Settings, function: FunctionSettings | None, deploy: De
             problems.append(
                 f"{where} dead_letters: set it to s3://bucket/prefix or an SQS queue URL, or documentdb_uri to keep "
                 "them in that cluster; one event that a target refuses would stop the stream"
+            )
+        if settings.documentdb_uri == NO_CLUSTER and "mongodb" in target_names(settings):
+            problems.append(
+                f"{where} documentdb_uri: the target mongodb needs it, to see that it does not write into a collection "
+                "that a stream watches"
             )
         return problems
     if function and function.pipeline != "false":

@@ -241,8 +241,11 @@ class RedisTarget:
             TargetError: It would not work.
             Caution: The server may throw keys away, or has them in memory alone.
         """
-        key = f"{PREFIX}doctor"
+        key = self._key_of_nothing()
         self._client.do([script(WRITE, [key, version_key(key)], version_text(0), "", "gone", "", "1")])
+        if self._follows_drops:
+            self._client.do([("TYPE", key), ("PTTL", key)], writes=False)
+            self._client.try_scan(key)
         policy = self._client.info("memory").get("maxmemory_policy")
         if policy not in (None, "noeviction"):
             raise Caution(
@@ -277,7 +280,16 @@ class RedisTarget:
             write_of=self._write_of,
             place_of=self._place_of,
             is_own=True if self._follows_drops else None,
+            may_have_ended=self._ttl_ms is not None,
         )
+
+    def _key_of_nothing(self) -> str:
+        """A key that no document has, beside those that the stream's documents have where these can be named."""
+        scope = self._source.scope if self._source else None
+        if self._source and (scope is None or scope.coll is None):
+            named = (each for each in self._source.namespaces if "*" not in each and "." in each)
+            scope = next((Namespace(*each.split(".", 1)) for each in named), None)
+        return f"{PREFIX}doctor" if scope is None else self._place_of(scope).key("docdb-stream-doctor")
 
     def _write_of(self, event: ChangeEvent) -> Write | None:
         """What the event writes; None where it writes nothing.

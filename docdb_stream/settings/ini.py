@@ -76,9 +76,10 @@ class ConfigFile:
         """Their names, in the file's order."""
         return self._parser.sections()
 
-    def has(self, section: str, key: str) -> bool:
-        """Whether a section sets a key to something."""
-        return bool(self._parser.get(section, key, fallback="").strip())
+    def text(self, section: str, key: str) -> str | None:
+        """What a section sets a key to, as it stands there; None where it does not."""
+        found: str | None = self._parser.get(section, key, fallback=None)
+        return None if found is None else found.strip()
 
     def entries(self, section: str, keys: Keys) -> dict[str, str]:
         """What a section sets, by the names of the fields, references replaced; empty if there is no such section.

@@ -56,6 +56,10 @@ def script(source: str, keys: Sequence[str], *values: object) -> Command:
     return ("EVALSHA", _SHAS[source], len(keys), *keys, *values)
 
 
+_ELSEWHERE: Final = frozenset({"READONLY", "MASTERDOWN"})
+"""What a replica says that was the primary when it was connected to: its name may mean another server by now."""
+
+
 class Client:
     """A server, or a cluster; one thread at a time uses it.
 
@@ -143,6 +147,11 @@ class Client:
                 if not cursor:
                     break
 
+    def try_scan(self, pattern: str) -> None:
+        """Ask for one page of keys, of each node. Raises TargetError."""
+        for node in self._call(self._nodes):
+            self._call(partial(self._scanned, node, 0, pattern))
+
     def info(self, section: str) -> dict[str, Any]:
         """What the server says of itself, of one node where there are several. Raises TargetError."""
         found: dict[str, Any] = self._call(lambda: self._connected().info(section, **self._anywhere()))
@@ -200,7 +209,10 @@ class Client:
             return error
         for place, answer in zip(places, found, strict=False):
             answers[place] = answer
-        if any(code_of(each) == NO_SCRIPT for each in found if isinstance(each, self._redis.RedisError)):
+        codes = {code_of(each) for each in found if isinstance(each, self._redis.RedisError)}
+        if codes & _ELSEWHERE:
+            self.close()
+        elif NO_SCRIPT in codes:
             self._call(self._load)
         return None
 
@@ -214,7 +226,7 @@ class Client:
                 self.close()
                 raise no_answer(self.place) from None
             except (self._redis.RedisError, OSError) as error:
-                if not code_of(error):
+                if code_of(error) in ("", *_ELSEWHERE):
                     self.close()
                 if not passes(error) or not backoff.wait():
                     raise trouble(error, self.place) from None

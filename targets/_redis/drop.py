@@ -13,6 +13,8 @@ from docdb_stream.targets._redis.values import READS, type_of
 
 _PAGE_KEYS: Final = 100
 """Documents of so many keys are in memory at a time."""
+_ENDED: Final = -2
+"""Of PTTL: the key is not there any more (since its value was read)."""
 
 
 def delete_older(client: Client, place: Place, source: str, before: int) -> None:
@@ -68,7 +70,7 @@ def _move(
         [
             _moved(goal, renamed, at, value, left_ms, tombstone_ms)
             for (_, goal, _), value, left_ms in zip(there, values, lefts_ms, strict=True)
-            if value
+            if value and left_ms != _ENDED
         ]
     )
     client.do([_take_away(key, source, at) for key, goal in older if key != goal])

@@ -31,6 +31,8 @@ class RedisHoldings:
         write_of: What an event writes.
         place_of: The keys of a collection.
         is_own: What is said of what the stream has written; None where it may be there on purpose, after a drop.
+        may_have_ended: Whether every document ends some time after its last change, which verify does not know: one
+            that is not there is taken for ended.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class RedisHoldings:
         write_of: Callable[[ChangeEvent], Write | None],
         place_of: Callable[[Namespace], Place],
         is_own: bool | None,
+        may_have_ended: bool,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -49,6 +52,7 @@ class RedisHoldings:
         self._write_of = write_of
         self._place_of = place_of
         self._is_own = is_own
+        self._may_have_ended = may_have_ended
         self._places: dict[str, Place] = {}
 
     def expected(self, event: ChangeEvent) -> Held | None:
@@ -95,7 +99,13 @@ class RedisHoldings:
             for first in range(0, len(keys), _PAGE_KEYS):
                 for each in self._read(place, keys[first : first + _PAGE_KEYS]):
                     found[place, each.key] = each
-        return [found[each.place, each.key] for each in wanted]
+        looked = [found[each.place, each.key] for each in wanted]
+        if not self._may_have_ended:
+            return looked
+        return [
+            seen._replace(digest=each.digest) if seen.digest is None else seen
+            for seen, each in zip(looked, wanted, strict=True)
+        ]
 
     def id_of(self, held: Held) -> bytes | None:
         """See Holdings."""

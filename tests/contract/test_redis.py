@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import re
@@ -21,6 +22,7 @@ from docdb_stream.errors import Caution, CheckpointConflictError, ConfigError, T
 from docdb_stream.events import ChangeEvent
 from docdb_stream.local import RedisServer
 from docdb_stream.local.process import wait_until
+from docdb_stream.settings import Settings
 from docdb_stream.target import Rejection
 from docdb_stream.targets._redis.client import Client
 from docdb_stream.targets._redis.errors import code_of
@@ -426,6 +428,54 @@ def test_what_a_command_in_a_script_met_on_redis_6(said: str, code: str) -> None
     assert code_of(redis.ResponseError(wrapped)) == code
 
 
+class Name:
+    """What a service calls its primary: connections that are made stay with whom it meant then."""
+
+    def __init__(self, meant: RedisServer) -> None:
+        self.meant = meant
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"redis://127.0.0.1:{self._listening.getsockname()[1]}/0"
+        self._ends = [self._listening]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self.meant.port))
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pass(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+
+    def close(self) -> None:
+        for each in self._ends:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+def test_a_failover_to_another_server_of_the_same_name_is_ridden_out(log: ChangeLog) -> None:
+    with (
+        RedisServer() as old,
+        RedisServer() as new,
+        closing(Name(old)) as name,
+        closing(redis.Redis.from_url(old.uri)) as client,
+        closing(redis.Redis.from_url(new.uri)) as there,
+        closing(RedisTarget(name.uri)) as target,
+    ):
+        assert target.write([log.insert({"_id": 1, "n": 1})]) == []
+        name.meant = new
+        client.replicaof("127.0.0.1", str(new.port))
+        assert target.write([log.insert({"_id": 2, "n": 2})]) == []
+        assert there.get("shop:orders:2") is not None
+
+
 def test_a_replica_takes_nothing_and_is_waited_for(log: ChangeLog) -> None:
     with RedisServer() as primary, RedisServer() as other, closing(redis.Redis.from_url(other.uri)) as client:
         client.replicaof("127.0.0.1", str(primary.port))
@@ -540,6 +590,27 @@ def test_users(log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WRITER", '{"username": "writer", "password": "swordfish"}')
         with closing(RedisTarget(server.uri, secret="env:WRITER")) as target:
             assert target.write([event]) == []
+
+
+def test_check_of_a_user_without_rights_to_the_documents_keys() -> None:
+    settings = Settings(
+        documentdb_uri="mongodb://h/", watched_db_name="shop", watched_collection_name="orders", redis_uri="redis://h"
+    )
+    with RedisServer() as server, closing(redis.Redis.from_url(server.uri)) as client:
+        rights = {"enabled": True, "passwords": ["+p"], "categories": ["+@all"]}
+        client.acl_setuser("blind", keys=["docdb-stream:*"], **rights)
+        client.acl_setuser("writer", keys=["docdb-stream:*", "shop:*"], **rights)
+        client.acl_setuser("unscanning", keys=["*"], commands=["-scan"], **rights)
+        for name, fits in (("blind", False), ("writer", True), ("unscanning", False)):
+            uri = server.uri.replace("redis://", f"redis://{name}:p@")
+            with closing(RedisTarget(uri, source=settings)) as target:
+                if fits:
+                    with contextlib.suppress(Caution):
+                        target.check()
+                else:
+                    with pytest.raises(TargetError, match=r"NOPERM|permissions"):
+                        target.check()
+        assert client.dbsize() == 0
 
 
 def test_check_changes_nothing_and_warns(single: Cache) -> None:

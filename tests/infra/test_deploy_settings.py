@@ -412,9 +412,12 @@ def test_what_of_another_package_cannot_be_deployed_is_told(
     assert HIDDEN not in problem
 
 
-TABLE = """
+TABLE_ARN = (
+    "dynamodb_stream_arn = arn:aws:dynamodb:eu-central-1:123456789012:table/Orders/stream/2026-01-31T12:00:00.000"
+)
+TABLE = f"""
 [deploy orders]
-dynamodb_stream_arn = arn:aws:dynamodb:eu-central-1:123456789012:table/Orders/stream/2026-01-31T12:00:00.000
+{TABLE_ARN}
 
 [stream orders]
 kinesis_stream = changes
@@ -447,3 +450,54 @@ def test_a_stream_of_a_cluster_beside_one_of_a_table_needs_its_cluster(tmp_path:
         read_deployment(str(path), {})
     [problem] = caught.value.problems
     assert problem.startswith("[stream users] documentdb_uri: missing")
+
+
+def test_what_the_others_watch_is_nothing_to_a_tables_stream(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    shared = f"{CLUSTER}\nwatched_db_name = shop\nnamespaces = shop.users\n"
+    path.write_text(f"[docdb-stream]\n{shared}{TABLE}[stream users]\nstdout = true\n")
+    [(orders, _), (users, _)] = read_deployment(str(path), {}).streams
+    assert (orders.watched_db_name, orders.watched_collection_name, orders.namespaces) == ("dynamodb", None, ())
+    assert (users.watched_db_name, users.namespaces) == ("shop", ("shop.users",))
+    assert orders.documentdb_uri == users.documentdb_uri
+    # None but the others are for the command line: a table's stream is not polled.
+    assert [each.stream_name for each in Settings.from_config(str(path), {})] == ["users"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        f"[deploy]\n{TABLE_ARN}\n[deploy users]\ndynamodb_stream_arn =\n[stream users]\nstdout = true\n",
+        f"[deploy other]\n{TABLE_ARN}\n[stream other]\nstdout = true\n[stream users]\nstdout = true\n",
+    ],
+)
+def test_a_stream_that_is_no_tables_needs_its_cluster(tmp_path: Path, sections: str):
+    path = tmp_path / "config.ini"
+    path.write_text(f"[docdb-stream]\ndead_letters = s3://letters/here\n{sections}")
+    with pytest.raises(ConfigError) as caught:
+        read_deployment(str(path), {})
+    assert [
+        problem for problem in caught.value.problems if problem.startswith("[stream users] documentdb_uri: missing")
+    ]
+
+
+def test_a_tables_stream_is_found_by_its_name(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(
+        f"[docdb-stream]\ndead_letters = s3://l/\n[deploy b]\n{TABLE_ARN}\n[stream a]\nstream_name = b\nstdout = true\n"
+    )
+    [(settings, function)] = read_deployment(str(path), {}).streams
+    assert (settings.documentdb_uri, bool(function.dynamodb_stream_arn)) == (NO_CLUSTER, True)
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_config(str(path), {})
+    assert "started by a mapping" in caught.value.problems[0]
+
+
+def test_a_tables_stream_into_mongodb_says_which_cluster(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(
+        f"[docdb-stream]\ndead_letters = s3://l/\n[deploy a]\n{TABLE_ARN}\n[stream a]\nmongodb_target_uri = mongodb://h/\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_deployment(str(path), {})
+    assert any("documentdb_uri: the target mongodb needs it" in problem for problem in caught.value.problems)

@@ -719,6 +719,21 @@ def test_a_key_that_goes_between_two_looks_is_nobody_elses(
     assert (len(held), [each for each in held if not each.is_own], gone) == (10, [], [True])
 
 
+def test_what_ends_some_time_after_its_last_change_is_not_missed(
+    replica_set: ReplicaSet, mongo: Mongo, db_name: str, redis_server: RedisServer
+) -> None:
+    stream = Keys(replica_set.uri, mongo, db_name, redis_server, redis_ttl_seconds=3600)
+    stream.run()
+    stream.db.orders.insert_many([{"_id": f"k{number}"} for number in range(10)])
+    stream.run()
+    stream.lose("orders", "k3")  # as if its time were over
+    stream.spoil("orders", "k5")
+    assert count_of(stream.verify()) == {"differing": 1}
+    assert stream.verify(repair=True).repaired == 1
+    assert stream.keys("orders") == {f"k{number}" for number in range(10) if number != 3}
+    assert count_of(stream.verify()) == {}
+
+
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_what_the_stream_deletes_between_two_looks_is_nobody_elses(
     replica_set: ReplicaSet, mongo: Mongo, db_name: str, monkeypatch: pytest.MonkeyPatch, comes_back: bool

@@ -153,11 +153,13 @@ def test_the_config_ini_of_the_repository_is_what_can_be_set() -> None:
 
 
 def test_every_line_of_config_ini_that_is_commented_out_is_valid(tmp_path: Path) -> None:
-    """All but what is not there: a package, a name for a stream that has one, other collections than the watched."""
+    """All but what is not there: a package, a name for a stream that has one, other collections than the watched, a table
+    whose stream it is."""
     lines = re.sub(r"^# (\w+ = .*)\n\n", r"\1\n\n", CONFIG_TEXT, flags=re.MULTILINE)
     path = tmp_path / "config.ini"
     path.write_text(
-        re.sub(r"^(extra_targets|stream_name|namespaces) = .*$", "", lines, flags=re.MULTILINE), encoding="utf-8"
+        re.sub(r"^(extra_targets|stream_name|namespaces|dynamodb_stream_arn) = .*$", "", lines, flags=re.MULTILINE),
+        encoding="utf-8",
     )
     [settings] = settings_from_config(str(path), {})
     assert set(settings.targets) == set(TARGETS)

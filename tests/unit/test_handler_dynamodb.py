@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_types() -> None:
         "bool": False,
         "null": None,
         "m": {"a.b": [1, "$x"], "$c": {}},
-        "ss": ["b", "a"],
+        "ss": ["a", "b"],
         "ns": [1, Decimal128("2.5")],
         "bs": [b"x"],
     }
@@ -336,3 +337,35 @@ def test_the_database_of_tables_is_what_is_watched(target: ListTarget, monkeypat
     monkeypatch.setenv("WATCHED_DB_NAME", "mine")
     handle(record(2))
     assert _push._kept.settings.watched_db_name == "mine"
+
+
+def test_in_whatever_order_dynamodb_gives_names_and_sets_a_record_is_the_same() -> None:
+    one = {"m": {"M": {"a": {"N": "1"}, "b": {"S": "x"}}}, "s": {"SS": ["x", "y"]}, "n": {"NS": ["10", "9"]}}
+    other = {"n": {"NS": ["9", "10"]}, "s": {"SS": ["y", "x"]}, "m": {"M": {"b": {"S": "x"}, "a": {"N": "1"}}}}
+    events = [change_event(record(1, "MODIFY", NewImage=image, OldImage=image)) for image in (one, other)]
+    assert events[0] == events[1]
+    swapped = bson.decode(change_event(record(1, "MODIFY", NewImage=one, OldImage=other)))
+    assert swapped["updateDescription"] == {"updatedFields": {}, "removedFields": []}
+    assert swapped["fullDocument"]["n"] == [9, 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1" + "0" * 34, Decimal128("1.000000000000000000000000000000000E+34")),
+        ("1" * 34, Decimal128("1" * 34)),
+        ("1" * 35, "1" * 35),
+        ("9.99E+125", Decimal128("9.99E+125")),
+    ],
+)
+def test_numbers_of_many_digits(text: str, value: Any) -> None:
+    event = bson.decode(change_event(record(1, NewImage={"id": {"S": "o1"}, "n": {"N": text}})))
+    assert event["fullDocument"]["n"] == value
+
+
+def test_the_letter_of_a_record_that_cannot_be_read_has_the_record(
+    target: ListTarget, letters: list[Rejection]
+) -> None:
+    handle(record(7, NewImage={"id": {"S": "o7"}, "name\0": {"S": "x"}}))
+    [letter] = letters
+    assert json.loads(letter.event.document["record"])["dynamodb"]["Keys"] == {"id": {"S": "o7"}}
