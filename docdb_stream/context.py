@@ -110,6 +110,8 @@ class RunContext:
             still works when the run is over must hear so.
         lease_epoch: The epoch of the run's lease, which grows with each holder; None without a lease. By it, what is
             written to can refuse a run that another one has taken over from.
+        is_sharded: Whether what the run delivers is a part of a stream, beside others who deliver its other parts: of a
+            table's, which is not dropped or renamed.
         retries: Attempts repeated for this run so far, by whomever.
         checkpoint: Names the saved checkpoint after which comes what is delivered now: another one after each save, and
             after a reset. Empty where there is none.
@@ -124,6 +126,7 @@ class RunContext:
     deadline: Deadline = field(default_factory=Deadline)
     lease_check: Callable[[], None] = _no_lease
     lease_epoch: Callable[[], int | None] = _no_epoch
+    is_sharded: bool = False
     retries: int = 0
     checkpoint: str = ""
     next_checkpoint: str = ""

@@ -35,7 +35,8 @@ OPERATORS: Final = (
 """The update operators that can be used: those whose outcome the update and the document alone decide."""
 
 SET_OPERATORS: Final = ("$addToSet", "$min", "$max")
-"""Those of OPERATORS that come to the same in whatever order, and however often, they are applied."""
+"""Those of OPERATORS that come to the same in whatever order, and however often, they are applied: as long as all that
+is done with a field is done by the same one."""
 
 _DERIVED_BYTES: Final = b"\x02operationType\0" + (len(DERIVED) + 1).to_bytes(4, "little") + DERIVED.encode() + b"\0"
 

@@ -79,9 +79,9 @@ def push(
         context: Lambda's.
         in_parts: Settle after every BATCH_SIZE events, for a trigger that can be told what failed first and then sends
             only the rest again. Otherwise once, at the end: either everything is settled, or nothing counts as such.
-        ordered: Whether what is pushed has one order. Of several shards, each with times of its own, derived updates
-            cannot be told apart by their times: those that come to the same in any order are applied each time, and
-            all others end the invocation.
+        ordered: Whether what is pushed has one order, in which collections can be dropped. Of several shards of a
+            table, each with times of its own, derived updates cannot be told apart by their times: those that come to
+            the same in any order are applied each time, and all others end the invocation.
         watched_db_name: The database of all that is pushed, where that is not for the settings to say.
 
     Returns:
@@ -149,7 +149,7 @@ class _Parts:
         """Deliver the events by ``limit``; see ``push``."""
         pushed = Pushed(self.settings.stream_name)
         size = self.settings.batch_size
-        with running(RunContext(limit)) as run:
+        with running(RunContext(limit, is_sharded=not ordered)) as run:
             try:
                 with self._delivery as delivery:
                     unsettled = _Unsettled()

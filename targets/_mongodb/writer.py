@@ -193,7 +193,7 @@ class Writer:
         if current_run().lease_epoch() is None and not any(each.is_ordered for each in updates):
             # It is beside a run, with which it would take turns at the stream's progress: what is left to see to is
             # that no collection is dropped between the look and the write.
-            collections = sorted({(each.target, each.source) for each in newest})
+            collections = sorted({(each.target, each.source) for each in newest if not current_run().is_sharded})
             guards = [since_touched(sinces[each], self._mark) for each in collections]
         self.keep(session, [*guards, *(version_update(each, self._mark) for each in newest)])
         for target, operations in _by_target(newest, updates).items():
@@ -212,7 +212,8 @@ class Writer:
         client = self._connection.client
         if self._session is None or self._session.client is not client:
             self._session = client.start_session()
-            self._end_last(self._session)
+            if not current_run().is_sharded:  # the last one's could be that of another part, which lives
+                self._end_last(self._session)
         return self._session
 
     def _end_last(self, session: ClientSession) -> None:

@@ -414,3 +414,32 @@ def test_the_servers_own_collections_are_refused(deployment: Deployment, log: Ch
     update = derived(event, "a.b", key={"_id": 1}, update={"$set": {"n": 1}}).replace(ns={"db": db, "coll": coll})
     [rejection] = deployment.deliver(update)
     assert "server's own" in rejection.reason
+
+
+def test_shards_of_a_table_are_not_in_each_others_way(
+    deployment: Deployment, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables are not dropped within a stream: there is nothing that two shards would have to take turns at."""
+    coll = f"{deployment.db.name}.users"
+    events = log.inserts(20)
+    added = [
+        in_any_order(derived(event, coll, key={"_id": n}, update={"$addToSet": {"orders": n}}))
+        for n, event in enumerate(events)
+    ]
+
+    def deliver(part: Sequence[ChangeEvent]) -> None:
+        with running(RunContext(is_sharded=True)), closing(deployment.target()) as target:
+            assert [*target.write(part)] == []
+
+    known, looks = Writer.known, itertools.count()
+
+    def look(self: Writer, session: Any, ids: Any) -> Any:
+        found = known(self, session, ids)
+        if next(looks) == 0:
+            deliver([*events[:10], *added[:10]])
+        return found
+
+    monkeypatch.setattr(Writer, "known", look)
+    deliver([*events[10:], *added[10:]])
+    assert next(looks) == 2  # one for each
+    assert len(deployment.mirrored()) == len(deployment.mirrored("users")) == 20

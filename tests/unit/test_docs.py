@@ -153,8 +153,8 @@ def test_the_config_ini_of_the_repository_is_what_can_be_set() -> None:
 
 
 def test_every_line_of_config_ini_that_is_commented_out_is_valid(tmp_path: Path) -> None:
-    """All but what is not there: a package, a name for a stream that has one, other collections than the watched, a table
-    whose stream it is."""
+    """All but what is not there: a package, a name for a stream that has one, other collections than the watched, a
+    table whose stream it is."""
     lines = re.sub(r"^# (\w+ = .*)\n\n", r"\1\n\n", CONFIG_TEXT, flags=re.MULTILINE)
     path = tmp_path / "config.ini"
     path.write_text(
