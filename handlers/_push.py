@@ -15,7 +15,7 @@ from docdb_stream import step
 from docdb_stream.alerts import Alerts
 from docdb_stream.context import Deadline, RunContext, deadline, running
 from docdb_stream.delivery import Delivery
-from docdb_stream.derived_update import derived_in, in_any_order
+from docdb_stream.derived_update import derived_in, in_any_order, is_derived
 from docdb_stream.errors import CheckpointConflictError, ConfigError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Events, Rejection
 from docdb_stream.handlers._runtime import emit, end_of, log_failure, logger, now, run_deadline
@@ -207,11 +207,10 @@ class _Parts:
 
 def _in_any_order(events: Sequence[ChangeEvent]) -> Sequence[ChangeEvent]:
     """The same events, their derived updates for any order. Raises ConfigError: one could come to something else."""
-    derived = {id(event) for event in derived_in(events)}
-    if not derived:
+    if not derived_in(events):
         return events
     try:
-        return Events(in_any_order(event) if id(event) in derived else event for event in events)
+        return Events(in_any_order(event) if is_derived(event) else event for event in events)
     except UnrenderableError as error:
         raise ConfigError(
             f"{error}, which alone are for what several shards push side by side: it comes again, and in any order",

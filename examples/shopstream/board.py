@@ -21,38 +21,43 @@ POLLED = {"profiles": "the graph", "sessions": "Redis", "events": "Cassandra"}
 """The streams of config.ini and events.ini, and what they deliver to."""
 
 
-class Board(threading.Thread):
+class Board:
     """Args: streams: The settings of the polled streams.
 
     Attributes:
         down: The databases that are stopped just now.
         viewers: Who writes the live events; None before there are any.
         delivered: How many events each polled stream has delivered, by its checkpoint.
+        quiet_rates: Live events written in each second in which all databases were up.
     """
 
     def __init__(self, shop: Shop, programs: Programs, graph: Recommendations, streams: list[Settings]) -> None:
-        super().__init__(name="board", daemon=True)
         self.down: set[str] = set()
         self.viewers: Viewers | None = None
         self.delivered: dict[str, int] = {}
+        self.quiet_rates: list[float] = []
+        self.closed = threading.Event()
         self._shop, self._programs, self._graph, self._streams = shop, programs, graph, streams
         self._rates: deque[float] = deque([0.0], maxlen=KEPT_S)
         self._polled: list[dict[str, Any]] = []
         self._recommended: list[dict[str, Any]] = []
-        self._stopped = threading.Event()
 
-    def run(self) -> None:
+    def count(self) -> None:
+        """See once a second how many live events there are, until it is closed."""
         written, at_s = 0, time.monotonic()
-        while not self._stopped.wait(1.0):
+        while not self.closed.wait(1.0):
             now, now_s = self.viewers.written if self.viewers else 0, time.monotonic()
-            self._rates.append((now - written) / (now_s - at_s))
+            rate = (now - written) / (now_s - at_s)
+            self._rates.append(rate)
+            if self.viewers and not self.down and not self._shop.closed.is_set():
+                self.quiet_rates.append(rate)
             written, at_s = now, now_s
+
+    def look(self) -> None:
+        """Ask those who can say how far things have come, until it is closed. One that is down makes it wait."""
+        while not self.closed.wait(0.5):
             self._polled = _or_as_before(self._look_at_streams, self._polled)
             self._recommended = _or_as_before(self._recommend, self._recommended)
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join()
 
     def figures(self) -> dict[str, Any]:
         """All that the page shows, ready for JSON."""
@@ -72,8 +77,8 @@ class Board(threading.Thread):
         rows = []
         for name in (each.stream_name for each in self._streams):
             at, touched = found[name].position_time, self._shop.touched.get(name)
-            is_behind = at is not None and touched is not None and at.timestamp() < int(touched)
-            rows.append(_row(name, POLLED[name], at.timestamp() if at and is_behind else None))
+            is_behind = touched is not None and (at is None or at.timestamp() < int(touched))
+            rows.append(_row(name, POLLED[name], (at.timestamp() if at else touched) if is_behind else None))
         return rows
 
     def _mapped(self) -> list[dict[str, Any]]:
@@ -81,7 +86,8 @@ class Board(threading.Thread):
         rows = []
         for name, target in FUNCTIONS.items():
             found = self._programs.progress(name)
-            rows.append(_row(name, target, found.get("at") if found["records"] < records else None))
+            since = found.get("at") or self._shop.touched.get("orders")
+            rows.append(_row(name, target, since if found["records"] < records else None))
         return rows
 
     def _recommend(self) -> list[dict[str, Any]]:

@@ -48,12 +48,15 @@ class Place:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"shards": {}, "records": 0}
+        self.known: dict[str, Any] = (
+            json.loads(file.read_text()) if file.exists() else {"shards": {}, "records": 0, "deliveries": 0}
+        )
 
-    def save(self, shard: str, records: list[dict[str, Any]]) -> None:
+    def save(self, shard: str, records: list[dict[str, Any]], deliveries: int) -> None:
         last = records[-1]["dynamodb"]
         self.known["shards"][shard] = last["SequenceNumber"]
         self.known["records"] += len(records)
+        self.known["deliveries"] += deliveries
         self.known["at"] = last["ApproximateCreationDateTime"]
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(self.known))
@@ -93,13 +96,12 @@ class Mapping:
         found = self._streams.get_records(ShardIterator=iterator, Limit=BATCH)["Records"]
         records = [_as_lambda_has_it(record, self._stream) for record in found]
         if records:
-            for _ in range(self._times):
-                self._deliver(records)
-            self._place.save(shard, records)
+            deliveries = sum(self._deliver(records) for _ in range(self._times))
+            self._place.save(shard, records, deliveries)
         return len(records)
 
-    def _deliver(self, records: list[dict[str, Any]]) -> None:
-        """Invoke the function until all of them are settled, as the mapping does."""
+    def _deliver(self, records: list[dict[str, Any]]) -> int:
+        """Invoke the function until all of them are settled, as the mapping does. Returns how many were."""
         left = records
         while left:
             try:
@@ -110,6 +112,7 @@ class Mapping:
             first = failed[0]["itemIdentifier"] if failed else None
             numbers = [record["dynamodb"]["SequenceNumber"] for record in left]
             left = left[numbers.index(first) :] if first else []
+        return len(records)
 
 
 def _as_lambda_has_it(record: dict[str, Any], stream: str) -> dict[str, Any]:

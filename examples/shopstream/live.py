@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
-import threading
 import time
 import uuid
 from collections import Counter
@@ -20,12 +19,13 @@ from shop import Shop
 SESSIONS = 5
 KINDS = ("join", "chat", "product_view", "product_view", "leave")
 BATCH = 500
+KEPT_S = 24 * 3600
 _DUPLICATE_KEY = 11000
 
 
-class Viewers(threading.Thread):
-    """Writes events until the shop is closed; each once, though the server may go away on the way. So many are on their
-    way at most: what comes out at the other end says how many come in.
+class Viewers:
+    """They do something, each thing once, though the server may go away on the way. So many events are on their way at
+    most: what comes out at the other end says how many come in.
 
     Args:
         events: The collection.
@@ -42,7 +42,6 @@ class Viewers(threading.Thread):
     def __init__(
         self, events: Collection[dict[str, Any]], shop: Shop, delivered: Callable[[], int], ahead: int, seed: int
     ) -> None:
-        super().__init__(name="viewers", daemon=True)
         self.written = 0
         self.by_session: Counter[str] = Counter()
         self.seconds = 0.0
@@ -52,7 +51,12 @@ class Viewers(threading.Thread):
         self._delivered, self._ahead = delivered, ahead
         self._chance = random.Random(seed)
 
-    def run(self) -> None:
+    def create(self) -> None:
+        """Make what lets the collection forget: events are kept where they are read."""
+        self._events.create_index("at", expireAfterSeconds=KEPT_S)
+
+    def watch(self) -> None:
+        """Write until the shop is closed."""
         began_s = time.monotonic()
         while not self._closed.is_set():
             if self.written - self._delivered() > self._ahead:

@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 KEYS = {"Inventory": ("productId",), "Orders": ("userId", "SK"), "Payments": ("orderId", "SK")}
 ATTEMPTS = 10
+EMPTY_PAGES = 5
 _BUSY = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 """Reasons for which a transaction was cancelled that pass (DynamoDB API reference, TransactWriteItems)."""
 _STOCK, _ORDER = 0, 1
@@ -107,12 +108,13 @@ class Orders:
             iterator = streams.get_shard_iterator(
                 StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
             )["ShardIterator"]
-            while records := (page := streams.get_records(ShardIterator=iterator))["Records"]:
-                found = [int(each["dynamodb"]["NewImage"]["stock"]["N"]) for each in records]
-                lowest = min(found) if lowest is None else min(lowest, *found)
+            empty = 0
+            while iterator and empty < EMPTY_PAGES:  # there can be some in the midst of a shard
+                page = streams.get_records(ShardIterator=iterator)
+                found = [int(each["dynamodb"]["NewImage"]["stock"]["N"]) for each in page["Records"]]
+                lowest = min([*found, *([] if lowest is None else [lowest])], default=None)
+                empty = 0 if found else empty + 1
                 iterator = page.get("NextShardIterator")
-                if iterator is None:
-                    break
         return lowest
 
     def items(self, table: str) -> Iterator[dict[str, Any]]:

@@ -16,17 +16,22 @@ HTML = Path(__file__).with_name("page.html")
 
 
 class Page:
-    """Args: figures: Returns what is shown, ready for JSON. port: 0 is a free one."""
+    """Args: port: 0 is a free one. Raises OSError: It is taken."""
 
-    def __init__(self, figures: Callable[[], dict[str, Any]], port: int = 0) -> None:
+    def __init__(self, port: int = 0) -> None:
         self._closed = threading.Event()
-        self._server = ThreadingHTTPServer((HOST, port), _handler(figures, self._closed))
+        self._figures: Callable[[], dict[str, Any]] = dict
+        self._server = ThreadingHTTPServer((HOST, port), _handler(lambda: self._figures(), self._closed))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="page", daemon=True)
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self._server.server_address[1]}/"
+
+    def show(self, figures: Callable[[], dict[str, Any]]) -> None:
+        """Show from now on what this returns, ready for JSON."""
+        self._figures = figures
 
     def __enter__(self) -> Page:
         self._thread.start()
@@ -61,8 +66,9 @@ def _handler(figures: Callable[[], dict[str, Any]], closed: threading.Event) -> 
         def _tell(self) -> None:
             try:
                 while True:
-                    self.wfile.write(f"data: {json.dumps(figures())}\n\n".encode())
-                    self.wfile.flush()
+                    if found := figures():
+                        self.wfile.write(f"data: {json.dumps(found)}\n\n".encode())
+                        self.wfile.flush()
                     if closed.wait(EVERY_S):
                         return
             except ConnectionError:  # nobody looks any more

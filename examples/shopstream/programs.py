@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from docdb_stream.local.process import GuardProcess
 
 HERE = Path(__file__).parent
 POLLERS = ("config.ini", "events.ini")
@@ -18,83 +21,94 @@ TIMES = 2
 END_S = 60.0
 
 
-class Programs:
-    """Args: environment: With the servers' addresses. folder: For logs, and for how far functions have read."""
+class Program:
+    """One that ends with this process, however that ends: its guard sees to it. Its folder stays until ``close``."""
 
-    def __init__(self, environment: dict[str, str], folder: Path, *, with_events: bool) -> None:
-        self._environment = {
-            **os.environ,
-            **environment,
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
-        }
-        self._folder = folder
+    def __init__(self, name: str, environment: dict[str, str]) -> None:
+        self.name = name
+        self._environment = environment
+        self._guard = GuardProcess(name)
+        self.state = self._guard.folder / "state.json"
+
+    def start(self, arguments: Sequence[str]) -> None:
+        """Start it, where it has not ended by itself since. Raises RuntimeError."""
+        if status := self.status:
+            raise RuntimeError(f"{self.name} ended with {status}: {self.said}")
+        self._guard.ask("end", grace_s=0)
+        self._guard.ask("start", argv=[sys.executable, *arguments], env=self._environment)
+
+    def end(self) -> int:
+        """End it in order. Returns its exit code."""
+        self._guard.ask("end", grace_s=END_S)
+        return int(self._guard.ask("poll"))
+
+    @property
+    def status(self) -> int | None:
+        """Its exit code once it has ended, and 0 before it was started; None while it runs."""
+        found: int | None = self._guard.ask("poll")
+        return found
+
+    @property
+    def said(self) -> str:
+        """The end of what it has written."""
+        log = self._guard.folder / "server.log"
+        return log.read_text(errors="replace")[-2000:] if log.exists() else ""
+
+    def close(self) -> None:
+        self._guard.close(0)
+
+
+class Programs:
+    """Args: environment: With the servers' addresses. with_events: Whether live events are polled, too."""
+
+    def __init__(self, environment: dict[str, str], *, with_events: bool) -> None:
+        self._environment = {**environment, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
         self.pollers = POLLERS if with_events else POLLERS[:1]
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        names = (*self.pollers, *FUNCTIONS)
+        self._programs = {name: Program(name, self._environment) for name in names}
 
     def __enter__(self) -> Programs:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for name in [*self._running]:
-            self.kill(name)
+        for each in self._programs.values():
+            each.close()
 
-    def catch_up(self) -> None:
-        """Run the pollers once: until they have delivered what there is. Raises RuntimeError."""
-        for config in self.pollers:
-            done = subprocess.run(
-                self._poller(config), cwd=HERE, env=self._environment, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise RuntimeError(f"docdb-stream run --config {config}: {done.stderr}")
+    def restart(self, name: str) -> None:
+        """Start a poller or a function; one that runs is killed before, as a crash would. Raises RuntimeError: It had
+        ended by itself."""
+        program = self._programs[name]
+        if name in self.pollers:
+            program.start(["-m", "docdb_stream", "run", "--follow", "--config", str(HERE / name)])
+        else:
+            program.start([str(HERE / "fanout.py"), name, "--state", str(program.state), "--times", str(TIMES)])
 
     def start(self) -> None:
         """Start all of them."""
-        for name in (*self.pollers, *FUNCTIONS):
+        for name in self._programs:
             self.restart(name)
 
-    def restart(self, name: str) -> None:
-        """Start a poller or a function, which is killed first if it runs."""
-        self.kill(name)
-        command = self._poller(name, "--follow") if name in self.pollers else self._function(name)
-        with self._log(name).open("ab") as log:
-            self._running[name] = subprocess.Popen(command, cwd=HERE, env=self._environment, stdout=log, stderr=log)
-
-    def kill(self, name: str) -> None:
-        """End it as a crash would."""
-        if (running := self._running.pop(name, None)) is not None:
-            running.kill()
-            running.wait()
+    def catch_up(self) -> None:
+        """Run the pollers once more, until they have delivered what there is. Raises RuntimeError."""
+        for name in self.pollers:
+            command = [sys.executable, "-m", "docdb_stream", "run", "--config", str(HERE / name)]
+            environment = {**os.environ, **self._environment}
+            done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"docdb-stream run --config {name}: {done.stderr}")
 
     def end(self) -> dict[str, str]:
         """End the pollers in order. Returns what those said that did not end well."""
-        for name in self.pollers:
-            self._running[name].terminate()
-        codes = {name: self._running.pop(name).wait(END_S) for name in self.pollers}
-        return {name: f"exit code {code}: {self._said(name)}" for name, code in codes.items() if code}
+        codes = {name: self._programs[name].end() for name in self.pollers}
+        return {name: f"exit code {code}: {self._programs[name].said}" for name, code in codes.items() if code}
 
     def progress(self, function: str) -> dict[str, Any]:
-        """How many records a function has delivered, and of when the last one is.
+        """How many records a function has delivered, how many deliveries that were, and of when the last one is."""
+        state = self._programs[function].state
+        return dict(json.loads(state.read_text())) if state.exists() else {"records": 0, "deliveries": 0}
 
-        Raises:
-            RuntimeError: It has ended, which it never does by itself.
-        """
-        if (running := self._running.get(function)) is not None and running.poll() is not None:
-            raise RuntimeError(f"{function} ended with {running.returncode}: {self._said(function)}")
-        file = self._state(function)
-        return dict(json.loads(file.read_text())) if file.exists() else {"records": 0}
-
-    def _said(self, name: str) -> str:
-        return self._log(name).read_text()[-2000:]
-
-    def _log(self, name: str) -> Path:
-        return self._folder / f"{name}.log"
-
-    def _state(self, function: str) -> Path:
-        return self._folder / f"{function}.json"
-
-    @staticmethod
-    def _poller(config: str, *options: str) -> list[str]:
-        return [sys.executable, "-m", "docdb_stream", "run", *options, "--config", config]
-
-    def _function(self, name: str) -> list[str]:
-        return [sys.executable, "fanout.py", name, "--state", str(self._state(name)), "--times", str(TIMES)]
+    def check(self) -> None:
+        """Raises RuntimeError: One has ended by itself."""
+        for each in self._programs.values():
+            if (status := each.status) is not None:
+                raise RuntimeError(f"{each.name} ended with {status}: {each.said}")

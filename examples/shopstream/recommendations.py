@@ -28,6 +28,13 @@ class Recommendations:
         records, _, _ = self._graph.execute_query("MATCH ()-[edge:PURCHASED]->() RETURN edge.order AS id")
         return Counter(record["id"] for record in records)
 
+    def titles(self) -> dict[str, str]:
+        """The title of each product that is known by more than its id."""
+        records, _, _ = self._graph.execute_query(
+            "MATCH (p:Product) WHERE p.title IS NOT NULL RETURN p.id AS id, p.title AS title"
+        )
+        return {record["id"]: record["title"] for record in records}
+
     def names(self) -> dict[str, str]:
         """The name of each user whose profile has come."""
         records, _, _ = self._graph.execute_query(

@@ -19,6 +19,10 @@ class Sessions:
         self._sessions = sessions
         self._cache = cache
 
+    def create(self) -> None:
+        """Make what lets the collection forget, too: the cache does by itself."""
+        self._sessions.create_index("expiresAt", expireAfterSeconds=0)
+
     def put(self, token: str, user_id: str, cart: list[str], position_s: int, lives_s: float) -> None:
         """The session as it is now. It ends ``lives_s`` seconds from now."""
         expires = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=lives_s)

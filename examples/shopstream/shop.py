@@ -9,13 +9,16 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError
 from orders import Answer, BusyError, Orders
 from pymongo.errors import ConnectionFailure
+from redis.exceptions import RedisError
 from sessions import Sessions
 from users import Users
+from worker import Worker
 
 T = TypeVar("T")
 
@@ -38,7 +41,8 @@ class Shop:
         paid: The orders that were paid.
         answers: What buyers were told, and how often.
         carts: User, cart and position of each session, as written last, by its token.
-        ended: Tokens of sessions whose time is over.
+        ended: Tokens of sessions whose time is over soon.
+        met: Those of them that were in the cache before.
         touched: When something was last written that a stream reads, as time.time, by the stream's name.
         closed: Set once nobody is to come any more.
     """
@@ -55,6 +59,7 @@ class Shop:
         self.answers: Counter[Answer] = Counter()
         self.carts: dict[str, tuple[str, list[str], int]] = {}
         self.ended: set[str] = set()
+        self.met: set[str] = set()
         self.touched: dict[str, float] = {}
         self.closed = threading.Event()
 
@@ -88,8 +93,8 @@ class Shop:
         with ThreadPoolExecutor(buyers) as pool:
             return Counter(pool.map(buyer, range(buyers)))
 
-    def trade(self, orders_per_s: float) -> None:
-        """Take orders until the shop is closed. Some buyers click twice, and some orders are paid."""
+    def buyers(self, orders_per_s: float) -> list[Worker]:
+        """Who takes orders until the shop is closed. Some click twice, and some orders are paid."""
 
         def buyer(number: int) -> None:
             while not self.closed.wait(BUYERS_AT_A_TIME / orders_per_s):
@@ -102,8 +107,7 @@ class Shop:
                 if number % 3 == 0 and answer is Answer.PLACED:
                     self._pay(order, user)
 
-        with ThreadPoolExecutor(BUYERS_AT_A_TIME) as pool:
-            [*pool.map(buyer, range(BUYERS_AT_A_TIME))]
+        return [Worker(f"buyer {number}", partial(buyer, number)) for number in range(BUYERS_AT_A_TIME)]
 
     def browse(self, changes_per_s: float) -> None:
         """Until the shop is closed users come, and their carts and places in live streams change; some go for good."""
@@ -116,6 +120,7 @@ class Shop:
             self._note(token, user, [*cart[-4:], product], position + number % 60, SESSION_S)
             if number % 10 == 0:
                 self._note(f"short_{number}", user, [product], 0, SHORT_SESSION_S)
+            self.met |= {token for token in self.ended - self.met if patiently(partial(self._sessions.get, token))}
             number += 1
 
     def _pay(self, order: str, user: str) -> None:
@@ -153,6 +158,7 @@ class Shop:
                 answer = Answer.PLACED  # by the try that was not answered
             if answer is Answer.PLACED:
                 self.placed[order] = user, product
+                self.touched.setdefault("orders", time.time())
             self.answers[answer] += 1
         return answer
 
@@ -163,7 +169,7 @@ def patiently(action: Callable[[], T]) -> T:
     while True:
         try:
             return action()
-        except (ConnectionFailure, BotoCoreError, BusyError):
+        except (ConnectionFailure, BotoCoreError, RedisError, BusyError):
             if time.monotonic() > until_s:
                 raise
             time.sleep(0.2)

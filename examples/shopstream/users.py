@@ -44,16 +44,21 @@ class Users:
         profile = {"userId": user_id, "email": email, "createdAt": dt.datetime.now(dt.UTC), "emailVerified": False}
         known = {name: value for name, value in profile.items() if value is not None}
         try:
-            self._users.insert_one({"_id": user_id, **known, **attributes})
+            self._users.insert_one({**attributes, "_id": user_id, **known})
+        except DuplicateKeyError as error:
+            raise RefusedError("there is such a user") from error
         except WriteError as error:
             if error.code != _DOCUMENT_VALIDATION_FAILURE:
                 raise
             raise RefusedError("a profile needs an id, and an e-mail address") from error
 
     def verify(self, user_id: str) -> None:
-        """The user has shown that the address is theirs. Raises RefusedError where it is verified for another."""
+        """The user has shown that the address is theirs. Raises RefusedError: It is verified for another, or there is
+        no such user."""
         try:
-            self._users.update_one({"_id": user_id}, {"$set": {"emailVerified": True}})
+            found = self._users.update_one({"_id": user_id}, {"$set": {"emailVerified": True}})
+            if not found.matched_count:
+                raise RefusedError("there is no such user")
         except DuplicateKeyError as error:
             raise RefusedError("this e-mail address belongs to another account") from error
 

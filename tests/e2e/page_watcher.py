@@ -16,7 +16,7 @@ BROWSER = Path(__file__).with_name("browser")
 
 
 class PageWatcher:
-    """Args: url: The page. It is looked at from now until it says that the shop has closed.
+    """Args: url: The page. It is looked at from now until there is no connection to the shop any more.
 
     Raises:
         UnobtainableError: No browser is to be had here.

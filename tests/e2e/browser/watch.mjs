@@ -1,4 +1,4 @@
-// Looks at a page until it says that the shop has closed, and tells what was to be seen there, as JSON.
+// Looks at a page until it has no connection to the shop any more, and tells what was to be seen there, as JSON.
 import chromium from "@sparticuz/chromium";
 import { chromium as browsers } from "playwright-core";
 
@@ -27,7 +27,7 @@ for (;;) {
     seen.lags[stream] = { target, most_s: Math.max(seen.lags[stream]?.most_s ?? 0, number(lag)), last_s: number(lag) };
   }
   for (const [product, also] of now.recommendations) seen.recommendations[product] = also;
-  if (now.state === "the shop has closed") break;
+  if (now.state === "no connection to the shop") break;
   await page.waitForTimeout(200);
 }
 await browser.close();
