@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -26,9 +27,9 @@ def canonical_json(document: Any) -> bytes:
 
 
 def _with_ints(value: Any) -> Any:
-    if type(value) is float and value.is_integer() and -_INT64_LIMIT <= value < _INT64_LIMIT:
-        return int(value)
-    if type(value) is int and not -_INT64_LIMIT <= value < _INT64_LIMIT:
+    if type(value) is float and value.is_integer() and -_INT64_LIMIT < value < 2 * _INT64_LIMIT:
+        return int(Decimal(repr(value)))  # what its text says, as jsonb has it: 7.11e17 is no power of two
+    if type(value) is int and not -_INT64_LIMIT <= value < 2 * _INT64_LIMIT:
         return float(value) if abs(value) < 1 << 1023 else str(value)
     if isinstance(value, dict):
         return {key: _with_ints(inner) for key, inner in value.items()}

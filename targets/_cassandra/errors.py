@@ -5,6 +5,7 @@ What a server writes can quote values, so of what it says about a statement noth
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Any, Final
 
@@ -23,7 +24,15 @@ _PASSING: Final = frozenset(
 """Names of the driver's exceptions (its reference, "Exceptions"), and those of its ``protocol`` module."""
 _NO_KEYSPACE: Final = "using keyspace"
 """In what the driver says when no server lets a session use it, and each has let it in (cluster.py, Session)."""
-_REFUSED: Final = frozenset({"InvalidRequest", "InvalidRequestException"})
+_INVALID: Final = frozenset({"InvalidRequest", "InvalidRequestException"})
+_OF_VALUES: Final = re.compile(
+    r"(?:size|length|bytes)\b.*(?:exceed|too large|longer)|too large|too long|longer than|not be empty",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a server says of values that it does not take (Cassandra 5's Validation.java, ModificationStatement, Mutation;
+Keyspaces developer guide, "Quotas")."""
+_OF_END: Final = "expiration date"
+"""In what a server says where a row would end later than it can tell (Cassandra's ExpirationDateOverflowHandling)."""
 
 
 class RefusedError(Exception):
@@ -38,8 +47,13 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether it is the fault of one statement's values. The tables fit, as was seen before."""
-    return any(kind.__name__ in _REFUSED for kind in type(error).__mro__)
+    """Whether it is the fault of one statement's values, and not that of all: a table may have been changed since it
+    was seen to fit."""
+    return _is_invalid(error) and _OF_END not in str(error) and _OF_VALUES.search(str(error)) is not None
+
+
+def _is_invalid(error: BaseException) -> bool:
+    return any(kind.__name__ in _INVALID for kind in type(error).__mro__)
 
 
 def cause_of(error: Any) -> Any:
@@ -64,6 +78,16 @@ def trouble(error: Any, place: str) -> TargetError:
     if "Unavailable" in kinds:
         hint = f"too few replicas are up for LOCAL_QUORUM: look at the cluster; {_AGAIN}"
         return TargetError(NAME, f"{place}: not enough replicas", hint=hint)
+    if _is_invalid(cause) and _OF_END in text:
+        hint = (
+            "the TTL of a table in CASSANDRA_TABLES reaches further than the server can tell (2038, up to Cassandra 5 "
+        )
+        hint += "as it ships): lower it, or see storage_compatibility_mode of cassandra.yaml"
+        return TargetError(NAME, f"{place}: a row would end too late", hint=hint)
+    if _is_invalid(cause):
+        hint = "a table was changed since it was seen to fit: docdb-stream doctor says what it lacks; nothing is lost, "
+        hint += "the next run delivers again"
+        return TargetError(NAME, f"{place} does not take the statements for its tables", hint=hint)
     if _NO_KEYSPACE in str(error):
         return TargetError(NAME, f"{place}: it is not there", hint="make the keyspace, or correct CASSANDRA_KEYSPACE")
     return TargetError(NAME, f"{place}: {type(cause).__name__}", hint=_AGAIN)

@@ -124,7 +124,7 @@ def _decimal(value: Any) -> Decimal:
         found = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if not found.is_finite():
         raise InvalidOperation
-    return found
+    return found if found else abs(found)  # there is no -0
 
 
 def _boolean(value: Any) -> bool:
@@ -149,7 +149,7 @@ def _uuid(value: Any) -> uuid.UUID:
         return value
     if isinstance(value, str):
         return uuid.UUID(value)
-    if isinstance(value, bytes) and getattr(value, "subtype", 0) in (3, 4) and len(value) == _UUID_BYTES:
+    if isinstance(value, bytes) and getattr(value, "subtype", 0) == 4 and len(value) == _UUID_BYTES:
         return uuid.UUID(bytes=bytes(value))
     raise _UnfitError
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,9 +87,15 @@ class Writer:
         if not changes:
             return []
         latest = _latest(changes)
-        shared = self._shared_time(changes)
+        shared = self._shared_times(changes)
+        counts = Counter((each.name, each.version) for each in changes)
+        repeated = {key for key, count in counts.items() if count > 1}  # a batch may have ended between them before
         before = self._documents.states(
-            [each.name for each in latest if each.is_snapshot or each.event.cluster_time == shared]
+            [
+                each.name
+                for each in latest
+                if each.is_snapshot or each.event.cluster_time in shared or (each.name, each.version) in repeated
+            ]
         )
         rejections: list[Rejection] = []
         work: list[_Work] = []
@@ -107,18 +114,19 @@ class Writer:
             older = [
                 (self._documents.state(name, version, 0, ()), state)
                 for name, states in page.items()
-                if states[0].version < version
+                if states[0].version <= version  # of this version: a drop that was stopped after it was noted
                 for state in states
-                if state.keys
+                if state.keys and state.version < version
             ]
             self._cluster.write([self._documents.noted(state, self._tombstone_s) for state, _ in older])
             self._clear(older)
 
-    def _shared_time(self, changes: Sequence[Change]) -> Timestamp | None:
-        """The cluster time at which documents of these may have been written before: that at which the batch before
-        ended, as it may have been within a transaction. Where a run begins, it is that of its first event."""
+    def _shared_times(self, changes: Sequence[Change]) -> Collection[Timestamp | None]:
+        """The cluster times at which documents of these may have been written before: that at which the batch before
+        ended, as it may have been within a transaction, and that of the first event, as what was read before may have
+        been another batch, or another run's."""
         times = [each.event.cluster_time for each in changes if not each.is_snapshot]
-        shared = self._last or (times[0] if times else None)
+        shared = {self._last, *times[:1]}
         self._last = times[-1] if times else self._last
         return shared
 
@@ -137,16 +145,21 @@ class Writer:
         statements: list[Statement] = []
         owners: list[int] = []
         outdated: list[tuple[State, State]] = []
+        again: list[_Work] = []
         for at, each in enumerate(work):
             states = self._states_of(each, noted)
             newest = states[0] if states[0].is_newer_than(each.state) else each.state
+            if at not in refused and _may_be_the_same(newest, each.state):
+                again.append(self._work_of(each.change, newest))
+                continue
             outdated += [(newest, state) for state in states if state.note != newest.note]
             if newest is each.state and at not in refused:
                 statements += self._rows(each)
                 owners += [at] * len(each.rows)
         refused |= {owners[at]: error for at, error in self._cluster.write(statements).items()}
         self._clear(outdated)
-        return [Rejection(work[at].change.event, NAME, str(error)) for at, error in sorted(refused.items())]
+        rejections = [Rejection(work[at].change.event, NAME, str(error)) for at, error in sorted(refused.items())]
+        return [*rejections, *self._write(again)] if again else rejections
 
     def _states_of(self, work: _Work, noted: Mapping[DocumentName, Sequence[State]]) -> Sequence[State]:
         """The states of a document, the newest first, as they were noted when this one was."""
@@ -186,6 +199,12 @@ def _latest(changes: Iterable[Change]) -> Sequence[Change]:
         if before is None or before.version <= each.version:
             latest[each.name] = each
     return [*latest.values()]
+
+
+def _may_be_the_same(newest: State, state: State) -> bool:
+    """Whether a state that is noted later may be this one, noted by a run that then could not write its rows. Another
+    of the same transaction comes again after this one, as whoever delivers this one goes on to the end."""
+    return newest.is_newer_than(state) and newest.version == state.version and newest.sequence < cql.LAST_SEQUENCE
 
 
 def _sequence_after(newest: State | None, change: Change) -> int:

@@ -100,12 +100,12 @@ class GraphHoldings:
         names = [(each.place, cypher.prefix_of(each.place) + each.key.decode()) for each in wanted]
         guards = {row["key"]: row for row in self._rows(cypher.GUARDS, {"keys": [key for _, key in names]})}
         there = {
-            held.key: held
+            (held.place, held.key): held
             for place in dict.fromkeys(place for place, _ in names)
             for held in self._with_content(place, [guards[key] for of, key in names if of == place and key in guards])
         }
         gone = (Held(each.place, each.key, None, None, is_own=False) for each in wanted)
-        return [there.get(each.key, missing) for each, missing in zip(wanted, gone, strict=True)]
+        return [there.get((each.place, each.key), missing) for each, missing in zip(wanted, gone, strict=True)]
 
     def id_of(self, held: Held) -> bytes | None:
         """See Holdings."""
@@ -126,7 +126,7 @@ class GraphHoldings:
         for node in nodes if keys else ():
             for row in self._rows(cypher.nodes_of(node), {"keys": keys}):
                 made[row["key"]].append((node.label, row["id"], "", _own(row["properties"], node)))
-        for kind in {(rule.start, rule.type, rule.end): rule for rule in edges}.values() if keys else ():
+        for kind in {cypher.edges_of(rule): rule for rule in edges}.values() if keys else ():
             for row in self._rows(cypher.edges_of(kind), {"keys": keys}):
                 made[row["key"]].append((kind.type, row["start"], row["end"], _own(row["properties"])))
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import neo4j
@@ -14,8 +15,11 @@ from contract.neptune_server import NeptuneServer
 from integration import test_verify
 from integration.test_verify import Make, Mongo, Stream, count_of, delete_unseen
 
+from docdb_stream.held import Held
 from docdb_stream.local import ArcadeServer, ReplicaSet
 from docdb_stream.local.arcadedb import PASSWORD
+from docdb_stream.position import Namespace
+from docdb_stream.targets import build_targets
 
 pytestmark = pytest.mark.integration
 
@@ -141,3 +145,49 @@ def test_nodes_relationships_and_values(make: Make) -> None:
         assert count_of(stream.verify()) == {"too many": 2}
         assert stream.verify(repair=True).is_equal
     assert stream.keys("orders") == {str(number) for number in range(2, len(values))}
+
+
+def test_collections_with_the_same_ids_are_told_apart(make: Make) -> None:
+    stream = make()
+    stream.run()
+    keys = [*range(60)]
+    for coll in ("orders", "other"):
+        stream.db[coll].insert_many([{"_id": key} for key in keys])
+    stream.run()
+    for key in keys[:40]:
+        stream.lose("orders", key)
+    for key in keys[30:50]:
+        stream.lose("other", key)
+    [target] = build_targets(stream.settings)
+    with closing(target):
+        holdings = target.holdings()  # type: ignore[attr-defined]
+        wanted = [
+            Held(holdings.place_of(Namespace(stream.db.name, coll)), str(key).encode(), b"")
+            for coll in ("orders", "other")
+            for key in keys
+        ]
+        for asked in (wanted, wanted[::-1]):
+            there = [each.digest is not None for each in holdings.look(asked)]
+            assert there == [
+                int(each.key) not in (keys[:40] if each.place.endswith("orders") else keys[30:50]) for each in asked
+            ]
+    assert count_of(stream.verify()) == {"missing": 60}
+    result = stream.verify(repair=True)
+    assert (result.repaired, result.is_equal) == (60, True)
+    assert stream.keys("orders") == stream.keys("other") == {str(key) for key in keys}
+
+
+def test_several_rules_may_make_relationships_of_one_type(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = f"{EDGES}, orders: (Order{{0}} id=_id)-[HAS count=count]->(Thing{{0}} sku=first)"
+    monkeypatch.setitem(globals(), "EDGES", both)
+    stream = make()
+    stream.run()
+    stream.db.orders.insert_many(
+        [{"_id": key, "first": "s0", "count": key, "items": [{"sku": "s0", "count": 1}]} for key in range(5)]
+    )
+    stream.run()
+    assert count_of(stream.verify()) == {}
+    assert isinstance(stream, Nodes)
+    stream.ask(f"MATCH (:Order{stream.mark} {{id: '3'}})-[r:HAS {{count: 3}}]->(:Thing{stream.mark}) DELETE r")
+    assert count_of(stream.verify()) == {"differing": 1}
+    assert stream.verify(repair=True).is_equal

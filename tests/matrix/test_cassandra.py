@@ -225,6 +225,34 @@ def test_a_row_too_large_for_the_server_is_refused_alone(store: Store, log: Chan
     assert {row.id for row in store.ask("SELECT id FROM $.docs")} == {"0", "2"}
 
 
+@pytest.mark.parametrize("change", ["ALTER TABLE $.docs DROP note", "DROP TABLE $.docs"])
+def test_a_table_that_was_changed_meanwhile_stops_the_stream(store: Store, log: ChangeLog, change: str) -> None:
+    """It is no document's fault: dead letters would be all of them."""
+    tables = "orders: docs (id text = _id, note text, PRIMARY KEY (id))"
+    with running(RunContext()), closing(store.target(tables)) as target:
+        assert target.write([log.insert({"_id": 1, "note": "x"})]) == []
+        store.ask(change)
+        with pytest.raises(TargetError, match="does not take the statements") as caught:
+            target.write([log.insert({"_id": 2, "note": "x"})])
+    assert "doctor" in caught.value.hint
+
+
+def test_a_row_that_would_end_too_late_is_the_declarations_fault(store: Store, log: ChangeLog) -> None:
+    tables = "orders: docs (id text = _id, PRIMARY KEY (id)) TTL 5000d"
+    with running(RunContext()), closing(store.target(tables)) as target, pytest.raises(TargetError) as caught:
+        target.write([log.insert({"_id": 1}).replace(clusterTime=Timestamp(int(time.time()), 1))])
+    assert "CASSANDRA_TABLES" in caught.value.hint
+
+
+def test_a_uuid_in_another_drivers_order_is_refused(store: Store, log: ChangeLog) -> None:
+    tables = "orders: docs (id text = _id, u uuid, PRIMARY KEY (id))"
+    own = uuid.uuid4()
+    legacy = log.insert({"_id": 2, "u": Binary(own.bytes_le, 3)})
+    rejections = store.deliver(log.insert({"_id": 1, "u": Binary.from_uuid(own)}), legacy, tables=tables)
+    assert [each.event for each in rejections] == [legacy]
+    assert [row.u for row in store.ask("SELECT u FROM $.docs")] == [own]
+
+
 def test_a_row_that_has_no_key_any_more_goes(store: Store, log: ChangeLog) -> None:
     store.deliver(log.insert({"_id": 1, "n": 1}), tables=BY_N)
     store.deliver(log.update({"_id": 1}), tables=BY_N)

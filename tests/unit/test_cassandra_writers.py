@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from docdb_stream.errors import TargetError
 from docdb_stream.events import ChangeEvent
 from docdb_stream.targets._cassandra.declaration import STATE, tables_of
 from docdb_stream.targets._cassandra.documents import DocumentName
@@ -66,8 +68,9 @@ class Rows:
 
 
 def change_of(event: ChangeEvent) -> Change:
-    rows = rows_of([*RULES.values()], "1", "", event.full_document) if event.full_document else ()
-    name = DocumentName("shop.orders", "1")
+    id = str(event.document["documentKey"]["_id"])
+    rows = rows_of([*RULES.values()], id, "", event.full_document) if event.full_document else ()
+    name = DocumentName("shop.orders", id)
     is_snapshot = ":" in event.event_id
     return Change(event, name, document_version(event.cluster_time), rows, None, is_snapshot)
 
@@ -173,3 +176,63 @@ def test_of_runs_at_once_only_the_newest_state_stays(seed: int) -> None:
     assert rows.of("by_n") == expected
     states = rows.of(STATE)
     assert len({note for *_, note, _, _ in states}) == len(states)
+
+
+def test_a_batch_that_ends_amid_a_transaction_and_is_read_anew() -> None:
+    log, rows = ChangeLog(), Rows()
+    first = log.insert({"_id": 9, "n": 9})
+    with log.transaction():
+        events = [first, log.insert({"_id": 1, "n": 5}), log.update({"_id": 1, "n": 2})]
+    deliver(rows, events[:2])  # and no checkpoint
+    deliver(rows, events)
+    assert sorted(rows.of("by_n")) == [(2, "1"), (9, "9")]
+    deliver(rows, events[:2])
+    deliver(rows, events[1:])
+    assert sorted(rows.of("by_n")) == [(2, "1"), (9, "9")]
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_rows_that_could_not_be_written_though_they_were_noted_are_written_by_the_next(times: int) -> None:
+    """As where the partitions of notes have their replicas, and others have not."""
+    log, rows = ChangeLog(), Rows()
+    events = [log.insert({"_id": number, "n": number}) for number in range(4)]
+    write = rows.write
+
+    def without_rows(statements: Sequence[tuple[str, Sequence[Any]]]) -> Mapping[int, Any]:
+        if any(f"INTO {STATE} " not in text for text, _ in statements):
+            raise TargetError("cassandra", "not enough replicas")
+        return write(statements)
+
+    rows.write = without_rows  # type: ignore[method-assign]
+    for _ in range(times):
+        with pytest.raises(TargetError):
+            deliver(rows, events[1:])  # looked up: it begins with it
+    rows.write = write  # type: ignore[method-assign]
+    deliver(rows, events)
+    assert sorted(rows.of("by_n")) == [(number, str(number)) for number in range(4)]
+
+
+@pytest.mark.parametrize("statement", range(1, 40))
+def test_a_drop_that_is_stopped_anywhere_is_done_by_the_next(statement: int) -> None:
+    random.seed(statement)
+    log, rows = ChangeLog(), Rows()
+    events = [log.insert({"_id": number, "n": number}) for number in range(8)]
+    drop, after = log.drop(), log.insert({"_id": 3, "n": 33})
+    deliver(rows, events)
+    left = statement
+
+    def turn() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KilledError
+
+    version = document_version(drop.cluster_time)
+    rows.turn = turn
+    with contextlib.suppress(KilledError):
+        Writer(rows, RULES, 86_400).remove("shop.orders", drop, version)  # type: ignore[arg-type]
+    rows.turn = lambda: None
+    Writer(rows, RULES, 86_400).remove("shop.orders", drop, version)  # type: ignore[arg-type]
+    assert rows.of("by_n") == []
+    deliver(rows, [after])
+    assert rows.of("by_n") == [(33, "3")]
