@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from decimal import Context, Decimal
+from math import isnan
+from typing import Any, Final
 
 from docdb_stream.errors import UnrenderableError
 from docdb_stream.targets._cassandra.declaration import Column, TableRule
 from docdb_stream.targets._cassandra.values import KEY_BYTES, column_value, key_text, key_value
 from docdb_stream.targets._path import value_at
+
+_ANY_DIGITS: Final = Context(prec=60)
+"""More than a Decimal128 or an int64 has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,10 @@ def rows_of(rules: Sequence[TableRule], id_text: str, plain: str, document: Mapp
     found = []
     for rule in rules:
         values = tuple(_value(column, id_text, document) if column.path else plain for column in rule.columns)
-        key = values[: len(rule.key)]
-        if None in key:
+        if None in values[: len(rule.key)]:
             continue
-        for column, value in zip(rule.key, key, strict=True):
-            check_key(column.name, value)
+        key = tuple(_in_key(column.name, value) for column, value in zip(rule.key, values, strict=False))
+        values = (*key, *values[len(key) :])
         if len(rule.partition) == 1 and key[0] in ("", b""):
             raise UnrenderableError(f"{rule.partition[0].name}: empty, and a partition key cannot be")
         found.append(Row(rule, values))
@@ -73,8 +77,12 @@ def rows_of(rules: Sequence[TableRule], id_text: str, plain: str, document: Mapp
 def keys_by_id(rules: Sequence[TableRule], id_text: str, id_value: Any) -> tuple[RowKey, ...]:
     """Where a document's rows are in tables that are keyed by its ``_id`` alone. Raises UnrenderableError."""
     document = {"_id": id_value}
-    keys = (RowKey(rule.table, tuple(_value(column, id_text, document) for column in rule.key)) for rule in rules)
-    return tuple(key for key in keys if None not in key.values)
+    found = ((rule, [_value(column, id_text, document) for column in rule.key]) for rule in rules)
+    return tuple(
+        RowKey(rule.table, tuple(_in_key(column.name, each) for column, each in zip(rule.key, values, strict=True)))
+        for rule, values in found
+        if None not in values
+    )
 
 
 def keys_json(keys: Sequence[RowKey], rules: Mapping[str, TableRule]) -> str:
@@ -106,6 +114,22 @@ def _value(column: Column, id_text: str, document: Mapping[str, Any]) -> Any:
     if column.path == ("_id",) and column.type == "text":
         return id_text
     return column_value(column.name, column.type, value_at(document, column.path))
+
+
+def _in_key(name: str, value: Any) -> Any:
+    """A key's value, in the one form that all have which are equal: to Cassandra 5 and 5.0, 0.0 and -0.0 are two.
+
+    Raises:
+        UnrenderableError: It is longer than one can be, or equals nothing.
+    """
+    check_key(name, value)
+    if isinstance(value, Decimal):
+        return value.normalize(_ANY_DIGITS)
+    if isinstance(value, float):
+        if isnan(value):
+            raise UnrenderableError(f"{name}: not a number, which no key can be")
+        return value + 0.0
+    return value
 
 
 def check_key(name: str, value: Any) -> None:

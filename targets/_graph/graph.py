@@ -103,6 +103,7 @@ class Graph:
             for key in sorted(newest)
         ]
         claimed = [newest[row["key"]] for row in run(cypher.CLAIM, {"rows": rows})]
+        claimed.sort(key=lambda each: each.version)  # of two that have one node, the later takes it
         bare: dict[tuple[str, str], dict[str, None]] = {}
         self._clear(claimed, run, bare)
         for node in self._mapping.nodes:

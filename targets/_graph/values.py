@@ -54,9 +54,9 @@ def _property(name: str, value: Any) -> Any:
         return int(value)
     if isinstance(value, dt.datetime):
         return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-    if isinstance(value, list) and value:
+    if isinstance(value, list):
         kinds = {int if isinstance(each, int) and type(each) is not bool else type(each) for each in value}
-        if len(kinds) == 1 and kinds <= {bool, int, float, str}:
+        if len(kinds) <= 1 and kinds <= {bool, int, float, str}:
             return [int(each) if kinds == {int} else each for each in value]
     return _text(name, value)
 

@@ -111,8 +111,12 @@ class Writer:
             self._graph.apply([self._graph.delete_of(key, collection, version, at_ms) for key in keys], run)
             return len(keys)
 
-        while self._database.transact(body):
-            pass
+        try:
+            while self._database.transact(body):
+                pass
+        except RefusedError as error:
+            hint = "look at the constraints that others have set up; nothing is lost, the next run goes on with it"
+            raise TargetError(self._name, f"what {source} has made cannot be removed: {error}", hint=hint) from error
 
     def _write(self, changes: Sequence[Change]) -> Sequence[Rejection]:
         """In one transaction; where one of them is refused, in halves, until that one is alone."""

@@ -60,6 +60,7 @@ class NeptuneGraph(Graph):
             for key in sorted(newest)
         ]
         claimed = [newest[row["key"]] for row in run(statements.CLAIM, {"rows": guards, "claim": claim})]
+        claimed.sort(key=lambda each: each.version)  # of two that have one node, the later takes it
         for statement, rows in self._steps(claimed, claim):
             for part in _parts(rows):
                 run(statement, {"rows": part, "claim": claim})

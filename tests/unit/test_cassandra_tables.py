@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from bson import Timestamp
+from bson import Decimal128, Timestamp
 
-from docdb_stream.errors import ConfigError
+from docdb_stream.errors import ConfigError, UnrenderableError
 from docdb_stream.settings import Settings
 from docdb_stream.targets._cassandra import cql
 from docdb_stream.targets._cassandra.declaration import Column, tables_of
+from docdb_stream.targets._cassandra.rows import rows_of
 from docdb_stream.targets.cassandra import CassandraSettings, CassandraTarget
 
 RULE = "views: v (id text = _id, PRIMARY KEY (id))"
@@ -106,3 +109,24 @@ def test_what_the_settings_say() -> None:
         Settings(**given, cassandra_hosts="db.example", cassandra_tables="views")
     with pytest.raises(ConfigError, match="CASSANDRA_KEYSPACE"):
         CassandraTarget("host", "", RULE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "equal"),
+    [
+        ("decimal", [5, 5.0, Decimal128("5.00"), Decimal128("0.5E1")]),
+        ("decimal", [100, 1e2, Decimal128("1E+2")]),
+        ("decimal", [0, -0.0, Decimal128("-0.00")]),
+        ("double", [0.0, -0.0, 0]),
+    ],
+)
+def test_what_is_equal_has_one_key(kind: str, equal: Sequence[Any]) -> None:
+    rules = tables_of(f"orders: by_x (x {kind}, id text = _id, PRIMARY KEY ((x), id))")
+    keys = {repr(rows_of(rules, "1", "{}", {"_id": 1, "x": value})[0].key) for value in equal}
+    assert len(keys) == 1, keys
+
+
+def test_what_equals_nothing_is_no_key() -> None:
+    rules = tables_of("orders: by_x (x double, id text = _id, PRIMARY KEY ((x), id))")
+    with pytest.raises(UnrenderableError, match="x: not a number"):
+        rows_of(rules, "1", "{}", {"_id": 1, "x": float("nan")})

@@ -102,7 +102,7 @@ def test_references_of_another_number_type_meet() -> None:
         ("x", "x"),
         ([1, Int64(2)], [1, 2]),
         ([1, True], "[1,true]"),
-        ([], "[]"),
+        ([], []),
         ({"a": {"b": 1}}, '{"a":{"b":1}}'),
         (ObjectId("6512f0c2a1b2c3d4e5f60718"), "6512f0c2a1b2c3d4e5f60718"),
         (Decimal128("1.50"), "1.50"),
