@@ -33,8 +33,8 @@ _HINTS: Final[Mapping[str, str]] = {
     "it with POSTGRES_CREATE = true",
     "42703": "the table was made for other columns: add those of POSTGRES_COLUMNS, or name another POSTGRES_TABLE",
     "42804": "the table was made for columns of other types: alter them, or name another POSTGRES_TABLE",
-    "42P07": "an index TABLE_deleted or a view TABLE_current is there of another table, as of one that was renamed: drop "
-    "or rename it",
+    "42P07": "an index TABLE_deleted or a view TABLE_current is there of another table, as of one that was renamed: "
+    "drop or rename it",
     "42P10": "the table has no primary key _id: make it as docs/targets.md has it",
     "42809": "a view has the name that a table should have: name another POSTGRES_TABLE",
     "53100": "the server's disk is full: make room; the next run delivers again",
