@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, Field
 
 from docdb_stream import aws
-from docdb_stream.errors import Caution, ConfigError, UnrenderableError
+from docdb_stream.errors import Caution, ConfigError, TargetError, UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.formats.facts import FACTS
 from docdb_stream.permissions import Permission, named_arn
@@ -210,7 +210,7 @@ class DynamoTarget:
             try:
                 if event.operation in OF_COLLECTIONS:
                     if self._follows_drops:
-                        rejections += [*self._put(self._newer(pending)), *self._sender.flush(), *self._follow(event)]
+                        rejections += [*self._put(self._newer(pending)), *self.flush(), *self._follow(event)]
                         pending = []
                 elif (item := self._item_of(event)) is not None:
                     pending.append(item)
@@ -220,7 +220,7 @@ class DynamoTarget:
 
     def flush(self) -> Sequence[Rejection]:
         """Return when everything written is durable or rejected. Raises as ``write`` does."""
-        return self._sender.flush()
+        return self._sure(self._sender.flush())
 
     def close(self) -> None:
         """End the requests and close the connections. Safe to call twice."""
@@ -311,7 +311,13 @@ class DynamoTarget:
         known: dict[tuple[str, str], int] = {}
         for table, ids in floors_of(items).items():
             self._tables.make_ready(table)
-            known |= {(table, item[self._key]["S"]): version_of(item) for item in self._tables.get(table, ids)}
+            try:
+                found = self._tables.get(table, ids)
+            except TargetError:
+                self._tables.forget()
+                self._tables.make_ready(table)  # says so if it was made anew with another key
+                raise
+            known |= {(table, item[self._key]["S"]): version_of(item) for item in found}
         if not known:
             return items
         return [each for each in items if each.version >= known.get((each.table, floor_id(each.source)), 0)]
@@ -324,7 +330,16 @@ class DynamoTarget:
             self._client  # noqa: B018 - made here, before there are several threads
         for table in dict.fromkeys(each.table for each in items):
             self._tables.make_ready(table)
-        return self._sender.send([each.record for each in newest(items)], LIMITS)
+        return self._sure(self._sender.send([each.record for each in newest(items)], LIMITS))
+
+    def _sure(self, rejections: Sequence[Rejection]) -> list[Rejection]:
+        """See that it is the items that are refused, and not each item of a table that was made anew with another key.
+        Raises TargetError."""
+        if rejections:
+            self._tables.forget()
+            for table in dict.fromkeys(self._table_of(each.event.namespace) for each in rejections):
+                self._tables.make_ready(table)
+        return [*rejections]
 
     def _send(self, entries: list[dict[str, Any]]) -> list[Refusal]:
         try:
@@ -333,7 +348,7 @@ class DynamoTarget:
             code = aws.error_code(error)
             if code == _STALE:
                 return []
-            # The table fits, as was seen before: it is the item, as with a value that an index cannot have.
+            # The table fits, as is seen afterwards: it is the item, as with a value that an index cannot have.
             if code == _REFUSED or code in _CONFLICTS:
                 return [Refusal(0, code, permanent=code == _REFUSED)]
             raise
@@ -376,7 +391,7 @@ class DynamoTarget:
 
     def _written(self, items: Iterable[Item]) -> list[Rejection]:
         """Write items; they are durable, or rejected, on return."""
-        return [*self._put([*items]), *self._sender.flush()]
+        return [*self._put([*items]), *self.flush()]
 
     def _table_of(self, namespace: Namespace) -> str:
         if namespace not in self._names:

@@ -11,6 +11,9 @@ from docdb_stream.targets._postgresql.writer import PAGE_ROWS, Writer
 if TYPE_CHECKING:
     from psycopg import Cursor
 
+_TEMPORARY = ".tmp.agg_out."
+"""In the name of the collection that $out writes, and renames at its end: each time another one."""
+
 
 def delete_older(writer: Writer, table: str, source: str, before: int) -> None:
     """Delete a collection's rows that are older, and let no older one come from now on. Safe to repeat.
@@ -60,6 +63,8 @@ def move_older(writer: Writer, old: tuple[str, str], new: tuple[str, str], at: i
         "SELECT _id FROM moved",
         lambda after: [after, old[1], at, PAGE_ROWS, at, new[1]],
     )
+    if _TEMPORARY in old[1]:
+        writer.database.transact(lambda cursor: writer.tables.let_go(cursor, *old))
 
 
 def _page(table: str) -> str:

@@ -91,6 +91,21 @@ class Tables:
             for statement in self.definition(name):
                 cursor.execute(statement, [])
 
+    def let_go(self, cursor: Cursor[Any], name: str, source: str) -> None:
+        """Drop the table of a collection that there will not be again, if it was made here, is empty, and is no other
+        collection's."""
+        if not self.creates or not self.exists(cursor, name):
+            return
+        table, collections = self.sql(name), self.sql(COLLECTIONS)
+        cursor.execute(f"LOCK TABLE {table}", [])
+        cursor.execute(f"SELECT 1 FROM {table} LIMIT 1", [])
+        is_empty = cursor.fetchone() is None
+        cursor.execute(f"SELECT 1 FROM {collections} WHERE place = %s AND source <> %s", [name, source])
+        if is_empty and cursor.fetchone() is None:
+            cursor.execute(f"DROP VIEW IF EXISTS {self.sql(name + CURRENT)}", [])
+            cursor.execute(f"DROP TABLE {table}", [])
+            cursor.execute(f"DELETE FROM {collections} WHERE place = %s AND source = %s", [name, source])
+
     def definition(self, name: str) -> list[str]:
         """The statements that make a table."""
         table = self.sql(name)

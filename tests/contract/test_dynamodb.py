@@ -397,6 +397,15 @@ def test_tables_that_are_missing_or_do_not_fit(place: Place, log: ChangeLog) -> 
     assert place.items() == []
 
 
+def test_a_table_that_was_made_anew_with_another_key_stops_the_stream(place: Place, log: ChangeLog) -> None:
+    with closing(place.target()) as target:
+        assert deliver(target, log.insert({"_id": 1, "n": 1})) == []
+        place.client.delete_table(TableName=place.name())
+        place.create(key="id")
+        with pytest.raises(TargetError, match=r"has the key id \(HASH, S\)"):
+            deliver(target, log.insert({"_id": 2, "n": 2}))
+
+
 def test_check(place: Place) -> None:
     settings = Settings(
         documentdb_uri="mongodb://h/", watched_db_name="shop", watched_collection_name="orders", dynamodb_table="t"

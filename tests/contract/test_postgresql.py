@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
-from bson import Decimal128, Int64
+from bson import Decimal128, Int64, Timestamp
 from bson.binary import Binary
 from bson.datetime_ms import DatetimeMS
 
@@ -318,6 +318,28 @@ def test_a_drop_takes_what_is_older(database: Database, log: ChangeLog) -> None:
         assert database.mirrored() == {5: 5}
     assert database.deliver(log.drop(), on_drop="keep") == []
     assert database.mirrored() == {5: 5}
+
+
+@pytest.mark.parametrize("table", ["{db}_{coll}", "shared"])
+def test_what_out_writes_leaves_nothing_but_its_result(database: Database, table: str) -> None:
+    """An aggregation with $out writes a collection of a new name each time, and renames it at its end."""
+    for number in range(3):
+        log = ChangeLog(coll=f"tmp.agg_out.{number}", start=Timestamp(1_800_000_000 + number, 1))
+        events = [*log.inserts(3), log.rename("report")]
+        for _ in range(2):
+            assert database.deliver(*events, table=table) == []
+        assert database.deliver(events[-1], table=table) == []
+    found = database.client.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename NOT LIKE 'docdb_stream%%'",
+        [database.schema],
+    ).fetchall()
+    assert found == [("shop_report" if table != "shared" else "shared",)]
+    sources = database.client.execute(
+        f"SELECT DISTINCT source FROM {database.schema}.docdb_stream_collections"
+    ).fetchall()
+    if table != "shared":
+        assert sources == [("shop.report",)]
+    assert len(database.rows(table="shop_report_current" if table != "shared" else "shared_current")) == 3
 
 
 @pytest.mark.parametrize("table", ["{db}_{coll}", "all"])
