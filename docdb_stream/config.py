@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from docdb_stream.settings import Settings
+from docdb_stream.settings.cluster import NO_CLUSTER, TABLES_DATABASE
 from docdb_stream.settings.ini import ConfigFile, Keys, config_error, validated
 from docdb_stream.settings.model import SettingsModel, names
 from docdb_stream.settings.types import split_words
@@ -27,7 +28,9 @@ PER_STREAM = frozenset({"stream_name", "watched_db_name", "watched_collection_na
 
 
 WATCHING = frozenset({"watched_db_name", "watched_collection_name", "namespaces"})
-"""What says which collections of a cluster are read."""
+"""What says which collections of a cluster are read: of a table's stream in its own section alone."""
+_OF_TABLE = {"documentdb_uri": NO_CLUSTER, "watched_db_name": TABLES_DATABASE}
+"""What holds for a table's stream where nothing else is said."""
 
 
 def stream_keys(extra: tuple[str, ...]) -> Keys:
@@ -61,7 +64,7 @@ def settings_from_env(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def settings_from_config(
-    path: str, environ: Mapping[str, str] | None = None, *, overlaid: bool = True
+    path: str, environ: Mapping[str, str] | None = None, *, overlaid: bool = True, tables: bool = False
 ) -> list[Settings]:
     """The settings of every stream in ``path``, in the file's order.
 
@@ -72,12 +75,13 @@ def settings_from_config(
         path: The file.
         environ: Instead of this process's environment.
         overlaid: Whether the environment wins over the file; otherwise it only stands in for ``${NAME}``.
+        tables: Whether streams of DynamoDB tables are among them, which nobody runs but their mappings.
 
     Raises:
         ConfigError: The file cannot be read, or with every problem found in it.
     """
     file = ConfigFile(path, os.environ if environ is None else environ)
-    found = read_streams(file, overlaid=overlaid)
+    found = read_streams(file, overlaid=overlaid, tables=tables)
     if not found and not file.problems:
         file.problems.append(
             "every stream is a DynamoDB table's: its function is started by a mapping, and not by hand"
@@ -86,14 +90,13 @@ def settings_from_config(
     return found
 
 
-def read_streams(file: ConfigFile, *, overlaid: bool, of_table: Mapping[str, str] | None = None) -> list[Settings]:
+def read_streams(file: ConfigFile, *, overlaid: bool, tables: bool) -> list[Settings]:
     """As ``settings_from_config``; what is wrong becomes the file's problems, and the other streams are returned.
 
     Args:
         file: The file.
         overlaid: Whether the environment wins over it.
-        of_table: What holds for a DynamoDB table's stream where nothing sets it: what is WATCHING in the shared section
-            is about other streams. None: such streams are left out.
+        tables: Whether streams of DynamoDB tables are among them.
     """
     overlaying = file.environ if overlaid else {}
     extra = split_words(",".join([*file.raw("extra_targets"), overlaying.get("EXTRA_TARGETS", "")]))
@@ -118,10 +121,11 @@ def read_streams(file: ConfigFile, *, overlaid: bool, of_table: Mapping[str, str
     for name, own in (streams or {"": {}}).items():
         where = f"[{STREAM_PREFIX}{name}]" if name else f"[{SHARED_SECTION}]"
         inherited: Mapping[str, str] = shared
-        if _is_of_table(file, own.get("stream_name", "")):
-            if of_table is None and name:
+        if (name or tables) and _is_of_table(file, own.get("stream_name", "")):
+            if not tables:
                 continue
-            inherited = {**(of_table or {}), **{key: shared[key] for key in shared.keys() - WATCHING}}
+            others = WATCHING if name else frozenset()
+            inherited = {**_OF_TABLE, **{key: shared[key] for key in shared.keys() - others}}
         values = {**inherited, **own, **overlay}
         its_keys = stream_keys(split_words(values.get("extra_targets", "")))
         # What is about a target that is another stream's alone: known, but nothing to this one.

@@ -15,8 +15,8 @@ from typing import Any, Final
 import bson
 from bson import Binary, Decimal128, Int64, Timestamp
 
-DATABASE: Final = "dynamodb"
-"""The database of all namespaces: the collection is the table."""
+from docdb_stream.settings.cluster import TABLES_DATABASE
+
 OPERATIONS: Final = {"INSERT": "insert", "MODIFY": "update", "REMOVE": "delete"}
 _TTL_PRINCIPAL: Final = "dynamodb.amazonaws.com"
 """Who deletes items whose time has come (DynamoDB developer guide, "DynamoDB Streams and Time to Live")."""
@@ -24,8 +24,8 @@ _TABLE: Final = re.compile(r":table/([^/]+)")
 _EXACT: Final = Context(prec=34, traps=[Inexact, InvalidOperation])
 """Digits of a Decimal128; DynamoDB's numbers have up to 38."""
 _INT32, _INT64 = 1 << 31, 1 << 63
-_RECORD_CHARACTERS: Final = 64 * 1024
-"""Of a record in a dead letter: what a queue takes beside the letter's other parts."""
+_KEYS_CHARACTERS: Final = 32 * 1024
+"""More than keys can have (developer guide, "Constraints": 2,048 and 1,024 bytes)."""
 _MANTISSA_BITS: Final = 23
 """An increment has 31 bits in versions (``targets._versioned``); eight of them are for the length."""
 
@@ -49,7 +49,7 @@ def change_event(record: Mapping[str, Any]) -> bytes:
         "_id": {"_data": str(record["eventID"])},
         "operationType": operation,
         "clusterTime": time_of(record),
-        "ns": {"db": DATABASE, "coll": table_of(record)},
+        "ns": {"db": TABLES_DATABASE, "coll": table_of(record)},
         "documentKey": {"_id": id},
     }
     if operation != "delete" and new is not None:
@@ -171,25 +171,25 @@ def sequence_of(record: Mapping[str, Any]) -> str | None:
 
 
 def parts_known(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be said of a record that cannot be read, for the dead letters: where it is of, and the record itself as
-    JSON."""
+    """What can be said of a record that cannot be read, for the dead letters: which item it is of, but nothing of what
+    that holds, as no rule about fields could be applied to it."""
     found = _TABLE.search(_printable(record.get("eventSourceARN", "")))
     return {
         "_id": {"_data": _printable(record.get("eventID", ""))},
         "operationType": "unreadable",
         "clusterTime": Timestamp(0, 1),
-        "ns": {"db": DATABASE, "coll": found[1] if found else ""},
+        "ns": {"db": TABLES_DATABASE, "coll": found[1] if found else ""},
         "dynamodb": {"sequenceNumber": str(sequence_of(record)), "eventName": _printable(record.get("eventName", ""))},
-        "record": _as_text(record),
+        "keys": _keys_as_text(record),
     }
 
 
-def _as_text(record: Mapping[str, Any]) -> str:
+def _keys_as_text(record: Mapping[str, Any]) -> str:
     try:
-        text = json.dumps(record, default=str)  # escapes all that BSON cannot hold
-    except (RecursionError, TypeError, ValueError):
+        text = json.dumps(record["dynamodb"]["Keys"], default=str)  # escapes all that BSON cannot hold
+    except (KeyError, RecursionError, TypeError, ValueError):
         return ""
-    return text if len(text) <= _RECORD_CHARACTERS else text[:_RECORD_CHARACTERS] + "..."
+    return text[:_KEYS_CHARACTERS]
 
 
 def _printable(value: object) -> str:

@@ -16,8 +16,9 @@ from bson.errors import BSONError
 
 from docdb_stream.errors import ConfigError
 from docdb_stream.events import ChangeEvent, Events, Rejection
-from docdb_stream.handlers._dynamodb_record import DATABASE, all_are_records, change_event, parts_known, sequence_of
+from docdb_stream.handlers._dynamodb_record import all_are_records, change_event, parts_known, sequence_of
 from docdb_stream.handlers._push import push
+from docdb_stream.settings.cluster import TABLES_DATABASE
 from docdb_stream.source import SOURCE
 
 
@@ -32,7 +33,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
         DocdbStreamError: Nothing is durable. Lambda sends the whole batch again.
     """
     records = _records(event)
-    pushed = push(lambda: _events(records), context, in_parts=True, ordered=False, watched_db_name=DATABASE)
+    pushed = push(lambda: _events(records), context, in_parts=True, ordered=False, watched_db_name=TABLES_DATABASE)
     failures = []
     if pushed.error is not None and pushed.settled < len(records):
         left = [number for each in records[pushed.settled :] if (number := sequence_of(each)) is not None]

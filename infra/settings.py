@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from docdb_stream.config import DEPLOYMENT_SECTIONS, STREAM_PREFIX, read_streams
-from docdb_stream.handlers._dynamodb_record import DATABASE
 from docdb_stream.registry import target_class
 from docdb_stream.settings import Settings
 from docdb_stream.settings.cluster import NO_CLUSTER
@@ -255,7 +254,7 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     """
     file = ConfigFile(path, os.environ if environ is None else environ)
     local_cloud = bool(_LOOPBACK.search(file.environ.get("AWS_ENDPOINT_URL", "")))
-    streams = read_streams(file, overlaid=False, of_table=_OF_TABLE)
+    streams = read_streams(file, overlaid=False, tables=True)
     functions = _functions(file, streams)
     deploy = file.read(DeploySettings, DEPLOY_SECTION)
     network = file.read(NetworkSettings, NETWORK_SECTION)
@@ -266,9 +265,6 @@ def read_deployment(path: str, environ: Mapping[str, str] | None = None) -> Depl
     if file.problems or deploy is None or network is None:
         raise config_error(path, file.problems)
     return Deployment(deploy, network, tuple((each, functions[each.stream_name]) for each in streams))
-
-
-_OF_TABLE = {"documentdb_uri": NO_CLUSTER, "watched_db_name": DATABASE}
 
 
 def _functions(file: ConfigFile, streams: list[Settings]) -> dict[str, FunctionSettings]:

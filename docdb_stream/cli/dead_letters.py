@@ -18,7 +18,7 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="Look at events that a
 def dead_letters_list(config: ConfigOption = None, stream: StreamOption = None, as_json: JsonOption = False) -> None:
     """List the dead letters. With --json each is printed whole, its event included."""
     count = 0
-    for settings in chosen_streams(config, stream):
+    for settings in chosen_streams(config, stream, tables=True):
         in_the_cluster = [] if settings.dead_letters else [settings]
         with connecting(*in_the_cluster) as connected:
             for letter in dead_letters(settings):
@@ -43,7 +43,7 @@ def dead_letters_redrive(config: ConfigOption = None, stream: StreamOption = Non
     target that is off.
     """
     left = 0
-    for settings in chosen_streams(config, stream):
+    for settings in chosen_streams(config, stream, tables=True):
         result = redrive(settings)
         put(
             f"{settings.stream_name}: {result.delivered} delivered, {result.refused} refused again, "

@@ -37,12 +37,13 @@ VerboseOption = Annotated[
 DEFAULT_CONFIG = Path("config.ini")
 
 
-def all_streams(config: Path | None, given: Mapping[str, str] | None = None) -> list[Settings]:
+def all_streams(config: Path | None, given: Mapping[str, str] | None = None, *, tables: bool = False) -> list[Settings]:
     """The settings of every stream: of the file, or of the environment. Raises ConfigError.
 
     Args:
         config: The file, where one was named.
         given: Settings that were given as options, by their names in the environment; they win over all others.
+        tables: Whether streams of DynamoDB tables are among them, which nobody runs but their mappings.
     """
     environ = {**os.environ, **(given or {})}
     if config is None and DEFAULT_CONFIG.is_file():
@@ -50,7 +51,9 @@ def all_streams(config: Path | None, given: Mapping[str, str] | None = None) -> 
             config = DEFAULT_CONFIG
         else:
             say(f"DOCUMENTDB_URI is set, so {DEFAULT_CONFIG} is not read; --config {DEFAULT_CONFIG} reads it")
-    return settings_from_config(str(config), environ) if config is not None else [settings_from_env(environ)]
+    if config is None:
+        return [settings_from_env(environ)]
+    return settings_from_config(str(config), environ, tables=tables)
 
 
 TimeoutOption = Annotated[
@@ -66,13 +69,15 @@ def deadline_after(timeout: float | None) -> Deadline:
     return Deadline.after(timeout)
 
 
-def chosen_streams(config: Path | None, name: str | None, given: Mapping[str, str] | None = None) -> list[Settings]:
+def chosen_streams(
+    config: Path | None, name: str | None, given: Mapping[str, str] | None = None, *, tables: bool = False
+) -> list[Settings]:
     """Those of the stream ``name``, or of every stream. Raises ConfigError, also when there is no such stream.
 
     A function that one of them names (TRANSFORM) may be in the working directory: from here on it is found there, after
     all that is installed.
     """
-    found = all_streams(config, given)
+    found = all_streams(config, given, tables=tables)
     chosen = [settings for settings in found if name in (None, settings.stream_name)]
     if not chosen:
         known = ", ".join(settings.stream_name for settings in found)

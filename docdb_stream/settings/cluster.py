@@ -14,6 +14,8 @@ from docdb_stream.settings.types import Address, CollectionName, DatabaseName, S
 
 NO_CLUSTER = "read-by-lambda"
 """Stands for the cluster's address where another one reads it, and pushes what it has read."""
+TABLES_DATABASE = "dynamodb"
+"""The database of the namespaces of DynamoDB tables: the collection is the table."""
 
 
 class ClusterSettings(SettingsModel):

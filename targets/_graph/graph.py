@@ -50,6 +50,8 @@ class Graph:
     """At most so much in one transaction, one change at least: a second or so, and little memory on either side."""
     has_lists = True
     """Whether properties can be lists and dates."""
+    keeps_others = False
+    """Whether properties that others give to a document's node stay when the document changes."""
 
     def __init__(self, mapping: GraphMapping) -> None:
         self._mapping = mapping

@@ -38,6 +38,7 @@ class GraphHoldings:
         mapping: Which documents make what.
         change_of: What an event makes.
         is_own: What is said of what the stream has written; None where it may be there on purpose, after a drop.
+        others_stay: Whether a document's node can have properties of others, which are then not compared.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class GraphHoldings:
         *,
         change_of: Callable[[ChangeEvent], Change | None],
         is_own: bool | None,
+        others_stay: bool,
     ) -> None:
         self._settings = settings
         self._database = database
         self._mapping = mapping
         self._change_of = change_of
         self._is_own = is_own
+        self._others_stay = others_stay
 
     def expected(self, event: ChangeEvent) -> Held | None:
         """See Holdings."""
@@ -124,8 +127,11 @@ class GraphHoldings:
         nodes = [rule for rule in self._mapping.nodes if rule.collection == collection]
         edges = [rule for rule in self._mapping.edges if rule.collection == collection]
         for node in nodes if keys else ():
+            ours = {name for name, _ in node.properties}
             for row in self._rows(cypher.nodes_of(node), {"keys": keys}):
-                made[row["key"]].append((node.label, row["id"], "", _own(row["properties"], node)))
+                found = _own(row["properties"], node)
+                kept = {name: each for name, each in found.items() if name in ours} if self._others_stay else found
+                made[row["key"]].append((node.label, row["id"], "", kept))
         for kind in {cypher.edges_of(rule): rule for rule in edges}.values() if keys else ():
             for row in self._rows(cypher.edges_of(kind), {"keys": keys}):
                 made[row["key"]].append((kind.type, row["start"], row["end"], _own(row["properties"])))

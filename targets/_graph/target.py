@@ -122,7 +122,14 @@ class GraphTarget:
         if self._source is None:
             raise ConfigError("the target was made without a stream, so there is nothing to compare")
         is_own = True if self._follows_drops else None
-        return GraphHoldings(self._source, self._of_database, self._mapping, change_of=self._change_of, is_own=is_own)
+        return GraphHoldings(
+            self._source,
+            self._of_database,
+            self._mapping,
+            change_of=self._change_of,
+            is_own=is_own,
+            others_stay=self._graph.keeps_others,
+        )
 
     def _change_of(self, event: ChangeEvent) -> Change | None:
         """What the event writes; None where it writes nothing.

@@ -28,6 +28,7 @@ class NeptuneGraph(Graph):
     """Less than where statements share a transaction: what meets a conflict is done again as a whole."""
     has_lists = False
     """Neptune takes an array for several values of one property ("openCypher data model")."""
+    keeps_others = True
 
     def pass_on(self, stream: str, epoch: int | None, run: Run) -> bool:
         """See ``Graph.pass_on``. The node is not locked: the claims see to it that a run that was taken over from

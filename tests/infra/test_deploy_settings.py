@@ -501,3 +501,13 @@ def test_a_tables_stream_into_mongodb_says_which_cluster(tmp_path: Path):
     with pytest.raises(ConfigError) as caught:
         read_deployment(str(path), {})
     assert any("documentdb_uri: the target mongodb needs it" in problem for problem in caught.value.problems)
+
+
+def test_a_file_of_one_tables_stream(tmp_path: Path):
+    path = tmp_path / "config.ini"
+    path.write_text(
+        f"[docdb-stream]\nstream_name = orders\ndead_letters = s3://l/\nstdout = true\n[deploy]\n{TABLE_ARN}\n"
+    )
+    [(settings, function)] = read_deployment(str(path), {}).streams
+    assert (settings.documentdb_uri, settings.watched_db_name) == (NO_CLUSTER, "dynamodb")
+    assert function.dynamodb_stream_arn

@@ -16,6 +16,7 @@ from docdb_stream.errors import TargetError
 from docdb_stream.handlers import _push, dynamodb
 from docdb_stream.local import PostgresServer
 from docdb_stream.local.process import wait_until
+from docdb_stream.target import Rejection
 from docdb_stream.targets.postgresql import PostgresTarget
 
 pytestmark = pytest.mark.integration
@@ -162,3 +163,41 @@ def test_what_lambda_is_told_to_send_again_makes_it_whole(
         start = len(records) if not failed else sequences.index(failed[0]["itemIdentifier"])
     assert rounds > 2
     assert rows(table, postgres.uri) == table.items()
+
+
+def test_what_a_target_refused_is_delivered_again_from_the_letters(
+    table: Table, postgres: PostgresServer, cli: Any, monkeypatch: pytest.MonkeyPatch, aws_environment: dict[str, str]
+) -> None:
+    queue = str(boto3.client("sqs").create_queue(QueueName=f"letters-{uuid.uuid4().hex[:8]}")["QueueUrl"])
+    monkeypatch.setenv("DEAD_LETTERS", queue)
+    write = PostgresTarget.write
+
+    def refusing(self: PostgresTarget, events: Any) -> Any:
+        taken = [event for event in events if event.document["documentKey"]["_id"] != "o1"]
+        return [*write(self, taken), *(Rejection(event, self.name, "no") for event in events if event not in taken)]
+
+    monkeypatch.setattr(PostgresTarget, "write", refusing)
+    for number in range(3):
+        table.put(f"o{number}", number)
+    assert dynamodb.handler({"Records": table.records(3)}, Context())["rejections"] == 1
+    assert rows(table, postgres.uri) == {"o0": 0, "o2": 2}
+    (cli.folder / "config.ini").write_text(
+        f"""[docdb-stream]
+dead_letters = {queue}
+[deploy orders]
+dynamodb_stream_arn = {table.arn}
+[stream orders]
+postgres_uri = {postgres.uri}
+postgres_table = {{coll}}
+postgres_schema = {table.name.lower()}
+"""
+    )
+    done = cli.run("dead-letters", "redrive", "--config", "config.ini", **aws_environment)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "orders: 1 delivered, 0 refused again, 0 without their event, 0 of a step or of a target that is off\n",
+    ), done.stderr
+    assert rows(table, postgres.uri) == {"o0": 0, "o1": 1, "o2": 2}
+    refused = cli.run("run", "--config", "config.ini", **aws_environment)
+    assert refused.returncode == 2
+    assert "started by a mapping" in refused.stderr

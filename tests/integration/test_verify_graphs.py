@@ -135,10 +135,12 @@ def test_nodes_relationships_and_values(make: Make) -> None:
     mark = stream.mark
     stream.ask(f"MATCH (:Order{mark} {{id: '3'}})-[r:HAS]->(:Thing{mark} {{sku: 's1'}}) DELETE r")
     stream.ask(f"MATCH (:Order{mark} {{id: '4'}})-[r:HAS]->(:Thing{mark} {{sku: 's1'}}) SET r.count = 8")
+    stream.ask(f"MATCH (n:Order{mark} {{id: '7'}}) SET n.score = 5")
+    stays = "neptune_endpoint" in stream.settings.model_fields_set
     alien = f"MATCH (a:Order{mark} {{id: '5'}}), (b:Thing{mark} {{sku: 's0'}})"
     stream.ask(f"{alien} CREATE (a)-[:HAS {{_doc: a._doc, count: 1}}]->(b)")
     stream.ask(f"MATCH (n:Order{mark} {{id: '6'}}) SET n.at = '2026'")
-    assert count_of(stream.verify()) == {"differing": 4}
+    assert count_of(stream.verify()) == {"differing": 4 if stays else 5}  # Neptune lets a property of others stay
     assert stream.verify(repair=True).is_equal
     delete_unseen(stream, 0, 1)
     with stream.running():
