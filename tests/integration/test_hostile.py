@@ -130,7 +130,7 @@ def neptune(arcadedb: ArcadeServer) -> Iterator[NeptuneServer]:
     ("letters", "payload_format"),
     [
         ("collection", "extended"),
-        ("fifo", "debezium"),
+        pytest.param("fifo", "debezium", marks=pytest.mark.long),
         pytest.param("file", "document", marks=pytest.mark.long),
         pytest.param("s3", "cloudevents", marks=pytest.mark.long),
         pytest.param("sqs", "document", marks=pytest.mark.long),

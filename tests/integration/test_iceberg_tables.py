@@ -23,6 +23,7 @@ SELECT * FROM (
 """
 
 
+@pytest.mark.long
 def test_killed_runs_leave_each_event_once(
     replica_set: ReplicaSet, mongo: Any, db_name: str, tmp_path: Path, cli: Any
 ) -> None:

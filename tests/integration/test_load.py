@@ -203,6 +203,7 @@ def test_a_collection_that_is_dropped_takes_its_rows_along(warehouse: Warehouse)
     assert warehouse.table("orders") == {3: {"_id": 3, "new": True}}
 
 
+@pytest.mark.long
 def test_a_collection_that_is_renamed_takes_its_rows_along(warehouse: Warehouse) -> None:
     db = warehouse.db
     kept: dict[str, Any] = {"at": dt.datetime(1850, 1, 2, 3, 4, 5, 678000), "data": b"\0\xff", "nested": {"a": [1]}}
