@@ -26,8 +26,7 @@ DEPLOYMENT_SECTIONS = ("deploy", "network")
 # the environment must not turn every stream into the same one.
 PER_STREAM = frozenset({"stream_name", "watched_db_name", "watched_collection_name"})
 
-
-WATCHING = frozenset({"watched_db_name", "watched_collection_name", "namespaces"})
+_WATCHING = frozenset({"watched_db_name", "watched_collection_name", "namespaces"})
 """What says which collections of a cluster are read: of a table's stream in its own section alone."""
 _OF_TABLE = {"documentdb_uri": NO_CLUSTER, "watched_db_name": TABLES_DATABASE}
 """What holds for a table's stream where nothing else is said."""
@@ -124,7 +123,7 @@ def read_streams(file: ConfigFile, *, overlaid: bool, tables: bool) -> list[Sett
         if (name or tables) and _is_of_table(file, own.get("stream_name", "")):
             if not tables:
                 continue
-            others = WATCHING if name else frozenset()
+            others = _WATCHING if name else frozenset()
             inherited = {**_OF_TABLE, **{key: shared[key] for key in shared.keys() - others}}
         values = {**inherited, **own, **overlay}
         its_keys = stream_keys(split_words(values.get("extra_targets", "")))

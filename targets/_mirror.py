@@ -21,6 +21,14 @@ _WHOLE: Final = frozenset({"update_lookup", "required"})
 """With these values of FULL_DOCUMENT an update brings its document, or the document is gone."""
 
 
+def collections_named(source: Settings) -> list[Namespace]:
+    """The collections that a stream watches, as far as their names are known before anything was read."""
+    scope = source.scope
+    if scope is not None and scope.coll is not None:
+        return [scope]
+    return [Namespace(*each.split(".", 1)) for each in source.namespaces if "*" not in each and "." in each]
+
+
 def check_whole(source: Settings | None) -> None:
     """See that a stream's updates bring their documents. Raises ConfigError."""
     if source is not None and source.full_document not in _WHOLE:

@@ -37,7 +37,14 @@ from docdb_stream.targets._dynamodb.item import (
     version_of,
 )
 from docdb_stream.targets._dynamodb.tables import NAME, Tables, destination_of, table_name
-from docdb_stream.targets._mirror import OF_COLLECTIONS, WRITING, check_is_gone, check_whole, renamed_to
+from docdb_stream.targets._mirror import (
+    OF_COLLECTIONS,
+    WRITING,
+    check_is_gone,
+    check_whole,
+    collections_named,
+    renamed_to,
+)
 from docdb_stream.targets._names import shares_names
 from docdb_stream.targets._versioned import document_id, document_version
 from docdb_stream.template import Template
@@ -402,10 +409,5 @@ class DynamoTarget:
         """Those of which the names are known before anything was read."""
         if not self._template.fields:
             return [self._table_of(Namespace(""))]
-        if self._source is None:
-            return []
-        scope = self._source.scope
-        if scope is not None and scope.coll is not None:
-            return [self._table_of(scope)]
-        named = [Namespace(*each.split(".", 1)) for each in self._source.namespaces if "*" not in each and "." in each]
+        named = collections_named(self._source) if self._source else []
         return [*dict.fromkeys(self._table_of(each) for each in named)]

@@ -25,7 +25,15 @@ from docdb_stream.permissions import Permission
 from docdb_stream.settings import Settings, TargetSettings
 from docdb_stream.settings.types import Address, SecretReference
 from docdb_stream.target import Rejection
-from docdb_stream.targets._mirror import LOCAL, OF_COLLECTIONS, WRITING, check_is_gone, check_whole, renamed_to
+from docdb_stream.targets._mirror import (
+    LOCAL,
+    OF_COLLECTIONS,
+    WRITING,
+    check_is_gone,
+    check_whole,
+    collections_named,
+    renamed_to,
+)
 from docdb_stream.targets._redis.client import Client, script
 from docdb_stream.targets._redis.drop import delete_older, move_older
 from docdb_stream.targets._redis.errors import NAME
@@ -285,11 +293,8 @@ class RedisTarget:
 
     def _key_of_nothing(self) -> str:
         """A key that no document has, beside those that the stream's documents have where these can be named."""
-        scope = self._source.scope if self._source else None
-        if self._source and (scope is None or scope.coll is None):
-            named = (each for each in self._source.namespaces if "*" not in each and "." in each)
-            scope = next((Namespace(*each.split(".", 1)) for each in named), None)
-        return f"{PREFIX}doctor" if scope is None else self._place_of(scope).key("docdb-stream-doctor")
+        named = collections_named(self._source) if self._source else []
+        return self._place_of(named[0]).key("docdb-stream-doctor") if named else f"{PREFIX}doctor"
 
     def _write_of(self, event: ChangeEvent) -> Write | None:
         """What the event writes; None where it writes nothing.

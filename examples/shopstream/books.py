@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from fulfilment import Fulfilment
+from live import Viewers
 from orders import Orders
 from programs import FUNCTIONS, TIMES, Programs
 from recommendations import Recommendations
@@ -73,12 +74,13 @@ class Books:
         self.check("sessions whose time is over", set(), {token for token in self._shop.ended if sessions.get(token)})
         self.check("some of these were there before", True, bool(self._shop.met))
 
-    def count_events(self, events: Any, cassandra: Any) -> None:
+    def count_events(self, viewers: Viewers, events: Any, cassandra: Any) -> None:
         """Cassandra: every event by its session and by its user, as it is in the collection, for 90 days."""
         expected = sorted(
             (str(each["_id"].as_uuid()), each["sessionId"], each["userId"], each["type"], each["payload"])
             for each in events.find()
         )
+        self.check("live events in the collection", viewers.written, len(expected))
         columns = "event_id, session_id, user_id, event_type, payload"
         for table in ("session_events", "user_events"):
             rows = list(cassandra.execute(f"SELECT {columns}, TTL(event_type) AS ttl FROM {table}"))
@@ -90,10 +92,9 @@ class Books:
             endless = sum(row.ttl is None or not 0 < row.ttl <= TTL_S for row in rows)
             self.check(f"rows in {table} that do not end within 90 days", 0, endless)
         for column, place, table in ((1, "session", "session_events"), (2, "user", "user_events")):
-            counts = Counter(event[column] for event in expected)
+            wanted = Counter(dict(Counter(event[column] for event in expected).most_common(ASKED)))
             query = f"SELECT count(*) FROM {table} WHERE {place}_id = %s"
-            found = Counter({key: cassandra.execute(query, (key,)).one()[0] for key in [*counts][:ASKED]})
-            wanted = Counter({key: counts[key] for key in [*counts][:ASKED]})
+            found = Counter({key: cassandra.execute(query, (key,)).one()[0] for key in wanted})
             self.check(f"events of some {place}s, asked for one by one", wanted, found)
 
     def count_programs(self, programs: Programs, letters: int, workers: list[Worker]) -> None:

@@ -7,7 +7,6 @@ import json
 import random
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -35,16 +34,12 @@ class Viewers:
 
     Attributes:
         written: How many there are.
-        by_session: How many, by live session.
-        seconds: How long that took; while it goes on, so far.
     """
 
     def __init__(
         self, events: Collection[dict[str, Any]], shop: Shop, delivered: Callable[[], int], ahead: int, seed: int
     ) -> None:
         self.written = 0
-        self.by_session: Counter[str] = Counter()
-        self.seconds = 0.0
         self._events = events
         self._users, self._products = [*shop.users], [*shop.products]
         self._touched, self._closed = shop.touched, shop.closed
@@ -57,17 +52,14 @@ class Viewers:
 
     def watch(self) -> None:
         """Write until the shop is closed."""
-        began_s = time.monotonic()
         while not self._closed.is_set():
             if self.written - self._delivered() > self._ahead:
                 self._closed.wait(0.05)
                 continue
             batch = [self._event() for _ in range(BATCH)]
             self._write(batch)
-            self.by_session.update(event["sessionId"] for event in batch)
             self.written += len(batch)
             self._touched["events"] = time.time()
-            self.seconds = time.monotonic() - began_s
 
     def _write(self, batch: list[dict[str, Any]]) -> None:
         """Write until it is certain; an event that was written already says so by its id."""

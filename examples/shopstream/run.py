@@ -58,13 +58,15 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.getLogger("neo4j").setLevel(logging.ERROR)  # that the graph is away is no news here
     try:
-        with ExitStack() as stack:
-            page = stack.enter_context(Page(arguments.port))
-            servers = stack.enter_context(Servers(cassandra=not arguments.without_cassandra))
-            return Show(servers, page, stack, arguments).play()
+        page = Page(arguments.port)
     except OSError as error:
         print(f"error: the page cannot be at port {arguments.port}: {error.strerror}", file=sys.stderr)
         return 2
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(page)
+            servers = stack.enter_context(Servers(cassandra=not arguments.without_cassandra))
+            return Show(servers, page, stack, arguments).play()
     except KeyboardInterrupt:
         return 130
 
@@ -221,7 +223,7 @@ class Show:
         self._books.count_fan_out(self._users, self._fulfilment, self._graph)
         self._books.count_sessions(self._sessions)
         if self._cassandra is not None and self._board.viewers is not None:
-            self._books.count_events(self._database.events, self._cassandra)
+            self._books.count_events(self._board.viewers, self._database.events, self._cassandra)
             written, rates = self._board.viewers.written, self._board.quiet_rates
             self._say(f"{written:,} live events, {mean(rates):,.0f}/s while all databases were up")
         self._books.count_programs(self._programs, self._letters_left(), self._workers)

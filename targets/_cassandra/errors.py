@@ -81,12 +81,11 @@ def trouble(error: Any, place: str) -> TargetError:
     if _is_invalid(cause) and _OF_END in text:
         hint = (
             "the TTL of a table in CASSANDRA_TABLES reaches further than the server can tell (2038, up to Cassandra 5 "
+            "as it ships): lower it, or see storage_compatibility_mode of cassandra.yaml"
         )
-        hint += "as it ships): lower it, or see storage_compatibility_mode of cassandra.yaml"
         return TargetError(NAME, f"{place}: a row would end too late", hint=hint)
     if _is_invalid(cause):
-        hint = "a table was changed since it was seen to fit: docdb-stream doctor says what it lacks; nothing is lost, "
-        hint += "the next run delivers again"
+        hint = f"a table was changed since it was seen to fit: docdb-stream doctor says what it lacks; {_AGAIN}"
         return TargetError(NAME, f"{place} does not take the statements for its tables", hint=hint)
     if _NO_KEYSPACE in str(error):
         return TargetError(NAME, f"{place}: it is not there", hint="make the keyspace, or correct CASSANDRA_KEYSPACE")

@@ -12,7 +12,7 @@ from docdb_stream.held import Held
 from docdb_stream.position import Namespace
 from docdb_stream.settings import Settings
 from docdb_stream.targets._aws.attributes import Attribute, digest_of
-from docdb_stream.targets._dynamodb.item import DELETED, ITEM_BYTES, SOURCE, VERSION, Item, document_of
+from docdb_stream.targets._dynamodb.item import DELETED, ITEM_BYTES, SOURCE, Item, document_of, version_of
 from docdb_stream.targets._dynamodb.tables import Tables
 from docdb_stream.targets._versioned import document_key, version_time
 
@@ -109,12 +109,12 @@ class DynamoHoldings:
     def _held(self, place: str, item: Mapping[str, Attribute]) -> Held:
         key = self._tables.key
         is_there = DELETED not in item
-        version, source = item.get(VERSION, {}).get("N", ""), item.get(SOURCE, {}).get("S", "")
-        is_ours = is_there and version.isdecimal() and self._settings.watches(Namespace(*source.split(".", 1)))
+        version, source = version_of(item), item.get(SOURCE, {}).get("S", "")
+        is_ours = is_there and version and self._settings.watches(Namespace(*source.split(".", 1)))
         return Held(
             place,
             item[key]["S"].encode(),
             digest_of(document_of(item, key)) if is_there else None,
-            version_time(int(version)) if version.isdecimal() else None,
+            version_time(version) if version else None,
             self._is_own if is_ours else False,
         )

@@ -104,8 +104,7 @@ class Graph:
             {"key": key, "version": newest[key].version, "deleted_at_ms": newest[key].deleted_at_ms}
             for key in sorted(newest)
         ]
-        claimed = [newest[row["key"]] for row in run(cypher.CLAIM, {"rows": rows})]
-        claimed.sort(key=lambda each: each.version)  # of two that have one node, the later takes it
+        claimed = claimed_of(newest, run(cypher.CLAIM, {"rows": rows}))
         bare: dict[tuple[str, str], dict[str, None]] = {}
         self._clear(claimed, run, bare)
         for node in self._mapping.nodes:
@@ -135,6 +134,11 @@ class Graph:
             if start is not None and end is not None:
                 properties = properties_of(rule.properties, document, element, lists=self.has_lists)
                 yield {"start": identity_of(start), "end": identity_of(end), "key": key, "properties": properties}
+
+
+def claimed_of(newest: Mapping[str, GraphWrite], rows: Sequence[Mapping[str, Any]]) -> list[GraphWrite]:
+    """The changes that were claimed, in their order: of two that have one node, the later takes it."""
+    return sorted((newest[row["key"]] for row in rows), key=lambda each: each.version)
 
 
 def newest_of(writes: Sequence[GraphWrite]) -> Mapping[str, GraphWrite]:

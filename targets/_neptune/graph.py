@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Final
 
 from docdb_stream.targets._graph import cypher
-from docdb_stream.targets._graph.graph import Graph, GraphWrite, Run, newest_of
+from docdb_stream.targets._graph.graph import Graph, GraphWrite, Run, claimed_of, newest_of
 from docdb_stream.targets._graph.mapping import EdgeRule, NodeRule
 from docdb_stream.targets._neptune import statements
 
@@ -60,8 +60,7 @@ class NeptuneGraph(Graph):
             }
             for key in sorted(newest)
         ]
-        claimed = [newest[row["key"]] for row in run(statements.CLAIM, {"rows": guards, "claim": claim})]
-        claimed.sort(key=lambda each: each.version)  # of two that have one node, the later takes it
+        claimed = claimed_of(newest, run(statements.CLAIM, {"rows": guards, "claim": claim}))
         for statement, rows in self._steps(claimed, claim):
             for part in _parts(rows):
                 run(statement, {"rows": part, "claim": claim})
