@@ -15,6 +15,8 @@ NAME: Final = "postgresql"
 UNIQUE_VIOLATION: Final = "23505"
 NO_TABLE: Final = frozenset({"42P01", "3F000"})
 """undefined_table, invalid_schema_name."""
+KEPT: Final = frozenset({"2BP01", "42501"})
+"""dependent_objects_still_exist, insufficient_privilege: a table that cannot be dropped."""
 _PASSING: Final = frozenset({"25006", "25P03", "25P04", "42P07", "55006", "55P03", "57014"})
 """read_only_sql_transaction (a standby, or a primary that was one), idle and transaction time-outs, duplicate_table,
 object_in_use, lock_not_available, query_canceled (a statement's time-out)."""

@@ -5,6 +5,7 @@ Owns their names and definitions, and that missing ones are made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,7 @@ from docdb_stream.errors import UnrenderableError
 from docdb_stream.events import ChangeEvent, Namespace
 from docdb_stream.targets._names import distinct_name
 from docdb_stream.targets._postgresql.columns import SQL_NAMES, Column
-from docdb_stream.targets._postgresql.errors import RefusedError
+from docdb_stream.targets._postgresql.errors import KEPT, RefusedError, code_of
 from docdb_stream.template import Template
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ CURRENT: Final = "_current"
 DELETED: Final = "_deleted"
 _LOCK: Final = 0x646F636462  # "docdb"
 """An advisory lock: two that make one table at the same time would both fail."""
+logger = logging.getLogger(__name__)
+
 _ANY_EVENT: Final = ChangeEvent(document={})
 
 
@@ -93,9 +96,18 @@ class Tables:
 
     def let_go(self, cursor: Cursor[Any], name: str, source: str) -> None:
         """Drop the table of a collection that there will not be again, if it was made here, is empty, and is no other
-        collection's."""
+        collection's. One that others own, or that views of theirs hang on, stays."""
         if not self.creates or not self.exists(cursor, name):
             return
+        try:
+            with cursor.connection.transaction():
+                self._drop_empty(cursor, name, source)
+        except Exception as error:
+            if code_of(error) not in KEPT:
+                raise
+            logger.info("the empty table %s stays (SQLSTATE %s)", name, code_of(error))
+
+    def _drop_empty(self, cursor: Cursor[Any], name: str, source: str) -> None:
         table, collections = self.sql(name), self.sql(COLLECTIONS)
         cursor.execute(f"LOCK TABLE {table}", [])
         cursor.execute(f"SELECT 1 FROM {table} LIMIT 1", [])

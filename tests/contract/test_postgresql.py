@@ -342,6 +342,27 @@ def test_what_out_writes_leaves_nothing_but_its_result(database: Database, table
     assert len(database.rows(table="shop_report_current" if table != "shared" else "shared_current")) == 3
 
 
+@pytest.mark.parametrize("hindrance", ["a view of theirs", "another owner"])
+def test_a_table_of_out_that_cannot_be_dropped_stops_nobody(database: Database, hindrance: str) -> None:
+    log = ChangeLog(coll="tmp.agg_out.1")
+    events = log.inserts(3)
+    table = f'{database.schema}."shop_tmp.agg_out.1"'
+    uri = ""
+    assert database.deliver(*events) == []
+    if hindrance == "a view of theirs":
+        database.execute(f"CREATE VIEW SCHEMA.theirs AS SELECT * FROM {table}")
+    else:
+        database.deliver(*ChangeLog(coll="report").inserts(1, first_id=9))
+        role = f"writer_{database.schema}"
+        database.execute(f"CREATE ROLE {role} LOGIN")
+        database.execute(f"GRANT ALL ON SCHEMA {database.schema} TO {role}")
+        database.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {database.schema} TO {role}")
+        uri = database.uri.replace("postgres@", f"{role}@")
+    assert database.deliver(log.rename("report"), uri=uri) == []
+    assert {key for (key,) in database.rows("_id", "shop_report_current")} >= {"0", "1", "2"}
+    assert database.rows(table="shop_tmp.agg_out.1") == []
+
+
 @pytest.mark.parametrize("table", ["{db}_{coll}", "all"])
 def test_a_rename_moves_rows_in_place_of_what_is_there(
     database: Database, log: ChangeLog, monkeypatch: pytest.MonkeyPatch, table: str
